@@ -1,0 +1,74 @@
+"""Every setting, typed, read once (by the command line) from `KERBWATCH_*` variables and passed down.
+
+Secrets are `SecretStr`, so that no log or error shows them. Where no default would be safe there is none.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streams.errors import BadInput
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """What a deployment may differ in. Durations in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="KERBWATCH_", frozen=True, extra="ignore")
+
+    home: Path = Path("var")
+    """Keys, broker data, database, registry, quarantine and logs; made on first use."""
+    cache: Path = Path("~/.cache/kerbwatch").expanduser()
+    """Downloads that outlive a home: the broker's jars."""
+    shared_data: Path = Path("../shared/data")
+    """Real data for tests and experiments, read where present."""
+
+    kafka_host: str = "localhost"
+    kafka_port: Port = 19092
+    kafka_controller_port: Port = 19093
+    kafka_heap_mb: PositiveInt = 384
+
+    database_url: SecretStr | None = None
+    """SQLAlchemy address; SQLite in `home` if not given."""
+
+    metrics_port: Port = 19100
+    """The first process's metrics; the others follow upwards (`infra.metrics.port`)."""
+
+    worker_batch: PositiveInt = 4
+    """Most frames judged in one forward pass."""
+    worker_threads: PositiveInt = 2
+    device: str = "cpu"
+    """cpu or cuda."""
+    score_every: PositiveInt = 4
+    """One frame in so many is scored for adversarial input; all are while one looks suspicious."""
+    clock_allowance_s: PositiveFloat = 5.0
+    """How far a camera's clock may run ahead of ours."""
+    status_every_s: PositiveFloat = 1.0
+    """Between two heartbeats of a worker."""
+    worker_lost_s: PositiveFloat = 6.0
+    """A worker not heard of for so long is not alive, and nothing is asked of it."""
+
+    @property
+    def bootstrap(self) -> str:
+        """The broker's address as clients want it."""
+        return f"{self.kafka_host}:{self.kafka_port}"
+
+    @cached_property
+    def database(self) -> str:
+        """The database's address; holds a password where PostgreSQL is used, so never log it."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.home.resolve() / 'kerbwatch.db'}"
+
+
+def read_settings() -> Settings:
+    """Settings from the environment. Raises BadInput naming each variable that does not hold."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(f"KERBWATCH_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors())
+        raise BadInput(f"settings do not hold: {faults}") from error
