@@ -37,6 +37,13 @@ class Settings(BaseSettings):
 
     metrics_port: Port = 19100
     """The first process's metrics; the others follow upwards (`infra.metrics.port`)."""
+    metrics_host: str = "127.0.0.1"
+    """Where processes offer their metrics. Nothing guards them, so beyond loopback only inside a network of your own."""
+
+    grafana_url: str | None = None
+    """Where `kerbwatch dashboards push` puts the dashboards, e.g. http://localhost:3000."""
+    grafana_token: SecretStr | None = None
+    """Token of a Grafana service account that may edit dashboards."""
 
     worker_batch: PositiveInt = 4
     """Most frames judged in one forward pass."""

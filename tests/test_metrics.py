@@ -1,0 +1,162 @@
+"""Metrics: named well and once, driven by events, offered on loopback."""
+
+import re
+import socket
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
+
+import pytest
+from prometheus_client import Counter, Histogram
+
+from infra import metrics as named
+from infra.metrics import Metrics, Outcome, Service, port, serve_metrics
+from infra.settings import Settings
+from streams import events
+from streams.errors import BrokenContract, Refusal, Unavailable
+from streams.events import Context, Health, Kind, Mode, Phase, Serving
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+NORMAL, SAFE = "a" * 64, "b" * 64
+
+
+def judged(camera: str = "cam-1", *, people: int = 2, mode: Mode = Mode.NORMAL, took_s: float = 0.12) -> events.Detections:
+    return events.Detections(
+        id="x",
+        source="inference/worker-1",
+        time=NOON + timedelta(seconds=took_s),
+        subject=camera,
+        camera_id=camera,
+        context=Context.URBAN,
+        epoch=1,
+        sequence=1,
+        frame_id="f",
+        frame_partition=0,
+        frame_offset=1,
+        camera_time=NOON,
+        boxes=(events.Box(1.0, 1.0, 5.0, 9.0, 0.9),) * people,
+        weights_digest=NORMAL,
+        mode=mode,
+        decision_id="d",
+        features=events.Features(
+            brightness=0.5, contrast=0.2, sharpness=0.1, people=people, score_mean=0.9, score_max=0.9, height_mean_px=9.0, heat=0.1
+        ),
+        scores=events.InputScores(reference_digest=NORMAL),
+        timings=events.Timings(decode_ms=2.0, infer_ms=40.0, scores_ms=6.0),
+    )
+
+
+def serving(digest: str, mode: Mode, context: Context = Context.URBAN) -> Serving:
+    return Serving(context=context, weights_digest=digest, mode=mode, decision_id="d", from_offsets=())
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(Service.INFER)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_every_definition_of_the_module_is_listed_once() -> None:
+    defined = {id(each) for each in vars(named).values() if isinstance(each, named.Definition)}
+    assert defined == {id(each) for each in named.ALL}
+    assert len(named.BY_NAME) == len(named.ALL)
+
+
+@pytest.mark.parametrize("metric", named.ALL, ids=lambda metric: metric.name)
+def test_names_follow_the_prometheus_conventions(metric: named.Definition) -> None:
+    assert re.fullmatch(r"kerbwatch_[a-z]+(_[a-z]+)*", metric.name)
+    assert metric.name.endswith("_total") == (metric.kind is Counter)
+    assert bool(metric.buckets) == (metric.kind is Histogram)
+    assert not metric.name.endswith(("_ms", "_bucket", "_sum", "_count", "_created"))
+    assert metric.meaning.endswith(".")
+    assert not set(metric.labels) & {"le", "quantile", "job", "instance"}
+
+
+def test_a_metric_that_is_not_listed_is_refused(metrics: Metrics) -> None:
+    with pytest.raises(BrokenContract, match="kerbwatch_other"):
+        metrics[named.Definition(Counter, "kerbwatch_other_total", "Other.")]
+
+
+def test_a_judged_frame_is_counted_timed_and_its_people_added(metrics: Metrics) -> None:
+    metrics.judged(judged(people=3))
+    metrics.judged(judged(people=1))
+    assert value(metrics, "kerbwatch_frames_judged_total", camera="cam-1", context="urban", mode="normal") == 2
+    assert value(metrics, "kerbwatch_people_total", camera="cam-1", context="urban", mode="normal") == 4
+    assert value(metrics, "kerbwatch_frame_latency_seconds_sum", camera="cam-1", context="urban") == pytest.approx(0.24)
+    assert value(metrics, "kerbwatch_stage_seconds_sum", stage="infer") == pytest.approx(0.08)
+
+
+def test_a_camera_clock_ahead_of_ours_does_not_make_latency_negative(metrics: Metrics) -> None:
+    metrics.judged(judged(took_s=-3.0))
+    metrics.watched(judged(), NOON - timedelta(seconds=1))
+    assert value(metrics, "kerbwatch_frame_latency_seconds_sum", camera="cam-1", context="urban") == 0.0
+    assert value(metrics, "kerbwatch_watch_latency_seconds_sum", camera="cam-1", context="urban") == 0.0
+
+
+def test_rare_events_stand_at_zero_from_the_start_so_that_the_first_one_shows_as_an_increase(metrics: Metrics) -> None:
+    assert all(value(metrics, "kerbwatch_refused_total", reason=reason) == 0 for reason in Refusal)
+    assert all(value(metrics, "kerbwatch_signals_total", kind=kind, phase=phase) == 0 for kind in Kind for phase in Phase)
+    assert all(value(metrics, "kerbwatch_effect_attempts_total", outcome=outcome) == 0 for outcome in Outcome)
+
+
+def test_a_switch_of_weights_leaves_only_the_new_digest(metrics: Metrics) -> None:
+    metrics.serving([serving(NORMAL, Mode.NORMAL), serving(NORMAL, Mode.NORMAL, Context.HIGHWAY)])
+    metrics.serving([serving(SAFE, Mode.SAFE), serving(NORMAL, Mode.NORMAL, Context.HIGHWAY)])
+    assert value(metrics, "kerbwatch_serving_info", context="urban", mode="safe", digest="b" * 12) == 1
+    assert value(metrics, "kerbwatch_serving_info", context="urban", mode="normal", digest="a" * 12) is None
+    assert value(metrics, "kerbwatch_serving_info", context="highway", mode="normal", digest="a" * 12) == 1
+
+
+def test_a_workers_last_word_on_its_health_is_the_only_one_at_1(metrics: Metrics) -> None:
+    for health in (Health.SERVING, Health.FAILING):
+        status = events.WorkerStatus(
+            id="x", source="inference/worker-1", time=NOON, subject="worker-1", worker_id="worker-1", health=health, serving=()
+        )
+        metrics.reported(status, NOON)
+    assert value(metrics, "kerbwatch_worker_health", worker="worker-1", health="failing") == 1
+    assert value(metrics, "kerbwatch_worker_health", worker="worker-1", health="serving") == 0
+    assert value(metrics, "kerbwatch_worker_reported_timestamp_seconds", worker="worker-1") == NOON.timestamp()
+
+
+def test_a_state_that_no_open_incident_is_in_any_more_falls_to_zero(metrics: Metrics) -> None:
+    metrics.incidents({(Kind.EVASION, "open"): 2}, {Kind.EVASION: 1})
+    metrics.incidents({(Kind.EVASION, "contained"): 1}, {})
+    assert value(metrics, "kerbwatch_incidents_open", kind="evasion", state="open") == 0
+    assert value(metrics, "kerbwatch_incidents_open", kind="evasion", state="contained") == 1
+    assert value(metrics, "kerbwatch_incidents_unacknowledged", kind="evasion") == 0
+
+
+def test_each_service_has_a_port_of_its_own_upwards_from_the_setting() -> None:
+    settings = Settings(metrics_port=20000)
+    assert [port(settings, service) for service in Service] == [20000, 20001, 20002, 20003]
+
+
+def test_metrics_are_offered_on_loopback_while_the_block_runs_and_the_port_is_free_afterwards(metrics: Metrics) -> None:
+    settings = Settings(metrics_port=free_port())
+    assert settings.metrics_host == "127.0.0.1"
+    for _ in range(2):
+        with (
+            serve_metrics(settings, metrics) as address,
+            closing(HTTPConnection(urlsplit(address).netloc, timeout=5)) as caller,
+        ):
+            caller.request("GET", urlsplit(address).path)
+            assert b'kerbwatch_process_info{service="infer"' in caller.getresponse().read()
+
+
+def test_a_taken_port_says_what_to_do(metrics: Metrics) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = Settings(metrics_port=taken.getsockname()[1])
+        with pytest.raises(Unavailable, match="KERBWATCH_METRICS_PORT"), serve_metrics(settings, metrics):
+            pass
