@@ -45,13 +45,15 @@ class Verdict:
 
     `score` is this reading's own strangeness (0 usual, grows, finite); `evidence` is what has gathered, in units of the alarm
     threshold (1 or more while it alarms, finite). `since_sequence` is where the suspicious stretch begins: the frame after the last
-    one that was found usual; None when nothing is suspected. `reason` says in words why a reading was refused, else is empty.
+    one that was found usual; None when nothing is suspected. `unusual` tells, during an alarm, whether this reading speaks for its
+    going on. `reason` says in words why a reading was refused, else is empty.
     """
 
     status: Status
     score: float = 0.0
     evidence: float = 0.0
     since_sequence: int | None = None
+    unusual: bool = False
     reason: str = ""
 
 
