@@ -1,0 +1,318 @@
+"""Draws what stands in a street - people, cars, trees, poles - as stamps to be put into a picture, nearest last.
+
+It decides shapes and colours from what it is given, and refuses to choose: no randomness, no time, no scene. Everything is placed
+in metres before a level pinhole camera, so that size, feet line and overlap agree. No topic; the pictures stand in for a camera.
+People are annotated as CityPersons does it: a box from crown to sole whose width is 0.41 of its height (Zhang et al. 2017, 3.1).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, cos, floor, pi, sin
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Colour = tuple[float, float, float]
+Point = tuple[float, float]
+ASPECT = 0.41
+"""Width of a person's box over its height."""
+_FINE = 2  # drawn at twice the size, then averaged down: soft edges as a lens gives them
+_BITS = 4  # fractional bits of cv2's coordinates
+
+
+@dataclass(frozen=True)
+class Lens:
+    """A level camera `eye_m` above the ground. Right, up and ahead are positive; a field of view as Cityscapes' camera has."""
+
+    width_px: int
+    height_px: int
+    eye_m: float = 1.4
+
+    @property
+    def focal_px(self) -> float:
+        """Focal length in pixels."""
+        return 2.2 * self.height_px
+
+    @property
+    def horizon_px(self) -> float:
+        """Row of the horizon."""
+        return 0.42 * self.height_px
+
+    def at(self, x_m: float, y_m: float, z_m: float) -> Point:
+        """Column and row in pixels of a point `y_m` above the ground and `z_m` ahead."""
+        return (self.width_px / 2 + self.focal_px * x_m / z_m, self.horizon_px + self.focal_px * (self.eye_m - y_m) / z_m)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A piece of picture: colours already multiplied by their opacity (h x w x 3, uint8), opacity (h x w, uint8), and its place."""
+
+    left_px: int
+    top_px: int
+    colours: NDArray[np.uint8]
+    opacity: NDArray[np.uint8]
+
+
+class _Easel:
+    """Draws with picture coordinates into a finer canvas that covers just one figure."""
+
+    def __init__(self, left: float, top: float, right: float, bottom: float, fine: int = _FINE) -> None:
+        self.left, self.top, self.fine = floor(left), floor(top), fine
+        self.size = (max(1, ceil(right) - self.left), max(1, ceil(bottom) - self.top))
+        self.canvas: NDArray[np.uint8] = np.zeros((self.size[1] * fine, self.size[0] * fine, 4), np.uint8)
+
+    def polygon(self, points: Sequence[Point], colour: Colour, opacity: float = 1.0) -> None:
+        fixed = ((np.array(points) - (self.left, self.top)) * (self.fine << _BITS)).round().astype(np.int32)
+        ink = tuple(max(0.0, min(255.0, part)) * opacity for part in colour)
+        cv2.fillPoly(self.canvas, [fixed], (*ink, 255 * opacity), cv2.LINE_AA, _BITS)
+
+    def oval(self, centre: Point, half_w: float, half_h: float, colour: Colour, opacity: float = 1.0, tilt: float = 0.0) -> None:
+        turn = _CIRCLE * (half_w, half_h)
+        if tilt:
+            turn = turn @ np.array([[cos(tilt), sin(tilt)], [-sin(tilt), cos(tilt)]])
+        self.polygon([(centre[0] + dx, centre[1] + dy) for dx, dy in turn], colour, opacity)
+
+    def limb(self, start: Point, end: Point, start_w: float, end_w: float, colour: Colour) -> None:
+        dx, dy = end[0] - start[0], end[1] - start[1]
+        length = (dx * dx + dy * dy) ** 0.5 or 1.0
+        nx, ny = -dy / length / 2, dx / length / 2
+        side = [(start[0] + nx * start_w, start[1] + ny * start_w), (end[0] + nx * end_w, end[1] + ny * end_w)]
+        other = [(end[0] - nx * end_w, end[1] - ny * end_w), (start[0] - nx * start_w, start[1] - ny * start_w)]
+        self.polygon([*side, *other], colour)
+        self.oval(end, end_w / 2, end_w / 2, colour)
+
+    def stamp(self, light: NDArray[np.float32] | None = None) -> Stamp:
+        small = cv2.resize(self.canvas, self.size, interpolation=cv2.INTER_AREA)
+        colours = small[:, :, :3]
+        if light is not None:
+            field = cv2.resize(light, self.size, interpolation=cv2.INTER_LINEAR)
+            colours = np.minimum(colours * field[:, :, None], 255).astype(np.uint8)
+        return Stamp(self.left, self.top, np.ascontiguousarray(colours), np.ascontiguousarray(small[:, :, 3]))
+
+
+_CIRCLE = np.array([(cos(turn), sin(turn)) for turn in np.linspace(0, 2 * pi, 18, endpoint=False)])
+
+
+def tone(colour: Colour, factor: float) -> Colour:
+    """The colour, lighter or darker by `factor`."""
+    return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A person's appearance. `build` is 1 for average width; `coat` is how far the upper garment reaches below the hip (0..1)."""
+
+    height_m: float
+    build: float
+    skin: Colour
+    hair: Colour
+    top: Colour
+    bottom: Colour
+    shoes: Colour
+    coat: float
+    bare_legs: bool
+    long_hair: bool
+    bag: Colour | None
+    light: NDArray[np.float32]
+    """Small field of brightness factors: folds and the side that the light comes from."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a person is and how: `side` is 1 walking across the view to the right, -1 to the left, 0 along it; `phase` in radians."""
+
+    x_m: float
+    z_m: float
+    side: float
+    phase: float
+    stride: float
+    """0 standing, 1 walking."""
+
+
+def person(lens: Lens, look: Look, pose: Pose, shadow: float) -> tuple[Stamp, tuple[float, float, float, float]]:
+    """A person's stamp and CityPersons box (left, top, width, height; may leave the picture). `shadow` is its opacity, under 0.5."""
+    axis, soles = lens.at(pose.x_m, 0.0, pose.z_m)
+    size = lens.focal_px * look.height_m / pose.z_m
+    easel = _Easel(axis - 0.42 * size, soles - 1.04 * size, axis + 0.42 * size, soles + 0.06 * size, 3 if size < 60 else _FINE)  # noqa: PLR2004 small figures need finer drawing
+
+    def spot(right: float, up: float) -> Point:
+        return (axis + right * size, soles - up * size)
+
+    if shadow:
+        easel.oval(spot(0.05, 0.005), 0.24 * size, 0.035 * size, (0, 0, 0), shadow)
+    across, facing = abs(pose.side), 1.0 if pose.side >= 0 else -1.0
+    wide = look.build * (1 - 0.42 * across)
+    shoulder, hip = 0.112 * wide, 0.08 * wide * (1 + 0.3 * across)
+    trousers = look.skin if look.bare_legs else look.bottom
+    swing = 0.37 * pose.stride
+
+    def leg(sign: float, shade: float) -> None:
+        beat = pose.phase + (0 if sign > 0 else pi)
+        thigh = swing * sin(beat)
+        bend = pose.stride * (0.12 + 0.75 * max(0.0, cos(beat)) ** 2)
+        root = spot(sign * hip * 0.55 * (1 - 0.8 * across), 0.5)
+        lift = 0.0 if across > 0.5 else 0.05 * pose.stride * max(0.0, cos(beat))  # noqa: PLR2004 seen from the front a step is a lifted foot
+        shin = thigh - bend
+        knee = (root[0] + facing * across * 0.235 * size * sin(thigh), root[1] + (0.235 * cos(thigh) - lift * 0.5) * size)
+        ankle = (knee[0] + facing * across * 0.225 * size * sin(shin), knee[1] + (0.225 * cos(shin) - lift * 0.5) * size)
+        ankle = (ankle[0], min(ankle[1], soles - 0.03 * size))
+        thick = 0.105 * look.build
+        easel.limb(root, knee, thick * size, 0.078 * look.build * size, tone(trousers, shade))
+        easel.limb(knee, ankle, 0.075 * look.build * size, 0.05 * size, tone(trousers, shade))
+        toe = (ankle[0] + facing * across * 0.045 * size, ankle[1] + 0.012 * size)
+        easel.oval(toe, (0.032 + 0.033 * across) * size, 0.0185 * size, tone(look.shoes, shade))
+
+    def arm(sign: float, shade: float) -> None:
+        beat = pose.phase + (pi if sign > 0 else 0)
+        lean = 0.5 * swing / 0.37 * sin(beat)
+        root = spot(sign * shoulder * (1 - 0.75 * across) * 0.95, 0.80)
+        out = 0.012 * sign * (1 - across) * size
+        elbow = (root[0] + facing * across * 0.17 * size * sin(lean) + out, root[1] + 0.17 * size * cos(lean))
+        reach = lean + 0.25 * pose.stride
+        hand = (elbow[0] + facing * across * 0.16 * size * sin(reach) + out * 0.3, elbow[1] + 0.15 * size * cos(reach))
+        easel.limb(root, elbow, 0.062 * look.build * size, 0.05 * look.build * size, tone(look.top, shade))
+        easel.limb(elbow, hand, 0.05 * look.build * size, 0.038 * size, tone(look.top, shade))
+        easel.oval(hand, 0.022 * size, 0.026 * size, tone(look.skin, shade))
+
+    arm(-1, 0.72)
+    leg(-1, 0.78)
+    leg(1, 1.0)
+    hem = 0.49 - 0.2 * look.coat
+    flare = hip * (1 + 0.45 * look.coat)
+    trunk = [
+        spot(-shoulder * 0.45, 0.865), spot(shoulder * 0.45, 0.865), spot(shoulder, 0.835), spot(shoulder * 1.02, 0.79),
+        spot(shoulder * 0.86, 0.66), spot(hip * 1.02, 0.55), spot(flare, hem), spot(-flare, hem),
+        spot(-hip * 1.02, 0.55), spot(-shoulder * 0.86, 0.66), spot(-shoulder * 1.02, 0.79), spot(-shoulder, 0.835),
+    ]  # fmt: skip
+    easel.polygon(trunk, look.top)
+    if look.bag is not None:
+        place = spot(-facing * across * 0.09, 0.71)
+        easel.oval(place, (0.085 - 0.03 * across) * size, 0.1 * size, look.bag)
+    arm(1, 0.9)
+    crown = spot(facing * across * 0.012, 0.932)
+    easel.limb(spot(0, 0.84), spot(0, 0.89), 0.055 * size, 0.05 * size, tone(look.skin, 0.85))
+    if look.long_hair:
+        easel.oval(spot(-facing * across * 0.02, 0.9), 0.056 * size, 0.085 * size, look.hair)
+    easel.oval(crown, 0.05 * size, 0.066 * size, look.skin)
+    away = across < 0.5 and pose.side >= 0  # noqa: PLR2004 walking away: the back of the head
+    hair_at = spot(-facing * across * 0.014, 0.952 if not away else 0.938)
+    easel.oval(hair_at, 0.053 * size, (0.048 if not away else 0.06) * size, look.hair)
+    return easel.stamp(look.light), (axis - ASPECT * size / 2, soles - size, ASPECT * size, size)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A vehicle's shape in metres and its paint; `tall` ones (vans, lorries) are boxes, others have a cabin."""
+
+    width_m: float
+    length_m: float
+    height_m: float
+    paint: Colour
+    tall: bool = False
+
+
+CAR = Body(1.8, 4.4, 1.46, (120, 120, 125))
+
+
+def vehicle(lens: Lens, body: Body, x_m: float, z_m: float, *, towards: bool, lights: bool, shadow: float) -> Stamp:
+    """A vehicle whose nearest face is `z_m` ahead, centred on `x_m`; `towards` shows its front. Needs z_m of at least 2."""
+    half, far = body.width_m / 2, z_m + body.length_m
+    waist = body.height_m * (0.9 if body.tall else 0.6)
+    corners = [lens.at(x_m + dx, y, z) for dx in (-half - 0.1, half + 0.1) for y in (-0.05, body.height_m + 0.05) for z in (z_m, far)]
+    columns, rows = [c for c, _ in corners], [r for _, r in corners]
+    bound = (-0.2 * lens.width_px, 1.2 * lens.width_px)
+    left, right = max(min(columns), bound[0]), min(max(columns), bound[1])
+    easel = _Easel(left, min(rows), max(right, left + 1), max(rows) + 2, 1 if right - left > lens.width_px / 4 else _FINE)
+
+    def face(*points: tuple[float, float, float]) -> list[Point]:
+        return [lens.at(*point) for point in points]
+
+    if shadow:
+        easel.polygon(
+            face((x_m - half, 0, z_m - 0.1), (x_m + half, 0, z_m - 0.1), (x_m + half, 0, far), (x_m - half, 0, far)), (0, 0, 0), 0.45
+        )
+    flank = x_m - half if x_m > 0 else x_m + half
+    if abs(x_m) > half:
+        _side(easel, lens, body, flank, z_m, waist)
+    _end(easel, lens, body, x_m, z_m, waist, towards=towards, lights=lights)
+    return easel.stamp()
+
+
+_GLASS: Colour = (46, 56, 66)
+_TYRE: Colour = (24, 24, 26)
+
+
+def _side(easel: _Easel, lens: Lens, body: Body, flank: float, z: float, waist: float) -> None:
+    far, paint = z + body.length_m, tone(body.paint, 0.78)
+
+    def line(*points: tuple[float, float]) -> list[Point]:
+        return [lens.at(flank, up, z + along) for up, along in points]
+
+    end = body.length_m
+    easel.polygon(line((0.28, 0), (waist, 0.02), (waist, end - 0.1), (0.28, end)), paint)
+    if body.tall:
+        easel.polygon(line((waist, 0.02), (body.height_m, 0.1), (body.height_m, end - 0.1), (waist, end)), paint)
+    else:
+        easel.polygon(line((waist, 0.25), (body.height_m, 0.75), (body.height_m, end - 1.9), (waist, end - 1.1)), tone(paint, 1.05))
+        easel.polygon(line((waist, 0.5), (body.height_m - 0.1, 0.85), (body.height_m - 0.1, end - 2.0), (waist, end - 1.4)), _GLASS)
+    for hub in (0.85, end - 0.85):
+        wheel = [lens.at(flank, 0.31 + 0.31 * dy, min(far, z + hub + 0.31 * dx)) for dx, dy in _CIRCLE]
+        easel.polygon(wheel, _TYRE)
+        easel.polygon([lens.at(flank, 0.31 + 0.17 * dy, z + hub + 0.17 * dx) for dx, dy in _CIRCLE], (120, 122, 126))
+
+
+def _end(easel: _Easel, lens: Lens, body: Body, x: float, z: float, waist: float, *, towards: bool, lights: bool) -> None:
+    half, top = body.width_m / 2, body.height_m
+
+    def quad(x0: float, x1: float, y0: float, y1: float, narrow: float = 0.0) -> list[Point]:
+        return [lens.at(x + dx, y, z) for dx, y in ((x0, y0), (x1, y0), (x1 - narrow, y1), (x0 + narrow, y1))]
+
+    for sign in (-1, 1):
+        easel.polygon(quad(*sorted((sign * half * 0.62, sign * half * 0.97)), 0.0, 0.4), _TYRE)
+    easel.polygon(quad(-half, half, 0.26, waist, 0.03), body.paint)
+    easel.polygon(quad(-half * 0.94, half * 0.94, waist, top, 0.02 if body.tall else 0.2), tone(body.paint, 0.95))
+    if not body.tall or towards:
+        low, high = (waist * 0.55, waist) if body.tall else (waist + 0.03, top - 0.1)
+        easel.polygon(quad(-half * 0.84, half * 0.84, low, high, 0.17), _GLASS)
+        easel.polygon(quad(-half * 0.6, -half * 0.2, low + 0.1, high - 0.04, 0.1), tone(_GLASS, 1.5))
+    easel.polygon(quad(-half, half, 0.26, 0.42), tone(body.paint, 0.6))
+    easel.polygon(quad(-0.26, 0.26, 0.46, 0.57), (225, 225, 215))
+    lamp = ((255, 250, 225) if lights else (215, 215, 210)) if towards else ((255, 60, 45) if lights else (150, 25, 25))
+    for sign in (-1, 1):
+        easel.polygon(quad(*sorted((sign * half * 0.62, sign * half * 0.95)), 0.62, 0.78), lamp)
+
+
+def tree(lens: Lens, x_m: float, z_m: float, leaves: Sequence[tuple[float, float, float, float]], green: Colour, tall_m: float) -> Stamp:
+    """A tree of `tall_m`; each leaf cluster is (right, up, radius, brightness) with lengths as shares of the crown's size."""
+    foot, top = lens.at(x_m, 0, z_m), lens.at(x_m, tall_m, z_m)
+    size = foot[1] - top[1]
+    easel = _Easel(foot[0] - 0.45 * size, top[1] - 0.1 * size, foot[0] + 0.45 * size, foot[1] + 1, 1)
+    easel.limb(foot, (foot[0], foot[1] - 0.5 * size), 0.045 * size, 0.035 * size, (74, 62, 52))
+    for right, up, radius, light in leaves:
+        easel.oval((foot[0] + right * 0.3 * size, foot[1] - (0.68 + up * 0.28) * size), radius * 0.3 * size, radius * 0.24 * size, tone(green, light))
+    return easel.stamp()
+
+
+def pole(lens: Lens, x_m: float, z_m: float, tall_m: float, sign: Colour | None) -> Stamp:
+    """A lamp post, or a traffic sign's where `sign` gives its colour."""
+    foot, top = lens.at(x_m, 0, z_m), lens.at(x_m, tall_m, z_m)
+    metre = lens.focal_px / z_m
+    easel = _Easel(foot[0] - metre, max(top[1] - metre * 0.5, -metre), foot[0] + metre, foot[1] + 1)
+    easel.limb(top, foot, 0.1 * metre, 0.14 * metre, (88, 92, 95))
+    if sign is None:
+        easel.limb(top, (top[0] - np.sign(x_m) * 0.8 * metre, top[1]), 0.09 * metre, 0.16 * metre, (95, 98, 100))
+    else:
+        easel.oval(top, 0.36 * metre, 0.36 * metre, sign)
+        easel.oval(top, 0.25 * metre, 0.25 * metre, (235, 235, 235))
+    return easel.stamp()
+
+
+def rail(lens: Lens, x_m: float, near_m: float, far_m: float) -> Stamp:
+    """A guard rail along the road from `near_m` to `far_m` ahead."""
+    (left, _), (right, bottom) = lens.at(x_m, 0, near_m), lens.at(x_m, 0, far_m)
+    low, high = lens.at(x_m, 0, near_m)[1], lens.at(x_m, 1, near_m)[1]
+    easel = _Easel(max(min(left, right), -8.0), min(high, bottom) - 2, max(left, right) + 2, min(max(low, bottom), lens.height_px + 8.0), 1)
+    for bottom_m, top_m, colour in ((0.48, 0.80, (168.0, 172.0, 176.0)), (0.60, 0.66, (112.0, 116.0, 120.0))):
+        easel.polygon([lens.at(x_m, up, z) for up, z in ((bottom_m, near_m), (top_m, near_m), (top_m, far_m), (bottom_m, far_m))], colour)
+    return easel.stamp()

@@ -1,0 +1,250 @@
+"""Draws where a street lies: sky, houses, road and pavement of a town, or a highway that moves under the camera; and weather.
+
+It decides surfaces and light; people and cars are `figures`. All randomness comes from the generator that is passed in, so a seed is
+a place. It refuses to know time: a highway is asked for its picture after so many metres. No topic.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from streams.sources.base import Picture
+from streams.sources.figures import Colour, Lens, Stamp
+
+Field = NDArray[np.float32]
+
+
+class Weather(StrEnum):
+    """Light and weather of a street."""
+
+    DAY = "day"
+    DUSK = "dusk"
+    RAIN = "rain"
+    FOG = "fog"
+
+
+@dataclass(frozen=True)
+class Air:
+    """What a weather does to a picture: gain per channel, noise (standard deviation, grey levels), haze per metre and its colour."""
+
+    gain: Colour
+    noise: float
+    haze_per_m: float
+    haze: Colour
+    zenith: Colour
+    skyline: Colour
+    shadow: float
+    lit: float
+    """Share of windows with a light on."""
+    wet: float = 0.0
+    """How much the road mirrors."""
+
+
+AIRS = {
+    Weather.DAY: Air((1.0, 1.0, 1.0), 3.0, 0.0015, (205, 215, 225), (120, 160, 215), (215, 225, 235), 0.38, 0.03),
+    Weather.DUSK: Air((0.42, 0.40, 0.50), 7.0, 0.002, (150, 120, 125), (70, 75, 130), (235, 170, 140), 0.12, 0.4),
+    Weather.RAIN: Air((0.74, 0.77, 0.80), 4.5, 0.010, (172, 178, 184), (140, 147, 155), (180, 185, 190), 0.12, 0.15, 0.45),
+    Weather.FOG: Air((0.95, 0.95, 0.95), 3.5, 0.045, (198, 202, 204), (198, 202, 204), (198, 202, 204), 0.10, 0.1),
+}
+
+
+def cloudy(rng: Generator, height: int, width: int, cells: int) -> Field:
+    """Smooth noise of height x width around 0, standard deviation about 1, with so many cells across."""
+    coarse = rng.standard_normal((max(2, cells * height // width) + 1, cells + 1)).astype(np.float32)
+    fine = rng.standard_normal((max(2, cells * 4 * height // width) + 1, cells * 4 + 1)).astype(np.float32)
+    size = (width, height)
+    return np.asarray(
+        0.9 * cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC) + 0.45 * cv2.resize(fine, size, interpolation=cv2.INTER_CUBIC),
+        np.float32,
+    )
+
+
+def hazed(colours: Field, depth_m: Field, air: Air) -> Field:
+    """Colours seen through `depth_m` of air: Koschmieder's law."""
+    clear = np.exp(-air.haze_per_m * depth_m)[..., None]
+    return np.asarray(colours * clear + np.array(air.haze, np.float32) * (1 - clear), np.float32)
+
+
+def put(picture: Picture, mask: NDArray[np.uint8] | None, stamp: Stamp, number: int, clear: float, air: Air) -> None:
+    """Put a stamp into the picture seen through air of which `clear` (0..1) lets light pass; its solid pixels get `number` in `mask`."""
+    height, width = picture.shape[:2]
+    tall, wide = stamp.opacity.shape
+    x0, y0 = max(0, stamp.left_px), max(0, stamp.top_px)
+    x1, y1 = min(width, stamp.left_px + wide), min(height, stamp.top_px + tall)
+    if x0 >= x1 or y0 >= y1:
+        return
+    cut = (slice(y0 - stamp.top_px, y1 - stamp.top_px), slice(x0 - stamp.left_px, x1 - stamp.left_px))
+    opacity, colours = stamp.opacity[cut], stamp.colours[cut]
+    spread = cv2.merge((opacity, opacity, opacity))
+    if clear < 0.999:  # noqa: PLR2004 air that thin changes no grey level
+        haze = cv2.multiply(spread, (*air.haze, 0.0), scale=(1 - clear) / 255)
+        colours = cv2.addWeighted(colours, clear, haze, 1.0, 0.0)
+    here = picture[y0:y1, x0:x1]
+    here[:] = cv2.add(cv2.multiply(here, cv2.bitwise_not(spread), scale=1 / 255), colours)
+    if mask is not None:
+        mask[y0:y1, x0:x1][opacity > 127] = number  # noqa: PLR2004 more than half covered
+
+
+def _sky(rng: Generator, height: int, width: int, air: Air) -> Field:
+    ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+    sky = np.array(air.zenith, np.float32) * (1 - ramp) + np.array(air.skyline, np.float32) * ramp
+    clouds = np.clip(cloudy(rng, height, width, 5), 0, 2)[..., None] * rng.uniform(4, 26)
+    return np.asarray(np.clip(sky + clouds, 0, 255), np.float32)
+
+
+@dataclass(frozen=True)
+class Town:
+    """Widths of a town street in metres, the same for drawing it and for walking in it."""
+
+    road_half_m: float
+    wall_m: tuple[float, float]
+    """Distance of the houses on the left and right."""
+    crossings_m: tuple[tuple[float, float], ...]
+    """Zebra crossings, from and to, ahead of the camera."""
+
+
+FAR_M = 62.0
+
+
+def town_picture(lens: Lens, town: Town, air: Air, rng: Generator) -> Picture:
+    """The empty street, lens.height_px x lens.width_px x 3, found by following each ray to ground, wall or sky."""
+    height, width = lens.height_px * 2, lens.width_px * 2
+    column = (np.arange(width, dtype=np.float32) + 0.5) / 2
+    row = (np.arange(height, dtype=np.float32) + 0.5) / 2
+    dx = np.broadcast_to((column - lens.width_px / 2) / lens.focal_px, (height, width))
+    dy = np.broadcast_to(((lens.horizon_px - row) / lens.focal_px)[:, None], (height, width))
+    ground = np.where(dy < 0, -lens.eye_m / np.minimum(dy, -1e-6), np.inf)
+    wall = np.where(dx < 0, town.wall_m[0], town.wall_m[1]) / np.maximum(np.abs(dx), 1e-6)
+    depth = np.minimum(np.minimum(ground, wall), FAR_M).astype(np.float32)
+    sky = _sky(rng, height, width, air)
+    seen = _houses(rng, wall, lens.eye_m + dy * wall, dx < 0, air, sky, lens.eye_m + dy * FAR_M, dx * FAR_M)
+    on_ground = ground <= np.minimum(wall, FAR_M)
+    z = np.where(on_ground, ground, 1.0).astype(np.float32)
+    paved = _ground(rng, town, (dx * z).astype(np.float32), z)
+    seen[on_ground] = paved[on_ground]
+    if air.wet:
+        middle = int(lens.horizon_px * 2)
+        mirror = cv2.GaussianBlur(seen[:middle][::-1], (3, 31), 0)[: height - middle]
+        rest = seen[middle : middle + len(mirror)]
+        rest[:] = rest * (1 - air.wet * 0.5) + mirror * air.wet * 0.5
+    seen = hazed(seen, depth, air)
+    small = cv2.resize(seen, (lens.width_px, lens.height_px), interpolation=cv2.INTER_AREA)
+    return np.asarray(np.clip(small, 0, 255), np.uint8)
+
+
+def _ground(rng: Generator, town: Town, x: Field, z: Field) -> Field:
+    grain = rng.standard_normal((256, 256)).astype(np.float32)
+    patch = cv2.GaussianBlur(rng.standard_normal((256, 256)).astype(np.float32), (0, 0), 9) * 9
+    rough = grain[(z * 23).astype(int) & 255, (x * 23).astype(int) & 255] / (1 + z / 12)
+    worn = patch[(z * 7).astype(int) & 255, (x * 11).astype(int) & 255]
+    road = rng.uniform(82, 118) + 5 * rough + 4 * worn
+    level = road[..., None] * np.array((1.0, 1.0, 1.03), np.float32)
+    away = np.abs(x)
+    tile = rng.uniform(0.5, 1.1)
+    joint = ((z / tile) % 1 < 0.05) | (((away + 3) / tile) % 1 < 0.05)
+    stone = (rng.uniform(135, 175) + 5 * rough + 5 * worn) * np.where(joint & (z < 30), 0.84, 1.0)  # noqa: PLR2004 finer than a pixel beyond
+    paving = stone[..., None] * np.array((1.0, 0.98, 0.94), np.float32)
+    level = np.where((away > town.road_half_m)[..., None], paving, level)
+    kerb = (away > town.road_half_m) & (away < town.road_half_m + 0.18)
+    level[kerb] = 188
+    level[(away > town.road_half_m - 0.08) & (away <= town.road_half_m)] *= 0.72
+    white = (away < 0.07) & (z % 6 < 3)  # noqa: PLR2004 three metres of line, three of gap
+    for near, far in town.crossings_m:
+        zebra = (z > near) & (z < far)
+        white = np.where(zebra, ((x + 50) % 1.0 < 0.5) & (away < town.road_half_m - 0.3), white)  # noqa: PLR2004 half a metre of white
+    level[white] = (level[white] * 0.25 + 160 + 6 * rough[white][:, None]).astype(np.float32)
+    return np.asarray(level, np.float32)
+
+
+def _houses(rng: Generator, z: Field, y: Field, left: NDArray[np.bool_], air: Air, sky: Field, far_y: Field, far_x: Field) -> Field:
+    """Facades along both sides, and the block that closes the street."""
+    seen = sky.copy()
+    backdrop = (far_y < 9 + 4 * np.sin(np.floor(far_x / 8) * 1.7)) & (far_y > 0)
+    paint = np.array(rng.uniform(110, 170, 3), np.float32)
+    pane = (far_x % 2.4 > 1.3) & (far_y % 3 > 1.2)  # noqa: PLR2004 distant windows
+    seen[backdrop] = np.where(pane[backdrop][:, None], paint * 0.55, paint)
+    stain = cloudy(rng, *z.shape, 24)
+    for side in (left, ~left):
+        edges = np.cumsum(rng.uniform(6, 13, 12))
+        number = np.searchsorted(edges, np.minimum(z, FAR_M + 20))
+        tall = rng.uniform(9, 19, len(edges) + 1)[number]
+        here = side & (y < tall) & (z < FAR_M) & (y > 0)
+        hues = rng.uniform(95, 205, (len(edges) + 1, 1)) * rng.uniform((0.95, 0.88, 0.72), (1.08, 1.0, 0.98), (len(edges) + 1, 3))
+        pitch, floor_m = rng.uniform(1.8, 3.2, len(edges) + 1)[number], rng.uniform(2.9, 3.5, len(edges) + 1)[number]
+        share = rng.uniform(0.42, 0.62, len(edges) + 1)[number]
+        across, up = (z / pitch) % 1, ((y - 0.6) / floor_m) % 1
+        window = (np.abs(across - 0.5) < share / 2) & (up > 0.22) & (up < 0.78)  # noqa: PLR2004 parts of a storey
+        frame = (np.abs(across - 0.5) < share / 2 + 0.05) & (up > 0.17) & (up < 0.83)  # noqa: PLR2004 same
+        cross = window & ((np.abs(across - 0.5) < 0.03) | (np.abs(up - 0.6) < 0.02))  # noqa: PLR2004 same
+        chance = rng.random((64, 64))[(z / pitch).astype(int) % 64, np.abs(y / floor_m).astype(int) % 64]
+        wall = hues[number] * (1 + 0.05 * stain)[..., None] * (1 - 0.1 * (y < 3.4)[..., None])  # noqa: PLR2004 a darker ground floor
+        wall *= np.where((up < 0.05) & (y > 3), 0.82, 1.0)[..., None]  # noqa: PLR2004 a ledge at each storey
+        glass = np.where((chance < air.lit)[..., None], np.array((255, 225, 160)), (np.array((62, 74, 88)) * (0.7 + 0.7 * chance[..., None])))
+        shop = (y < 2.9) & (y > 0.5) & (np.abs(across - 0.5) < 0.4) & (number % 3 == 0)  # noqa: PLR2004 every third house has a shop
+        wall = np.where((frame & ~window)[..., None], hues[number] * 1.18, wall)
+        wall = np.where((window | shop)[..., None], glass, wall)
+        wall = np.where(cross[..., None], 215.0, wall)
+        seen[here] = np.clip(wall[here], 0, 255)
+    return seen
+
+
+class Highway:
+    """A highway of three lanes for us and an opposite carriageway beyond the guard rail on the left."""
+
+    LANE_M = 3.6
+    RAIL_M = -2.9
+    EDGE_M = 9.4
+
+    def __init__(self, lens: Lens, air: Air, rng: Generator) -> None:
+        self.air, self.lens = air, lens
+        width, height = lens.width_px, lens.height_px
+        self.top = int(lens.horizon_px) + 1
+        self.sky = _sky(rng, height, width, air)
+        self._hills(rng)
+        rows = np.arange(self.top, height, dtype=np.float32)[:, None] + 0.5
+        self.z = np.broadcast_to(lens.focal_px * lens.eye_m / (rows - lens.horizon_px), (height - self.top, width)).astype(np.float32)
+        x = ((np.arange(width, dtype=np.float32)[None] + 0.5 - width / 2) / lens.focal_px * self.z).astype(np.float32)
+        self.grain = cv2.GaussianBlur(rng.standard_normal((512, 256)).astype(np.float32), (0, 0), 0.8) * 9
+        self.columns = (x * 9).astype(int) & 255
+        road = (x > -14.5) & (x < self.EDGE_M + 2.2) & ~((x > self.RAIL_M - 1.2) & (x < self.RAIL_M + 0.4))  # noqa: PLR2004 widths of the carriageways
+        asphalt, grass = rng.uniform(95, 130), np.array(rng.uniform((80, 100, 50), (120, 130, 75)), np.float32)
+        self.base = np.where(road[..., None], np.array((1.0, 1.0, 1.02), np.float32) * asphalt, grass).astype(np.float32)
+        pixel = self.z / lens.focal_px
+
+        def stripe(at_m: float) -> Field:
+            return np.asarray(np.clip((0.1 + pixel / 2 - np.abs(x - at_m)) / pixel, 0, 1) * np.minimum(1, 0.2 / pixel), np.float32)
+
+        solid = stripe(self.RAIL_M + 1.0) + stripe(self.EDGE_M)
+        self.base += solid[..., None] * (225 - self.base)
+        self.dashed = stripe(-1.8 + self.LANE_M) + stripe(-1.8 + 2 * self.LANE_M) + stripe(-7.8)
+        self.clear = np.exp(-air.haze_per_m * self.z)[..., None].astype(np.float32)
+        self.rows = (self.z[:, 0] * 9).astype(int)
+
+    def _hills(self, rng: Generator) -> None:
+        width, horizon = self.lens.width_px, self.lens.horizon_px
+        leaves = cloudy(rng, self.lens.height_px, width, 60)
+        for tall, shade, far in ((0.16, 1.15, 260.0), (0.09, 0.8, 110.0)):
+            ridge = horizon - np.abs(cloudy(rng, 4, width, 6)[0] * 0.45 + 1) * tall * self.lens.height_px
+            green = np.array(rng.uniform((62, 84, 50), (92, 112, 74)), np.float32) * shade
+            depth = np.full(self.sky.shape[:2], far, np.float32)
+            hill = hazed(green * (1 + 0.16 * leaves)[..., None], depth, self.air)
+            under = np.arange(self.lens.height_px)[:, None] > ridge[None]
+            self.sky = np.where(under[..., None], hill, self.sky).astype(np.float32)
+
+    def picture(self, driven_m: float) -> Picture:
+        """The empty highway after `driven_m` metres."""
+        seen = np.clip(self.sky, 0, 255).astype(np.uint8)
+        rough = self.grain[((self.rows + int(driven_m * 9)) & 511)[:, None], self.columns]
+        dash = self.dashed * ((self.z[:, :1] + driven_m) % 12 < 4)  # noqa: PLR2004 four metres of line, eight of gap
+        level = self.base + rough[..., None]
+        level += dash[..., None] * (225 - level)
+        level = level * self.clear + np.array(self.air.haze, np.float32) * (1 - self.clear)
+        if self.air.wet:
+            mirror = seen[: self.top][::-1][: len(level)]
+            level[: len(mirror)] += self.air.wet * 0.4 * (mirror - level[: len(mirror)])
+        seen[self.top :] = np.clip(level, 0, 255).astype(np.uint8)
+        return seen
