@@ -10,13 +10,14 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from typing import Generic, TypeVar
 
 import msgspec
 
 from streams.errors import BadInput, Refusal
-from streams.events import SCHEMA_VERSION, Event, Frame
+from streams.events import SCHEMA_VERSION, DeadLetter, Event, Frame, event_id
 from streams.topics import MAX_FRAME_BYTES, Topic
 
 E = TypeVar("E", bound=Event)
@@ -24,6 +25,7 @@ Headers = Sequence[tuple[str, bytes]]
 
 _CE = "ce_"
 _MAX_HEADERS_BYTES = 8192
+_MAX_VERSION_DIGITS = 9
 _encoder = msgspec.json.Encoder()
 
 
@@ -142,7 +144,7 @@ def decode_frame(headers: Iterable[tuple[str, bytes]], body: bytes | None) -> Fr
     except UnicodeDecodeError as error:
         raise BadInput("frame headers are not UTF-8 text; mend the camera", Refusal.UNDECODABLE) from error
     version = fields.get("version", "")
-    if version.isascii() and version.isdigit() and len(version) < 10:
+    if version.isascii() and version.isdigit() and len(version) <= _MAX_VERSION_DIGITS:
         _check_version(int(version), "frames")
     try:
         frame = msgspec.convert(fields, Frame, strict=False)
@@ -154,3 +156,38 @@ def decode_frame(headers: Iterable[tuple[str, bytes]], body: bytes | None) -> Fr
             Refusal.BAD_SIGNATURE,
         )
     return frame
+
+
+@dataclass(frozen=True)
+class Message:
+    """A Kafka message as it lay in its topic, whichever client read it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def dead_letter(message: Message, error: Exception, *, source: str, now: datetime) -> DeadLetter:
+    """The record of a message that could not be used; the same message gives the same id, so a repeat is recognised.
+
+    An error that is no `BadInput` is our own fault and is counted as such.
+    """
+    body = message.value or b""
+    return DeadLetter(
+        id=event_id("dead-letter", message.topic, message.partition, message.offset),
+        source=source,
+        time=now,
+        subject=f"{message.topic}/{message.partition}/{message.offset}",
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        reason=error.reason if isinstance(error, BadInput) else Refusal.AGENT_FAULT,
+        cause=f"{type(error).__name__}: {error}"[:2000],
+        body_bytes=len(body),
+        key=message.key or b"",
+        headers=tuple((name, value or b"") for name, value in message.headers),
+        body=body if len(body) <= MAX_FRAME_BYTES else b"",
+    )

@@ -22,7 +22,8 @@ class Refusal(StrEnum):
     BAD_SIGNATURE = "bad_signature"  # not signed by the camera that it names
     UNKNOWN_CAMERA = "unknown_camera"  # no public key on file
     FUTURE_TIME = "future_time"  # camera time ahead of ours by more than the allowance
-    STALE_TIME = "stale_time"  # camera time going backwards within one epoch
+    STALE_TIME = "stale_time"  # camera time not later than that of the frame before it
+    REPEATED = "repeated"  # a frame that this camera has sent before
     AGENT_FAULT = "agent_fault"  # our own agent failed on it; kept for replay
 
 

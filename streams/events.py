@@ -165,9 +165,9 @@ class InputScores(Struct, frozen=True, kw_only=True):
 class Timings(Struct, frozen=True, kw_only=True):
     """Where one frame's time went in the worker, in milliseconds; batch times are shared out evenly."""
 
-    decode_ms: Annotated[float, Meta(ge=0.0)]
     infer_ms: Annotated[float, Meta(ge=0.0)]
     scores_ms: Annotated[float, Meta(ge=0.0)]
+    decode_ms: Annotated[float, Meta(ge=0.0)] = 0.0
 
 
 class Detections(Event, frozen=True, kw_only=True, tag="kerbwatch.detections"):

@@ -1,0 +1,108 @@
+"""Turns refused frames into signals: raised at the first, repeated at every so many, calm after enough good frames in a row.
+
+Every refused message is dead-lettered and counted elsewhere; here one camera's trouble becomes one finding instead of a storm
+(MITRE ATLAS AML.T0046, chaff). No clock inside. A camera that falls silent stays in trouble: silence is not calm.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from streams.codec import Message
+from streams.errors import BadInput, Refusal
+from streams.events import Context, Evidence, Frame, Kind, Phase, Severity, Signal, Window, event_id
+
+DETECTOR = "intake"
+_GRAVE = {Refusal.BAD_SIGNATURE, Refusal.UNKNOWN_CAMERA, Refusal.REPEATED}
+
+
+@dataclass
+class _Trouble:
+    first_offset: int
+    first_sequence: int
+    refused: int = 0
+    good: int = 0
+
+
+@dataclass
+class Refusals:
+    """`every`: an ONGOING signal per so many refusals. `calm_after`: good frames in a row that end it."""
+
+    source: str
+    every: int = 20
+    calm_after: int = 40
+    _last_good: dict[str, Frame] = field(default_factory=dict)
+    _trouble: dict[str, _Trouble] = field(default_factory=dict)
+
+    def refused(self, message: Message, error: BadInput, now: datetime) -> Signal | None:
+        """A refused message; the signal to send, if one is due.
+
+        Whom the message names cannot be trusted, so the finding is about "messages under this camera's name". A name without a
+        known context (never a good frame, no valid claim) makes no signal.
+        """
+        camera_id = (message.key or b"").decode(errors="replace")
+        good = self._last_good.get(camera_id)
+        context = good.context if good else _claimed_context(message)
+        if context is None:
+            return None
+        sequence = good.sequence if good else 0
+        trouble = self._trouble.setdefault(camera_id, _Trouble(message.offset, sequence))
+        trouble.refused += 1
+        trouble.good = 0
+        if trouble.refused != 1 and trouble.refused % self.every:
+            return None
+        phase = Phase.RAISED if trouble.refused == 1 else Phase.ONGOING
+        severity = Severity.HIGH if error.reason in _GRAVE else Severity.MEDIUM
+        return self._signal(camera_id, context, good, trouble, phase=phase, severity=severity, message=str(error), now=now)
+
+    def accepted(self, frame: Frame, now: datetime) -> Signal | None:
+        """A good frame; the CALM signal, if it is the last one that was needed."""
+        self._last_good[frame.camera_id] = frame
+        trouble = self._trouble.get(frame.camera_id)
+        if trouble is None:
+            return None
+        trouble.good += 1
+        if trouble.good < self.calm_after:
+            return None
+        del self._trouble[frame.camera_id]
+        text = f"{trouble.good} good frames in a row after {trouble.refused} refused messages"
+        calm, low = Phase.CALM, Severity.LOW
+        return self._signal(frame.camera_id, frame.context, frame, trouble, phase=calm, severity=low, message=text, now=now)
+
+    def _signal(
+        self,
+        camera_id: str,
+        context: Context,
+        good: Frame | None,
+        trouble: _Trouble,
+        *,
+        phase: Phase,
+        severity: Severity,
+        message: str,
+        now: datetime,
+    ) -> Signal:
+        window = Window(
+            epoch=good.epoch if good else 0,
+            first_sequence=trouble.first_sequence,
+            last_sequence=max(trouble.first_sequence, good.sequence if good else 0),
+        )
+        return Signal(
+            id=event_id("signal", DETECTOR, camera_id, trouble.first_offset, phase, trouble.refused),
+            source=self.source,
+            time=now,
+            subject=camera_id,
+            kind=Kind.BAD_INPUT,
+            phase=phase,
+            severity=severity,
+            camera_id=camera_id,
+            context=context,
+            detector=DETECTOR,
+            window=window,
+            weights_digest=None,
+            evidence=(Evidence("refused", float(trouble.refused)),),
+            message=message[:500],
+        )
+
+
+def _claimed_context(message: Message) -> Context | None:
+    claim = next((value for name, value in message.headers if name == "ce_context"), b"")
+    return next((context for context in Context if context.encode() == claim), None)

@@ -1,0 +1,231 @@
+"""The inference worker: frames in, detections out, obedient to `model-state`, honest on `worker-status`.
+
+The rim around `Intake` (may this frame be looked at?) and `Judge` (what does it show?): it reads Kafka, calls them, sends, and only
+then commits. Killed anywhere and started again it judges some frames twice and none never; judging twice is harmless, because a
+detection's id is made from its frame. kafka-python has an I/O thread of its own, so this never shares a process with agents.
+
+Order of a round: obey, read, check, judge, send, wait for the broker's word, commit. Source: paper 4.5.3 (SC-6), 4.7.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+
+from inference.intake import Accepted, Intake
+from inference.judge import Judge
+from inference.refusals import Refusals
+from infra.metrics import BATCH, LAG, Metrics
+from streams import codec, topics
+from streams.codec import Message
+from streams.errors import BadInput, KerbwatchError, Unavailable
+from streams.events import Context, Event, Health, Offset, Serving, Signal, WorkerStatus, event_id
+
+_POLL_MS = 50
+_SEND_LIMIT_S = 30.0
+_COMMIT_EVERY_S = 0.5
+
+log = structlog.get_logger("worker")
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Kafka as the worker sees it. `states` reads model-state from its start, by assignment and without a group."""
+
+    frames: KafkaConsumer
+    states: KafkaConsumer
+    producer: KafkaProducer
+
+
+class Worker:
+    """One process's worth of inference. `now` and `steady_s` are the clocks (UTC; steadily growing seconds)."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        clients: Clients,
+        intake: Intake,
+        judge: Judge,
+        metrics: Metrics,
+        *,
+        batch: int,
+        status_every_s: float,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        steady_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.worker_id = worker_id
+        self._clients = clients
+        self._intake = intake
+        self._judge = judge
+        self._metrics = metrics
+        self._batch = batch
+        self._status_every_s = status_every_s
+        self._now = now
+        self._steady_s = steady_s
+        self._source = f"inference/{worker_id}"
+        self._refusals = Refusals(self._source)
+        self._serving: dict[Context, Serving] = {}
+        self._fault = ""
+        self._reported_s = float("-inf")
+        self._committed_s = steady_s()
+        self._unacknowledged: list[Any] = []
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set. Raises Unavailable if the broker takes nothing for 30 s; start again then."""
+        self._clients.frames.subscribe([topics.FRAMES.name])
+        self._watch_model_state()
+        try:
+            while not stop.is_set():
+                self.round()
+        finally:
+            self._report(Health.STOPPING)
+            self._settle()
+            self._clients.frames.commit()
+
+    def round(self) -> None:
+        """Obey, then judge one batch, then report if it is time."""
+        changed = self._obey()
+        if len(self._serving) == len(Context):
+            self._judge_batch()
+        else:
+            time.sleep(_POLL_MS / 1000)
+            log.debug("waiting for model-state", have=sorted(self._serving))
+        if changed or self._steady_s() - self._reported_s >= self._status_every_s:
+            self._report(Health.FAILING if self._fault or len(self._serving) < len(Context) else Health.SERVING)
+            self._settle()
+
+    # -- obeying ---------------------------------------------------------------------------------------------------
+
+    def _watch_model_state(self) -> None:
+        partitions = [TopicPartition(topics.MODEL_STATE.name, number) for number in range(topics.MODEL_STATE.partitions)]
+        self._clients.states.assign(partitions)
+        self._clients.states.seek_to_beginning(*partitions)
+
+    def _obey(self) -> bool:
+        changed = False
+        for records in self._clients.states.poll(timeout_ms=0).values():
+            for record in records:
+                if record.value is None:
+                    continue
+                message = _message(record)
+                try:
+                    state = codec.decode(record.value, topics.MODEL_STATE, topics.events.ModelState).event
+                    if not self._judge.assign(state):
+                        continue
+                except KerbwatchError as error:
+                    # The context keeps its weights; the responder sees no report of the new ones and escalates.
+                    self._fault = str(error)
+                    log.exception("model-state not obeyed", offset=record.offset)
+                    self._dead_letter(message, error)
+                    continue
+                self._fault = ""
+                changed = True
+                self._serving[state.context] = Serving(
+                    context=state.context,
+                    weights_digest=state.weights_digest,
+                    mode=state.mode,
+                    decision_id=state.decision_id,
+                    from_offsets=self._positions(),
+                )
+                self._metrics.serving(self._serving.values())
+                log.info("serving", context=state.context, mode=state.mode, digest=state.weights_digest[:12])
+        return changed
+
+    def _positions(self) -> tuple[Offset, ...]:
+        """Where reading goes on: every frame before was judged with the former weights, every frame from here with the new."""
+        frames = self._clients.frames
+        return tuple(Offset(tp.partition, frames.position(tp)) for tp in sorted(frames.assignment()))
+
+    def _report(self, health: Health) -> None:
+        now = self._now()
+        self._reported_s = self._steady_s()
+        status = WorkerStatus(
+            id=event_id("worker-status", self.worker_id, now.isoformat()),
+            source=self._source,
+            time=now,
+            subject=self._fault[:200] or self.worker_id,
+            worker_id=self.worker_id,
+            health=health,
+            serving=tuple(self._serving.values()),
+        )
+        self._send(topics.WORKER_STATUS, self.worker_id, status)
+
+    # -- judging ---------------------------------------------------------------------------------------------------
+
+    def _judge_batch(self) -> None:
+        records = [r for batch in self._clients.frames.poll(timeout_ms=_POLL_MS, max_records=self._batch).values() for r in batch]
+        if not records:
+            self._commit()
+            return
+        accepted = [frame for record in records if (frame := self._admit(record)) is not None]
+        self._metrics[BATCH].observe(len(accepted))
+        for detections in self._judge.judge(accepted, self._now()) if accepted else ():
+            self._metrics.judged(detections)
+            self._send(topics.DETECTIONS, detections.camera_id, detections)
+        self._commit()
+
+    def _admit(self, record: Any) -> Accepted | None:
+        now, started_s = self._now(), time.perf_counter()
+        message = _message(record)
+        try:
+            accepted = self._intake.admit(
+                message.headers, message.value, key=message.key, partition=message.partition, offset=message.offset, now=now
+            )
+        except BadInput as error:
+            log.warning("frame refused", reason=error.reason, offset=message.offset, cause=str(error))
+            self._metrics.refused(error.reason)
+            self._dead_letter(message, error)
+            self._signal(self._refusals.refused(message, error, now))
+            return None
+        self._signal(self._refusals.accepted(accepted.frame, now))
+        return replace(accepted, decode_ms=(time.perf_counter() - started_s) * 1e3)
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def _signal(self, signal: Signal | None) -> None:
+        if signal is not None:
+            self._metrics.signalled(signal)
+            self._send(topics.SIGNALS, signal.camera_id, signal)
+
+    def _dead_letter(self, message: Message, error: Exception) -> None:
+        letter = codec.dead_letter(message, error, source=self._source, now=self._now())
+        self._metrics.dead_lettered(letter)
+        self._send(topics.DEAD_LETTER, message.topic, letter)
+
+    def _send(self, topic: topics.Topic, key: str, event: Event) -> None:
+        self._unacknowledged.append(self._clients.producer.send(topic.name, codec.encode(event), key=key.encode()))
+
+    def _settle(self) -> None:
+        """Wait until the broker has everything that was sent. Raises Unavailable if it does not take it in time."""
+        waiting, self._unacknowledged = self._unacknowledged, []
+        try:
+            self._clients.producer.flush(timeout=_SEND_LIMIT_S)
+            for future in waiting:
+                future.get(timeout=_SEND_LIMIT_S)
+        except KafkaError as error:
+            raise Unavailable(f"the broker takes no messages ({error}); see `kerbwatch kafka status`") from error
+
+    def _commit(self) -> None:
+        """Commit what was read, after the broker has all that came of it; a few times a second at most."""
+        if self._steady_s() - self._committed_s < _COMMIT_EVERY_S:
+            return
+        self._settle()
+        try:
+            self._clients.frames.commit()
+        except KafkaError as error:  # a rebalance or a broker restart: the frames come again, which is harmless
+            log.warning("offsets not committed; frames may be judged twice", cause=str(error))
+        self._committed_s = self._steady_s()
+        frames = self._clients.frames
+        behind = sum(max(0, (frames.highwater(tp) or 0) - frames.position(tp)) for tp in frames.assignment())
+        self._metrics[LAG].labels(topic=topics.FRAMES.name).set(behind)
+
+
+def _message(record: Any) -> Message:
+    headers: Sequence[tuple[str, bytes]] = record.headers or ()
+    return Message(record.topic, record.partition, record.offset, record.key, record.value, tuple(headers))

@@ -1,0 +1,165 @@
+"""What every Faust app of ours shares: how it is set up, how it sends, and what happens to an event that fails.
+
+An agent decodes, calls, sends and stores; it holds no threshold and decides nothing. What bites, and what is done about it:
+- An exception inside an agent would acknowledge the event and lose it: every event is handled under `Rim.guard`, which
+  dead-letters what fails and goes on.
+- Repeats are normal (a kill loses up to one commit interval): every effect is keyed by a content address.
+- A broker that is away is waited for, never skipped; an app that stands still while its topics grow ends its process
+  (the supervisor starts it again).
+
+Apps are made by a function, never at import time. Source: paper 4.7; Faust issues #606, #323, #247, #523.
+"""
+
+import asyncio
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import faust
+import structlog
+from aiokafka.errors import KafkaError
+from faust.types import EventT, TopicT
+from mode.utils.futures import maybe_async
+
+from infra.clients import ssl_context
+from infra.metrics import AGENT_EVENTS, AGENT_FAULTS, LAG, Metrics, Service
+from infra.settings import Settings
+from streams import codec
+from streams.codec import Message
+from streams.errors import BadInput
+from streams.events import Event
+from streams.topics import DEAD_LETTER, Role, Topic
+
+ROLES = {Service.WATCH: Role.WATCHER, Service.RESPOND: Role.RESPONDER, Service.KEEP: Role.KEEPER}
+"""Which role each service speaks to the broker as."""
+
+_RETRY_S = 0.5
+_STALL_S = 30.0
+_STALL_CHECK_S = 5.0
+EXIT_STALLED = 70
+
+log = structlog.get_logger("agents")
+
+
+def base_app(settings: Settings, service: Service) -> faust.App:
+    """A Faust app of one service: raw bytes, mutual TLS, no web server, short commit and session times.
+
+    Short, because a kill repeats what was not yet committed, and a dead member holds its partitions until its session ends.
+    """
+    role = ROLES[service]
+    context: ssl.SSLContext = ssl_context(settings, role)
+    return faust.App(
+        f"kerbwatch-{role}",
+        broker=f"kafka://{settings.bootstrap}",
+        broker_credentials=faust.SSLCredentials(context),
+        broker_commit_interval=0.5,
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=2.0,
+        broker_request_timeout=15.0,
+        consumer_auto_offset_reset="earliest",
+        store="memory://",
+        key_serializer="raw",
+        value_serializer="raw",
+        producer_linger=0.0,
+        producer_max_request_size=2 * DEAD_LETTER.max_bytes,
+        stream_wait_empty=False,
+        topic_disable_leader=True,
+        topic_replication_factor=1,
+        web_enabled=False,
+        datadir=str(settings.home.resolve() / "faust" / role),
+        autodiscover=False,
+    )
+
+
+class Rim:
+    """What all agents of one app share: topics, sending with receipt, dead-lettering, metrics, and a watch against stalls."""
+
+    def __init__(self, app: faust.App, service: Service, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.source = f"{ROLES[service]}/{service}"
+        self._topics: dict[str, TopicT[bytes]] = {}
+        self._handled = 0
+
+    def topic(self, topic: Topic) -> TopicT[bytes]:
+        """The Faust side of a row of the topic table; the topic itself exists already, with its own settings."""
+        if topic.name not in self._topics:
+            self._topics[topic.name] = self.app.topic(
+                topic.name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", allow_empty=True
+            )
+        return self._topics[topic.name]
+
+    async def send(self, topic: Topic, key: str, *events: Event) -> None:
+        """Send and await the broker's receipt of each; a broker that is away is waited for."""
+        waiting = [(key.encode(), codec.encode(event)) for event in events]
+        while waiting:
+            try:
+                receipts = [await self.topic(topic).send(key=key, value=value) for key, value in waiting]
+                for _ in range(len(receipts)):
+                    await maybe_async(await receipts[0])
+                    receipts.pop(0)
+                    waiting.pop(0)
+            except KafkaError as error:
+                log.warning("broker takes no message yet", topic=topic.name, cause=str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def guard(self, agent: str, event: EventT[bytes], handle: Callable[[Message], Awaitable[None]]) -> None:
+        """Handle one event; whatever fails is dead-lettered with its cause, counted, and the stream goes on."""
+        message = message_of(event)
+        self._handled += 1
+        self.metrics[AGENT_EVENTS].labels(agent=agent).inc()
+        try:
+            await handle(message)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - Faust would acknowledge and lose the event
+            await self.set_aside(agent, message, error)
+
+    async def set_aside(self, agent: str, message: Message, error: Exception) -> None:
+        """Put a message on the dead-letter topic; an error that is no BadInput is our own fault and is counted as such."""
+        if isinstance(error, BadInput):
+            log.warning("message refused", agent=agent, topic=message.topic, offset=message.offset, cause=str(error))
+            self.metrics.refused(error.reason)
+        else:
+            log.error("agent failed", agent=agent, topic=message.topic, offset=message.offset, exc_info=error)
+            self.metrics[AGENT_FAULTS].labels(agent=agent).inc()
+        letter = codec.dead_letter(message, error, source=self.source, now=datetime.now(UTC))
+        self.metrics.dead_lettered(letter)
+        await self.send(DEAD_LETTER, message.topic, letter)
+
+    def watch_for_stalls(self) -> None:
+        """End the process when events wait and none is handled for a while; the supervisor starts it afresh."""
+        still_s = 0.0
+        handled = 0
+
+        @self.app.timer(interval=_STALL_CHECK_S)
+        async def progress() -> None:
+            nonlocal still_s, handled
+            behind = self._behind()
+            still_s = still_s + _STALL_CHECK_S if behind and handled == self._handled else 0.0
+            handled = self._handled
+            if still_s >= _STALL_S:
+                log.error("no progress while events wait; ending to be started again", behind=behind, still_s=still_s)
+                os._exit(EXIT_STALLED)
+
+    def _behind(self) -> int:
+        """Events that wait, over all partitions of this process; sets the lag metric of each topic."""
+        consumer: Any = self.app.consumer
+        by_topic: dict[str, int] = {}
+        for tp in consumer.assignment():
+            high = consumer.highwater(tp)
+            read = self.app.monitor.tp_committed_offsets.get(tp) if self.app.monitor else None
+            if high is not None and read is not None and tp.topic in self._topics:
+                by_topic[tp.topic] = by_topic.get(tp.topic, 0) + max(0, high - read)
+        for name, count in by_topic.items():
+            self.metrics[LAG].labels(topic=name).set(count)
+        return sum(by_topic.values())
+
+
+def message_of(event: EventT[bytes]) -> Message:
+    """A Faust event as the codec knows messages."""
+    raw: Any = event.message
+    headers: Sequence[tuple[str, bytes]] = raw.headers.items() if isinstance(raw.headers, dict) else raw.headers or ()
+    return Message(raw.topic, raw.partition, raw.offset, raw.key, raw.value, tuple(headers))
