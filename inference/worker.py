@@ -21,7 +21,7 @@ from kafka.errors import KafkaError
 from inference.intake import Accepted, Intake
 from inference.judge import Judge
 from inference.refusals import Refusals
-from infra.metrics import BATCH, LAG, Metrics
+from infra.metrics import BATCH, Metrics
 from streams import codec, topics
 from streams.codec import Message
 from streams.errors import BadInput, KerbwatchError, Unavailable
@@ -223,7 +223,7 @@ class Worker:
         self._committed_s = self._steady_s()
         frames = self._clients.frames
         behind = sum(max(0, (frames.highwater(tp) or 0) - frames.position(tp)) for tp in frames.assignment())
-        self._metrics[LAG].labels(topic=topics.FRAMES.name).set(behind)
+        self._metrics.waiting(topics.FRAMES.name, behind)
 
 
 def _message(record: Any) -> Message:

@@ -86,7 +86,9 @@ WATCH_LATENCY = Definition(
 )
 STAGE = Definition(Histogram, "kerbwatch_stage_seconds", "The worker's time per frame and stage.", ("stage",), _STAGE_S)
 BATCH = Definition(Histogram, "kerbwatch_batch_frames", "Frames judged in one forward pass.", (), (1, 2, 4, 8, 16, 32))
-LAG = Definition(Gauge, "kerbwatch_consumer_lag_messages", "Messages that wait to be read, by topic.", ("topic",))
+LAG = Definition(
+    Gauge, "kerbwatch_consumer_lag_messages", "Messages that wait to be read, by topic and reader.", ("service", "topic")
+)
 PEOPLE = Definition(Counter, "kerbwatch_people_total", "People found in judged frames.", ("camera", "context", "mode"))
 SCORE = Definition(
     Gauge,
@@ -216,6 +218,10 @@ class Metrics:
         whose = {"kind": kind, "camera": event.camera_id, "context": event.context, "detector": detector}
         self[SCORE].labels(**whose).set(score)
         self[EVIDENCE].labels(**whose).set(evidence)
+
+    def waiting(self, topic: str, messages: int) -> None:
+        """So many messages of a topic are still to be read by this process."""
+        self[LAG].labels(service=self.service, topic=topic).set(messages)
 
     def refused(self, reason: Refusal) -> None:
         """A message was refused."""

@@ -24,7 +24,7 @@ from faust.types import EventT, TopicT
 from mode.utils.futures import maybe_async
 
 from infra.clients import ssl_context
-from infra.metrics import AGENT_EVENTS, AGENT_FAULTS, LAG, Metrics, Service
+from infra.metrics import AGENT_EVENTS, AGENT_FAULTS, Metrics, Service
 from infra.settings import Settings
 from streams import codec
 from streams.codec import Message
@@ -154,7 +154,7 @@ class Rim:
             if high is not None and read is not None and tp.topic in self._topics:
                 by_topic[tp.topic] = by_topic.get(tp.topic, 0) + max(0, high - read)
         for name, count in by_topic.items():
-            self.metrics[LAG].labels(topic=name).set(count)
+            self.metrics.waiting(name, count)
         return sum(by_topic.values())
 
 

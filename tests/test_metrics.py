@@ -160,3 +160,9 @@ def test_a_taken_port_says_what_to_do(metrics: Metrics) -> None:
         settings = Settings(metrics_port=taken.getsockname()[1])
         with pytest.raises(Unavailable, match="KERBWATCH_METRICS_PORT"), serve_metrics(settings, metrics):
             pass
+
+
+def test_each_process_reports_its_own_lag_on_a_topic_that_several_read() -> None:
+    metrics = Metrics(Service.KEEP)
+    metrics.waiting("detections", 7)
+    assert value(metrics, "kerbwatch_consumer_lag_messages", service="keep", topic="detections") == 7
