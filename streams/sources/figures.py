@@ -63,15 +63,13 @@ class _Easel:
         self.canvas: NDArray[np.uint8] = np.zeros((self.size[1] * fine, self.size[0] * fine, 4), np.uint8)
 
     def polygon(self, points: Sequence[Point], colour: Colour, opacity: float = 1.0) -> None:
-        fixed = ((np.array(points) - (self.left, self.top)) * (self.fine << _BITS)).round().astype(np.int32)
-        ink = tuple(max(0.0, min(255.0, part)) * opacity for part in colour)
-        cv2.fillPoly(self.canvas, [fixed], (*ink, 255 * opacity), cv2.LINE_AA, _BITS)
+        fixed = np.array([[self._fix(x - self.left), self._fix(y - self.top)] for x, y in points], np.int32)
+        cv2.fillPoly(self.canvas, [fixed], _ink(colour, opacity), cv2.LINE_AA, _BITS)
 
-    def oval(self, centre: Point, half_w: float, half_h: float, colour: Colour, opacity: float = 1.0, tilt: float = 0.0) -> None:
-        turn = _CIRCLE * (half_w, half_h)
-        if tilt:
-            turn = turn @ np.array([[cos(tilt), sin(tilt)], [-sin(tilt), cos(tilt)]])
-        self.polygon([(centre[0] + dx, centre[1] + dy) for dx, dy in turn], colour, opacity)
+    def oval(self, centre: Point, half_w: float, half_h: float, colour: Colour, opacity: float = 1.0) -> None:
+        middle = (self._fix(centre[0] - self.left), self._fix(centre[1] - self.top))
+        axes = (self._fix(half_w), self._fix(half_h))
+        cv2.ellipse(self.canvas, middle, axes, 0, 0, 360, _ink(colour, opacity), -1, cv2.LINE_AA, _BITS)
 
     def limb(self, start: Point, end: Point, start_w: float, end_w: float, colour: Colour) -> None:
         dx, dy = end[0] - start[0], end[1] - start[1]
@@ -80,18 +78,27 @@ class _Easel:
         side = [(start[0] + nx * start_w, start[1] + ny * start_w), (end[0] + nx * end_w, end[1] + ny * end_w)]
         other = [(end[0] - nx * end_w, end[1] - ny * end_w), (start[0] - nx * start_w, start[1] - ny * start_w)]
         self.polygon([*side, *other], colour)
-        self.oval(end, end_w / 2, end_w / 2, colour)
+        if end_w * self.fine > 3:  # noqa: PLR2004 a smaller joint does not show
+            self.oval(end, end_w / 2, end_w / 2, colour)
+
+    def _fix(self, length_px: float) -> int:
+        return round(length_px * (self.fine << _BITS))
 
     def stamp(self, light: NDArray[np.float32] | None = None) -> Stamp:
         small = cv2.resize(self.canvas, self.size, interpolation=cv2.INTER_AREA)
         colours = small[:, :, :3]
         if light is not None:
             field = cv2.resize(light, self.size, interpolation=cv2.INTER_LINEAR)
-            colours = np.minimum(colours * field[:, :, None], 255).astype(np.uint8)
+            colours = cv2.multiply(colours, cv2.merge((field, field, field)), dtype=cv2.CV_8U)
         return Stamp(self.left, self.top, np.ascontiguousarray(colours), np.ascontiguousarray(small[:, :, 3]))
 
 
-_CIRCLE = np.array([(cos(turn), sin(turn)) for turn in np.linspace(0, 2 * pi, 18, endpoint=False)])
+def _ink(colour: Colour, opacity: float) -> tuple[float, float, float, float]:
+    red, green, blue = colour
+    return (min(255.0, red) * opacity, min(255.0, green) * opacity, min(255.0, blue) * opacity, 255 * opacity)
+
+
+_CIRCLE = [(cos(2 * pi * step / 14), sin(2 * pi * step / 14)) for step in range(14)]
 
 
 def tone(colour: Colour, factor: float) -> Colour:

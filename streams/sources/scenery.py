@@ -6,6 +6,7 @@ a place. It refuses to know time: a highway is asked for its picture after so ma
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import exp
 
 import cv2
 import numpy as np
@@ -46,7 +47,7 @@ class Air:
 
 AIRS = {
     Weather.DAY: Air((1.0, 1.0, 1.0), 3.0, 0.0015, (205, 215, 225), (120, 160, 215), (215, 225, 235), 0.38, 0.03),
-    Weather.DUSK: Air((0.42, 0.40, 0.50), 7.0, 0.002, (150, 120, 125), (70, 75, 130), (235, 170, 140), 0.12, 0.4),
+    Weather.DUSK: Air((0.60, 0.56, 0.64), 6.0, 0.002, (150, 120, 125), (70, 75, 130), (235, 170, 140), 0.12, 0.4),
     Weather.RAIN: Air((0.74, 0.77, 0.80), 4.5, 0.010, (172, 178, 184), (140, 147, 155), (180, 185, 190), 0.12, 0.15, 0.45),
     Weather.FOG: Air((0.95, 0.95, 0.95), 3.5, 0.045, (198, 202, 204), (198, 202, 204), (198, 202, 204), 0.10, 0.1),
 }
@@ -92,7 +93,7 @@ def put(picture: Picture, mask: NDArray[np.uint8] | None, stamp: Stamp, number: 
 def _sky(rng: Generator, height: int, width: int, air: Air) -> Field:
     ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     sky = np.array(air.zenith, np.float32) * (1 - ramp) + np.array(air.skyline, np.float32) * ramp
-    clouds = np.clip(cloudy(rng, height, width, 5), 0, 2)[..., None] * rng.uniform(4, 26)
+    clouds = np.clip(cloudy(rng, height, width, 5), 0, 2)[..., None] * rng.uniform(4, 26) * exp(-30 * air.haze_per_m)
     return np.asarray(np.clip(sky + clouds, 0, 255), np.float32)
 
 
@@ -117,20 +118,21 @@ def town_picture(lens: Lens, town: Town, air: Air, rng: Generator) -> Picture:
     row = (np.arange(height, dtype=np.float32) + 0.5) / 2
     dx = np.broadcast_to((column - lens.width_px / 2) / lens.focal_px, (height, width))
     dy = np.broadcast_to(((lens.horizon_px - row) / lens.focal_px)[:, None], (height, width))
-    ground = np.where(dy < 0, -lens.eye_m / np.minimum(dy, -1e-6), np.inf)
-    wall = np.where(dx < 0, town.wall_m[0], town.wall_m[1]) / np.maximum(np.abs(dx), 1e-6)
-    depth = np.minimum(np.minimum(ground, wall), FAR_M).astype(np.float32)
-    sky = _sky(rng, height, width, air)
-    seen = _houses(rng, wall, lens.eye_m + dy * wall, dx < 0, air, sky, lens.eye_m + dy * FAR_M, dx * FAR_M)
-    on_ground = ground <= np.minimum(wall, FAR_M)
-    z = np.where(on_ground, ground, 1.0).astype(np.float32)
-    paved = _ground(rng, town, (dx * z).astype(np.float32), z)
-    seen[on_ground] = paved[on_ground]
+    ground = np.where(dy < 0, -lens.eye_m / np.minimum(dy, np.float32(-1e-6)), np.inf).astype(np.float32)
+    wall = (np.where(dx < 0, town.wall_m[0], town.wall_m[1]) / np.maximum(np.abs(dx), 1e-6)).astype(np.float32)
+    depth = np.minimum(np.minimum(ground, wall), FAR_M)
+    seen = _sky(rng, height, width, air)
+    _far_end(rng, seen, dx * FAR_M, lens.eye_m + dy * FAR_M)
+    for side in (dx < 0, dx >= 0):
+        _houses(rng, seen, side & (wall < FAR_M) & (wall < ground), wall, (lens.eye_m + dy * wall).astype(np.float32), air)
+    paved = ground <= np.minimum(wall, FAR_M)
+    seen[paved] = _ground(rng, town, (dx[paved] * ground[paved]).astype(np.float32), ground[paved])
     if air.wet:
         middle = int(lens.horizon_px * 2)
         mirror = cv2.GaussianBlur(seen[:middle][::-1], (3, 31), 0)[: height - middle]
+        share = (air.wet * 0.5 * np.linspace(1, 0, len(mirror), dtype=np.float32))[:, None, None]
         rest = seen[middle : middle + len(mirror)]
-        rest[:] = rest * (1 - air.wet * 0.5) + mirror * air.wet * 0.5
+        rest[:] = rest * (1 - share) + mirror * share
     seen = hazed(seen, depth, air)
     small = cv2.resize(seen, (lens.width_px, lens.height_px), interpolation=cv2.INTER_AREA)
     return np.asarray(np.clip(small, 0, 255), np.uint8)
@@ -160,36 +162,41 @@ def _ground(rng: Generator, town: Town, x: Field, z: Field) -> Field:
     return np.asarray(level, np.float32)
 
 
-def _houses(rng: Generator, z: Field, y: Field, left: NDArray[np.bool_], air: Air, sky: Field, far_y: Field, far_x: Field) -> Field:
-    """Facades along both sides, and the block that closes the street."""
-    seen = sky.copy()
-    backdrop = (far_y < 9 + 4 * np.sin(np.floor(far_x / 8) * 1.7)) & (far_y > 0)
-    paint = np.array(rng.uniform(110, 170, 3), np.float32)
-    pane = (far_x % 2.4 > 1.3) & (far_y % 3 > 1.2)  # noqa: PLR2004 distant windows
-    seen[backdrop] = np.where(pane[backdrop][:, None], paint * 0.55, paint)
-    stain = cloudy(rng, *z.shape, 24)
-    for side in (left, ~left):
-        edges = np.cumsum(rng.uniform(6, 13, 12))
-        number = np.searchsorted(edges, np.minimum(z, FAR_M + 20))
-        tall = rng.uniform(9, 19, len(edges) + 1)[number]
-        here = side & (y < tall) & (z < FAR_M) & (y > 0)
-        hues = rng.uniform(95, 205, (len(edges) + 1, 1)) * rng.uniform((0.95, 0.88, 0.72), (1.08, 1.0, 0.98), (len(edges) + 1, 3))
-        pitch, floor_m = rng.uniform(1.8, 3.2, len(edges) + 1)[number], rng.uniform(2.9, 3.5, len(edges) + 1)[number]
-        share = rng.uniform(0.42, 0.62, len(edges) + 1)[number]
-        across, up = (z / pitch) % 1, ((y - 0.6) / floor_m) % 1
-        window = (np.abs(across - 0.5) < share / 2) & (up > 0.22) & (up < 0.78)  # noqa: PLR2004 parts of a storey
-        frame = (np.abs(across - 0.5) < share / 2 + 0.05) & (up > 0.17) & (up < 0.83)  # noqa: PLR2004 same
-        cross = window & ((np.abs(across - 0.5) < 0.03) | (np.abs(up - 0.6) < 0.02))  # noqa: PLR2004 same
-        chance = rng.random((64, 64))[(z / pitch).astype(int) % 64, np.abs(y / floor_m).astype(int) % 64]
-        wall = hues[number] * (1 + 0.05 * stain)[..., None] * (1 - 0.1 * (y < 3.4)[..., None])  # noqa: PLR2004 a darker ground floor
-        wall *= np.where((up < 0.05) & (y > 3), 0.82, 1.0)[..., None]  # noqa: PLR2004 a ledge at each storey
-        glass = np.where((chance < air.lit)[..., None], np.array((255, 225, 160)), (np.array((62, 74, 88)) * (0.7 + 0.7 * chance[..., None])))
-        shop = (y < 2.9) & (y > 0.5) & (np.abs(across - 0.5) < 0.4) & (number % 3 == 0)  # noqa: PLR2004 every third house has a shop
-        wall = np.where((frame & ~window)[..., None], hues[number] * 1.18, wall)
-        wall = np.where((window | shop)[..., None], glass, wall)
-        wall = np.where(cross[..., None], 215.0, wall)
-        seen[here] = np.clip(wall[here], 0, 255)
-    return seen
+def _far_end(rng: Generator, seen: Field, x: Field, y: Field) -> None:
+    """The block that closes the street, painted over the sky."""
+    here = (y < 9 + 4 * np.sin(np.floor(x / 8) * 1.7)) & (y > 0)
+    paint = rng.uniform(105, 165) * rng.uniform((0.95, 0.9, 0.8), (1.06, 1.0, 1.0))
+    pane = (x[here] % 2.4 > 1.3) & (y[here] % 3 > 1.2)  # noqa: PLR2004 distant windows
+    seen[here] = np.where(pane[:, None], paint * 0.55, paint)
+
+
+def _houses(rng: Generator, seen: Field, side: NDArray[np.bool_], z_all: Field, y_all: Field, air: Air) -> None:
+    """One side's facades, painted over what is behind them: house by house with its own colour, storeys and windows."""
+    edges = np.cumsum(rng.uniform(6, 13, 12))
+    count = len(edges) + 1
+    roof = rng.uniform(9, 19, count).astype(np.float32)
+    side = side & (y_all < roof[np.searchsorted(edges, z_all)])
+    z, y = z_all[side], y_all[side]
+    number = np.searchsorted(edges, z)
+    hues = (rng.uniform(95, 205, (count, 1)) * rng.uniform((0.95, 0.88, 0.72), (1.08, 1.0, 0.98), (count, 3))).astype(np.float32)
+    pitch, storey, share = (rng.uniform(low, high, count).astype(np.float32)[number] for low, high in ((1.8, 3.2), (2.9, 3.5), (0.21, 0.31)))
+    column, floor = z / pitch, np.maximum(y - 0.6, 0) / storey
+    across, up = np.abs(column % 1 - 0.5), floor % 1
+    window = (across < share) & (up > 0.22) & (up < 0.78)  # noqa: PLR2004 parts of a storey
+    frame = (across < share + 0.05) & (up > 0.17) & (up < 0.83)  # noqa: PLR2004 same
+    bars = window & ((across < 0.03) | (np.abs(up - 0.6) < 0.02))  # noqa: PLR2004 same
+    shop = (y < 2.9) & (y > 0.5) & (across < 0.4) & (number % 3 == 0)  # noqa: PLR2004 every third house has a shop
+    chance = rng.random((64, 64)).astype(np.float32)[column.astype(np.int32) & 63, floor.astype(np.int32) & 63]
+    level = 1 + 0.05 * cloudy(rng, *z_all.shape, 24)[side]
+    level *= np.where(y < 3.4, 0.9, 1.0)  # noqa: PLR2004 a darker ground floor
+    level *= np.where((up < 0.05) & (y > 3), 0.82, 1.0)  # noqa: PLR2004 a ledge at each storey
+    level[frame] = 1.18
+    wall = hues[number] * level[:, None]
+    glass = window | shop
+    wall[glass] = np.array((62, 74, 88), np.float32) * (0.7 + 0.7 * chance[glass, None])
+    wall[glass & (chance < air.lit)] = (255, 225, 160)
+    wall[bars] = 215
+    seen[side] = np.minimum(wall, 255)
 
 
 class Highway:
@@ -205,6 +212,7 @@ class Highway:
         self.top = int(lens.horizon_px) + 1
         self.sky = _sky(rng, height, width, air)
         self._hills(rng)
+        self.sky = np.clip(self.sky, 0, 255).astype(np.uint8)
         rows = np.arange(self.top, height, dtype=np.float32)[:, None] + 0.5
         self.z = np.broadcast_to(lens.focal_px * lens.eye_m / (rows - lens.horizon_px), (height - self.top, width)).astype(np.float32)
         x = ((np.arange(width, dtype=np.float32)[None] + 0.5 - width / 2) / lens.focal_px * self.z).astype(np.float32)
@@ -221,7 +229,9 @@ class Highway:
         solid = stripe(self.RAIL_M + 1.0) + stripe(self.EDGE_M)
         self.base += solid[..., None] * (225 - self.base)
         self.dashed = stripe(-1.8 + self.LANE_M) + stripe(-1.8 + 2 * self.LANE_M) + stripe(-7.8)
-        self.clear = np.exp(-air.haze_per_m * self.z)[..., None].astype(np.float32)
+        clear = np.exp(-air.haze_per_m * self.z).astype(np.float32)
+        self.clear = cv2.merge((clear, clear, clear))
+        self.veil = np.array(air.haze, np.float32) * (1 - self.clear)
         self.rows = (self.z[:, 0] * 9).astype(int)
 
     def _hills(self, rng: Generator) -> None:
@@ -237,12 +247,12 @@ class Highway:
 
     def picture(self, driven_m: float) -> Picture:
         """The empty highway after `driven_m` metres."""
-        seen = np.clip(self.sky, 0, 255).astype(np.uint8)
+        seen = self.sky.copy()
         rough = self.grain[((self.rows + int(driven_m * 9)) & 511)[:, None], self.columns]
         dash = self.dashed * ((self.z[:, :1] + driven_m) % 12 < 4)  # noqa: PLR2004 four metres of line, eight of gap
-        level = self.base + rough[..., None]
-        level += dash[..., None] * (225 - level)
-        level = level * self.clear + np.array(self.air.haze, np.float32) * (1 - self.clear)
+        rough += dash * (225 - self.base[..., 2])
+        level = cv2.add(self.base, cv2.merge((rough, rough, rough)))
+        level = cv2.add(cv2.multiply(level, self.clear), self.veil)
         if self.air.wet:
             mirror = seen[: self.top][::-1][: len(level)]
             level[: len(mirror)] += self.air.wet * 0.4 * (mirror - level[: len(mirror)])

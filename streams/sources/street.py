@@ -26,6 +26,7 @@ MIN_HEIGHT_PX = 20.0
 MIN_VISIBLE = 0.2
 """People of whom less than this share of the box's height and width is seen are marked `ignore`."""
 _NEAR_M, _END_M = 5.0, 54.0
+_RAIL_M = 500.0  # sorts the guard rail between the carriageways
 _TRUCK = Body(2.5, 11.0, 3.6, (190, 190, 195), tall=True)
 
 
@@ -78,6 +79,12 @@ class _Item:
     z_m: float
     stamp: Stamp
     box: tuple[float, float, float, float] | None = None
+    behind: float = 0.0
+    """Added to the distance when sorting: what lies behind something long."""
+
+    @property
+    def order(self) -> float:
+        return self.z_m + self.behind
 
 
 def _skin(rng: Generator) -> Colour:
@@ -88,7 +95,7 @@ def _skin(rng: Generator) -> Colour:
 
 def _cloth(rng: Generator) -> Colour:
     grey = rng.choice((28, 40, 55, 75, 110, 160, 215), p=(0.2, 0.18, 0.17, 0.15, 0.12, 0.1, 0.08))
-    tint = rng.uniform(-1, 1, 3) * (12 if rng.random() < 0.6 else 60)  # noqa: PLR2004 most clothes are muted
+    tint = rng.uniform(-1, 1, 3) * (10 if rng.random() < 0.65 else 45)  # noqa: PLR2004 most clothes are muted
     red, green, blue = np.clip(grey + tint, 12, 240)
     return (float(red), float(green), float(blue))
 
@@ -193,7 +200,7 @@ class Street:
         rng = np.random.default_rng((self.seed, number, 1))
         picture, items = self._scene(time_s)
         mask: NDArray[np.uint8] = np.zeros(picture.shape[:2], np.uint8)
-        items.sort(key=lambda item: -item.z_m)
+        items.sort(key=lambda item: -item.order)
         shown: list[tuple[int, tuple[float, float, float, float]]] = []
         for item in items:
             clear = exp(-self._air.haze_per_m * item.z_m)
@@ -214,10 +221,13 @@ class Street:
         lights = self.weather is not Weather.DAY
         for walker in self._walkers:
             pose = walker.pose(time_s)
-            items.append(_Item(pose.z_m, *figures.person(lens, walker.look, pose, air.shadow)))
+            if abs(pose.x_m) * lens.focal_px < (lens.width_px / 2) * pose.z_m + lens.focal_px:
+                items.append(_Item(pose.z_m, *figures.person(lens, walker.look, pose, air.shadow)))
         for driver in self._drivers:
             z = driver.z(time_s)
-            items.append(_Item(z, figures.vehicle(lens, driver.body, driver.x_m, z, towards=driver.towards, lights=lights, shadow=air.shadow)))
+            stamp = figures.vehicle(lens, driver.body, driver.x_m, z, towards=driver.towards, lights=lights, shadow=air.shadow)
+            over_there = driver.towards and self.context is Context.HIGHWAY
+            items.append(_Item(z, stamp, behind=_RAIL_M if over_there else 0.0))
         if self.context is Context.URBAN:
             return self._empty.copy(), items
         driven = self._speed_m_s * time_s
@@ -229,7 +239,7 @@ class Street:
             else:
                 stamp, box = figures.person(lens, look, Pose(x, z, -0.1, 2 * pi * time_s, 1.0), air.shadow)
                 items.append(_Item(z, stamp, box))
-        items.append(_Item(1e3, self._rail))
+        items.append(_Item(30.0, self._rail, behind=_RAIL_M - 30))
         return picture, items
 
     def _develop(self, picture: Picture, rng: Generator) -> Picture:
@@ -269,7 +279,7 @@ class Street:
                 stamp = _tree(self._lens, rng, x, float(z_pole)) if what < 0.5 else figures.pole(  # noqa: PLR2004 as many trees as poles
                     self._lens, x, float(z_pole), 2.6 if what < 0.7 else 5.2, (190, 35, 35) if what < 0.7 else None)  # noqa: PLR2004 same  # fmt: skip
                 self._standing.append(_Item(float(z_pole), stamp))
-            for _ in range(int(rng.integers(2, 8))):
+            for _ in range(int(rng.integers(3, 11))):
                 x = sign * float(rng.uniform(half + 0.6, wall - 0.4))
                 speed = float(rng.uniform(0.9, 1.7)) * float(rng.choice((-1, 1))) if rng.random() < 0.8 else 0.0  # noqa: PLR2004 one in five stands
                 start = float(rng.uniform(0, 60))
@@ -277,7 +287,7 @@ class Street:
                 if rng.random() < 0.3:  # noqa: PLR2004 some walk in pairs
                     self._walkers.append(_Walker(_look(rng), False, x + 0.5, float(rng.uniform(-0.4, 0.4)), speed, start, 1.4))  # noqa: FBT003 along
         for near_m, far_m in town.crossings_m:
-            for _ in range(int(rng.integers(0, 5))):
+            for _ in range(int(rng.integers(1, 6))):
                 speed, start = float(rng.uniform(0.9, 1.8)), float(rng.uniform(0, 60))
                 z = float(rng.uniform(near_m, far_m))
                 self._walkers.append(_Walker(_look(rng), True, min(left, right) - 0.5, z, speed, start, 1.5))  # noqa: FBT003 across
