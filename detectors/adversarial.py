@@ -1,7 +1,7 @@
 """Adversarial input: is somebody tampering with a camera's pictures so that the model misjudges them.
 
-Decides about one camera's inconsistency scores (how far the model's view moves when the picture is squeezed, 0..1), which arrive only
-for sampled frames; refuses to call one strange frame an attack, and refuses to take missing samples for calm.
+Decides about one camera's inconsistency scores (how far the model's view moves when the picture is squeezed, 0..1), which arrive
+only for sampled frames; refuses to call one strange frame an attack, and refuses to take missing samples for calm.
 Topic: detections (through `features.py`).
 
 A camera's usual level is learned from its own samples, as median and median absolute deviation of the last usual ones. Until enough

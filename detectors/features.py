@@ -18,8 +18,8 @@ INPUT = frozenset({"inconsistency"})
 def observations(event: Detections, offset: int = 0) -> dict[str, Observation]:
     """The frame's readings by feature name.
 
-    `offset` is added to the frame's sequence, so that sequences keep growing over a camera's restarts. Scores and heights exist only
-    where a person was found, the inconsistency only where the frame was sampled.
+    `offset` is added to the frame's sequence, so that sequences keep growing over a camera's restarts. Scores and heights exist
+    only where a person was found, the inconsistency only where the frame was sampled.
     """
     sequence, time_s, features = event.sequence + offset, event.camera_time.timestamp(), event.features
     values = {

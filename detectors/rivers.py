@@ -3,17 +3,17 @@
 Decides what ADWIN decides about the block means of one feature; refuses readings that are no usable number, which on its own would
 silence it for good. Topic: detections (through `features.py`).
 
-ADWIN lives in compiled code and shows its state to nobody, and pickle is no way to keep a state. So what is kept is what it was fed:
-the block means since a known beginning, and each finished block runs a fresh ADWIN over them. When the record is full its older half
-is dropped, so this is exactly ADWIN, made to forget everything but the last `window` blocks now and then. Means of blocks, because
-single readings of a video depend too much on their neighbours.
+ADWIN lives in compiled code and shows its state to nobody, and pickle is no way to keep a state. So what is kept is what it was
+fed: the block means since a known beginning, and each finished block runs a fresh ADWIN over them. When the record is full its
+older half is dropped, so this is exactly ADWIN, made to forget everything but the last `window` blocks now and then. Means of
+blocks, because single readings of a video depend too much on their neighbours.
 
 Source: Bifet, Gavalda 2007 (ADWIN); river 0.23 and later.
 """
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from river.drift import ADWIN
 
@@ -77,7 +77,7 @@ class Adwin:
         return cast("State", after), self._say(after)
 
     def _look(self, after: _Memory) -> None:
-        adwin = ADWIN(delta=self.delta, clock=1, grace_period=self.learn)
+        adwin = cast("Any", ADWIN)(delta=self.delta, clock=1, grace_period=self.learn)  # river's package carries no types
         for mean in after["means"]:
             adwin.update(mean)
         if adwin.drift_detected:

@@ -1,0 +1,143 @@
+"""The one list of detectors: what runs on every camera, what does not, and why.
+
+Decides parameters and budgets; refuses nothing. Each entry owes everything in `checks.py`, and a test walks this package for a
+detector that is not listed here. Figures behind the choices: docs/detection.md and `kerbwatch bench detectors`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from detectors.adversarial import Inconsistency
+from detectors.base import Detector
+from detectors.drift import Drift
+from detectors.rivers import Adwin
+from streams.events import Kind, Severity
+
+
+class Baseline(StrEnum):
+    """What a detector's memory belongs to, besides camera and context: other weights mean other baselines."""
+
+    PICTURE = "picture"  # nothing more: the feature is of the picture alone
+    SERVING = "serving"  # the weights that judged the frame
+    REFERENCE = "reference"  # the context's normal weights, against which input is scored
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Readings that the entry's declared figures are about, in the feature's unit: a usual level, its spread, and a planted shift.
+
+    phis: autocorrelations (AR(1)) under which the budget is declared to hold. within: readings after which the shift is caught.
+    """
+
+    level: float
+    spread: float
+    shift: float
+    phis: tuple[float, ...]
+    within: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One detector at work on one feature.
+
+    arl: declared mean readings between false alarms. learn: readings before it judges. remind: unusual readings between two ONGOING
+    signals. reads: feature name (`features.py`). runs: by default, on every camera; why: what speaks for or against that.
+    """
+
+    name: str
+    detector: Detector
+    kind: Kind
+    reads: str
+    baseline: Baseline
+    severity: Severity
+    runs: bool
+    why: str
+    arl: int
+    learn: int
+    remind: int
+    trial: Trial
+
+    @cached_property
+    def key(self) -> str:
+        """Under which its state is kept: with changed parameters it starts anew rather than misread an old state."""
+        return f"{self.name}/{self.detector.name}"
+
+
+DRIFT_ARL = 200_000  # readings: eleven hours at 5 frames/s, per feature
+_ANY_DEPENDENCE = (0.0, 0.5, 0.9)
+
+
+def _drift(reads: str, baseline: Baseline, *, resolution: float, level: float, spread: float, why: str, runs: bool = True) -> Entry:
+    detector = Drift(arl=DRIFT_ARL, resolution=resolution)
+    return Entry(
+        name=f"drift-{reads.replace('_', '-')}",
+        detector=detector,
+        kind=Kind.DRIFT,
+        reads=reads,
+        baseline=baseline,
+        severity=Severity.LOW,
+        runs=runs,
+        why=why,
+        arl=DRIFT_ARL,
+        learn=detector.learn,
+        remind=300,
+        trial=Trial(level, spread, shift=2 * spread, phis=_ANY_DEPENDENCE, within=600),
+    )
+
+
+_ENTRIES = (
+    Entry(
+        name="evasion",
+        detector=Inconsistency(prior_level=0.25, prior_spread=0.08, least_spread=0.05),
+        kind=Kind.EVASION,
+        reads="inconsistency",
+        baseline=Baseline.REFERENCE,
+        severity=Severity.HIGH,
+        runs=True,
+        why="the one cue that told attacks from noise and blur; opens the evasion playbook",
+        arl=20_000,
+        learn=16,
+        remind=5,
+        trial=Trial(level=0.2, spread=0.03, shift=0.4, phis=(0.0, 0.5), within=5),
+    ),
+    _drift("brightness", Baseline.PICTURE, resolution=2e-3, level=0.45, spread=0.02, why="light, exposure, a covered lens"),
+    _drift("contrast", Baseline.PICTURE, resolution=2e-3, level=0.2, spread=0.02, why="fog, dirt, a failing sensor"),
+    _drift("sharpness", Baseline.PICTURE, resolution=1e-3, level=0.05, spread=0.01, why="focus, rain on the lens, noise"),
+    _drift(
+        "heat",
+        Baseline.SERVING,
+        resolution=5e-4,
+        level=0.02,
+        spread=0.005,
+        why="the model sees more or fewer people than it used to",
+    ),
+    _drift(
+        "score_mean",
+        Baseline.SERVING,
+        resolution=1e-2,
+        level=0.6,
+        spread=0.1,
+        why="known only where somebody is seen: heat says it sooner",
+        runs=False,
+    ),
+    Entry(
+        name="adwin-brightness",
+        detector=Adwin(),
+        kind=Kind.DRIFT,
+        reads="brightness",
+        baseline=Baseline.PICTURE,
+        severity=Severity.LOW,
+        runs=False,
+        why="published yardstick; its budget holds on independent readings only, and video is not that",
+        arl=20_000,
+        learn=300,
+        remind=300,
+        trial=Trial(level=0.45, spread=0.02, shift=0.04, phis=(0.0,), within=600),
+    ),
+)
+
+ALL: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+"""Every detector by name."""
+RUNNING: tuple[Entry, ...] = tuple(entry for entry in _ENTRIES if entry.runs)
+"""What watches every camera, evasion first: what follows looks at its verdict."""

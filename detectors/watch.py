@@ -1,0 +1,228 @@
+"""One camera's watch: a judged frame in, signals out, and the camera's whole memory beside it.
+
+Decides which baselines a frame belongs to, runs the catalogue's detectors on it and says when a finding begins, goes on and ends;
+refuses to judge a frame twice, and to learn or judge drift from frames that are under attack: the attack explains the drift.
+Topic: detections in, signals out.
+
+Pure: `watch(state, event)` touches neither its arguments nor a clock. The agent sends the signals BEFORE it stores the state;
+killed in between it meets the old state again and sends the same signals with the same ids, and a repeat after the storing changes
+nothing. State is plain JSON of bounded size: baselines by context and weights, the most recent kept.
+
+Source: design.md, promises 1 and 5; issue 3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict, cast
+
+from detectors.base import Json, Observation, State, Status, Verdict
+from detectors.catalogue import RUNNING, Baseline, Entry
+from detectors.features import observations
+from streams.errors import BrokenContract
+from streams.events import Context, Detections, Evidence, Kind, Phase, Signal, Window, event_id
+
+VERSION = 1
+KEPT_BASELINES = 12  # (context, digest) pairs a camera remembers: two contexts, some normal and safe weights each
+KEPT_EPOCHS = 4  # camera restarts whose late repeats are still recognised
+
+
+class _Finding(TypedDict):
+    """What has been told of an alarm. Numbers are sequences that grow over restarts (`_Memory.offset`)."""
+
+    since: int
+    told: int  # up to where the suspicious stretch has been told
+    waiting: int  # unusual readings not told yet
+
+
+class _Cell(TypedDict):
+    """One detector's memory under one baseline."""
+
+    state: State
+    finding: _Finding | None
+
+
+class _Memory(TypedDict):
+    """One camera's memory."""
+
+    version: int
+    epoch: int
+    offset: int  # added to this epoch's sequences, so that detectors see them grow over restarts
+    seen: dict[str, int]  # last sequence by epoch, oldest epoch first
+    baselines: dict[str, dict[str, _Cell]]  # by context and digest, then by detector
+    recent: list[str]  # baselines, the longest unused first
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a signal comes from and how its sequences are told: those of the frame's epoch, from 0."""
+
+    event: Detections
+    baseline: str
+    epoch: int
+    offset: int
+    source: str
+
+    def window(self, first: int, last: int) -> Window:
+        first = max(0, first - self.offset)
+        return Window(epoch=self.epoch, first_sequence=first, last_sequence=max(first, last - self.offset))
+
+
+def watch(
+    state: dict[str, Json], event: Detections, *, entries: Sequence[Entry] = RUNNING, source: str = "watcher/watch"
+) -> tuple[dict[str, Json], tuple[Signal, ...]]:
+    """One frame further for one camera.
+
+    Args:
+        state: what the last call returned for this camera, or {} before its first frame; left untouched.
+        event: the judged frame. A frame seen before returns the same state and no signals.
+        entries: the detectors; those of kind evasion first.
+        source: who signs the signals, "role/name".
+
+    Returns:
+        The camera's new state and the signals, in the order in which to send them.
+
+    Raises:
+        BrokenContract: the state was written by another version of this code.
+    """
+    memory = _opened(state, event)
+    last = memory["seen"].get(str(event.epoch), -1)
+    if event.sequence <= last:
+        return state, ()
+    after: _Memory = {**memory, "baselines": dict(memory["baselines"])}
+    signals: list[Signal] = []
+    if event.epoch != memory["epoch"]:
+        signals += _change_epoch(after, event, entries, source)
+    after["seen"] = {**after["seen"], str(event.epoch): event.sequence}
+    readings = observations(event, after["offset"])
+    attacked = False
+    used = []
+    for entry in entries:
+        reading = readings.get(entry.reads)
+        if attacked and entry.kind is Kind.DRIFT:
+            continue
+        key = _baseline(entry, event)
+        cells = after["baselines"].get(key, {})
+        cell = cells.get(entry.key)
+        if reading is not None:
+            cell, signal = _look(entry, cell, reading, _Place(event, key, event.epoch, after["offset"], source))
+            after["baselines"][key] = {**cells, entry.key: cell}
+            if signal is not None:
+                signals.append(signal)
+        used.append(key)
+        attacked = attacked or (entry.kind is Kind.EVASION and cell is not None and cell["finding"] is not None)
+    _forget(after, used)
+    return cast("dict[str, Json]", after), tuple(signals)
+
+
+def _opened(state: dict[str, Json], event: Detections) -> _Memory:
+    if not state:
+        return {"version": VERSION, "epoch": event.epoch, "offset": 0, "seen": {}, "baselines": {}, "recent": []}
+    if state.get("version") != VERSION:
+        raise BrokenContract(
+            f"watch state of camera {event.camera_id} has version {state.get('version')}, this code reads {VERSION}; "
+            "clear the watcher's table, so that baselines are learned anew"
+        )
+    return cast("_Memory", state)
+
+
+def _baseline(entry: Entry, event: Detections) -> str:
+    match entry.baseline:
+        case Baseline.PICTURE:
+            return f"{event.context}/{Baseline.PICTURE}"
+        case Baseline.SERVING:
+            return f"{event.context}/{event.weights_digest}"
+        case Baseline.REFERENCE:
+            return f"{event.context}/{event.scores.reference_digest}"
+
+
+def _change_epoch(after: _Memory, event: Detections, entries: Sequence[Entry], source: str) -> list[Signal]:
+    """A camera started again: baselines stay, sequences go on from where they were, and what was not told yet is."""
+    old = after["epoch"]
+    newest = after["seen"].get(str(old), 0) + after["offset"]
+    signals = []
+    by_key = {entry.key: entry for entry in entries}
+    for name, cells in after["baselines"].items():
+        place = _Place(event, name, old, after["offset"], source)
+        for key, cell in cells.items():
+            finding = cell["finding"]
+            if finding is not None and newest > finding["told"] and key in by_key:
+                told: _Finding = {**finding, "told": newest, "waiting": 0}
+                cells = {**cells, key: {**cell, "finding": told}}  # noqa: PLW2901 - a copy, for the input stays untouched
+                after["baselines"][name] = cells
+                signals.append(_signal(by_key[key], Phase.ONGOING, place.window(finding["since"], newest), None, place))
+    kept = list(after["seen"].items())[-(KEPT_EPOCHS - 1) :]
+    after["seen"] = {epoch: last for epoch, last in kept if epoch != str(event.epoch)}
+    after["epoch"], after["offset"] = event.epoch, newest + 1 - event.sequence
+    return signals
+
+
+def _look(entry: Entry, cell: _Cell | None, reading: Observation, place: _Place) -> tuple[_Cell, Signal | None]:
+    """One detector, one reading: its cell afterwards, and what is to be said."""
+    state, finding = (cell["state"], cell["finding"]) if cell is not None else (entry.detector.start(), None)
+    state, verdict = entry.detector.step(state, reading)
+    now = reading.sequence
+    if verdict.status is Status.REFUSED:
+        return {"state": state, "finding": finding}, None
+    if finding is None:
+        if verdict.status is not Status.ALARM:
+            return {"state": state, "finding": None}, None
+        since = now if verdict.since_sequence is None else verdict.since_sequence
+        signal = _signal(entry, Phase.RAISED, place.window(since, now), (reading, verdict), place)
+        return {"state": state, "finding": {"since": since, "told": now, "waiting": 0}}, signal
+    if verdict.status is not Status.ALARM:
+        window = place.window(finding["since"], finding["told"])
+        return {"state": state, "finding": None}, _signal(entry, Phase.CALM, window, (reading, verdict), place)
+    waiting = finding["waiting"] + verdict.unusual
+    # Told every so often, and once more at the first usual reading, so that the window ends right before it.
+    until = now if verdict.unusual else now - 1
+    due = waiting >= entry.remind if verdict.unusual else waiting > 0
+    if not due:
+        return {"state": state, "finding": {**finding, "waiting": waiting}}, None
+    signal = _signal(entry, Phase.ONGOING, place.window(finding["since"], until), (reading, verdict), place)
+    return {"state": state, "finding": {**finding, "told": until, "waiting": 0}}, signal
+
+
+def _forget(after: _Memory, used: Sequence[str]) -> None:
+    """Keeps the baselines used last; one whose alarm is not over goes after all others."""
+    recent = [key for key in after["recent"] if key not in used] + [key for key in dict.fromkeys(used) if key in after["baselines"]]
+    while len(recent) > KEPT_BASELINES:
+        idle = [key for key in recent if not any(cell["finding"] for cell in after["baselines"][key].values())]
+        gone = (idle or recent)[0]
+        recent.remove(gone)
+        del after["baselines"][gone]
+    after["recent"] = recent
+
+
+def _signal(entry: Entry, phase: Phase, window: Window, seen: tuple[Observation, Verdict] | None, place: _Place) -> Signal:
+    event = place.event
+    evidence: tuple[Evidence, ...] = ()
+    if seen is not None:
+        reading, verdict = seen
+        evidence = (
+            Evidence(entry.reads, reading.value),
+            Evidence("score", verdict.score),
+            Evidence("evidence", verdict.evidence),
+        )
+    context, digest = place.baseline.split("/")
+    stretch = f"frames {window.first_sequence} to {window.last_sequence}"
+    words = {
+        Phase.RAISED: f"{entry.reads} is not what it used to be: {stretch}",
+        Phase.ONGOING: f"{entry.reads} is still unusual: {stretch}",
+        Phase.CALM: f"{entry.reads} is as it used to be again after {stretch}",
+    }
+    return Signal(
+        id=event_id("signal", entry.name, event.camera_id, window.epoch, window.first_sequence, phase, window.last_sequence),
+        source=place.source,
+        time=event.time,
+        subject=event.camera_id,
+        kind=entry.kind,
+        phase=phase,
+        severity=entry.severity,
+        camera_id=event.camera_id,
+        context=Context(context),
+        detector=entry.name,
+        window=window,
+        weights_digest=None if digest == Baseline.PICTURE else digest,
+        evidence=evidence,
+        message=words[phase],
+    )
