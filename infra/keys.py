@@ -1,0 +1,131 @@
+"""Which camera signed a frame, and how quarantined bytes are kept from reading eyes.
+
+It decides whether a frame comes from the camera that it names (Ed25519, from public keys only) and seals bytes with AES-256-GCM.
+It refuses a frame whose camera it does not know, and sealed bytes that were touched or belong to something else. `frames` feeds it.
+
+Source: paper SC-4 (input validation), 4.5.4 (data protection); RFC 8032 (Ed25519), NIST SP 800-38D (GCM).
+"""
+
+import base64
+import binascii
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec.structs import replace
+
+from infra.files import alone, write_whole
+from infra.settings import Settings
+from streams.codec import signed_bytes
+from streams.errors import BadInput, Refusal, Tampered
+from streams.events import Frame
+
+_SEALED = b"kw1"
+"""Leads sealed bytes, so that a later layout can be told from this one."""
+_NONCE_BYTES = 12
+_CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def _cameras(settings: Settings) -> Path:
+    return settings.home.resolve() / "keys" / "cameras"
+
+
+def camera_key(settings: Settings, camera_id: str, *, rotate: bool = False) -> Ed25519PrivateKey:
+    """A camera's private key, made on first use together with its public one (`keys/cameras/ID.key`, `ID.pub`).
+
+    Raises BadInput if `camera_id` is not a valid name (it becomes a file's name).
+    """
+    if not _CAMERA_ID.fullmatch(camera_id):
+        raise BadInput(f"camera id {camera_id!r} does not hold: lower-case letters, digits, '.', '_', '-', at most 64")
+    path = _cameras(settings) / f"{camera_id}.key"
+    with alone(_cameras(settings) / ".lock"):
+        if path.is_file() and not rotate:
+            key = serialization.load_pem_private_key(path.read_bytes(), None)
+            assert isinstance(key, Ed25519PrivateKey)
+        else:
+            key = Ed25519PrivateKey.generate()
+            write_whole(
+                path,
+                key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+            )
+        public = path.parent / f"{camera_id}.pub"
+        text = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        # Also mends a crash between the two writes.
+        if not public.is_file() or public.read_bytes() != text:
+            write_whole(public, text, 0o644)
+    return key
+
+
+def sign_frame(key: Ed25519PrivateKey, frame: Frame) -> Frame:
+    """The frame with its camera's signature (base64) over everything else in it."""
+    return replace(frame, signature=base64.b64encode(key.sign(signed_bytes(frame))).decode())
+
+
+def verify_frame(settings: Settings, frame: Frame) -> None:
+    """Returns if the frame was signed by the camera that it names; only the camera's public key is read.
+
+    Raises BadInput: unknown_camera if no public key is on file, bad_signature if the signature is not that camera's.
+    """
+    path = _cameras(settings) / f"{frame.camera_id}.pub"
+    try:
+        key = _public(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise BadInput(
+            f"frame of camera {frame.camera_id}, which has no public key at {path}: put it there, or block the sender",
+            Refusal.UNKNOWN_CAMERA,
+        ) from None
+    try:
+        key.verify(base64.b64decode(frame.signature, validate=True), signed_bytes(frame))
+    except (InvalidSignature, binascii.Error, ValueError):
+        raise BadInput(
+            f"frame {frame.sequence} (epoch {frame.epoch}) is not signed by camera {frame.camera_id}: find out who sent it",
+            Refusal.BAD_SIGNATURE,
+        ) from None
+
+
+@lru_cache(maxsize=1024)
+def _public(path: Path, _changed_ns: int) -> Ed25519PublicKey:
+    key = serialization.load_pem_public_key(path.read_bytes())
+    assert isinstance(key, Ed25519PublicKey)
+    return key
+
+
+def quarantine_key(settings: Settings) -> bytes:
+    """The 32-byte key that quarantined frames are sealed with, made on first use (`keys/quarantine.key`, mode 0600).
+
+    It is not rotated: without it no sealed frame can be opened again.
+    """
+    path = settings.home.resolve() / "keys" / "quarantine.key"
+    with alone(path.parent / ".lock"):
+        if not path.is_file():
+            write_whole(path, AESGCM.generate_key(bit_length=256))
+        return path.read_bytes()
+
+
+def seal(key: bytes, data: bytes, about: bytes) -> bytes:
+    """Encrypts `data` under a 32-byte key and a fresh random nonce (96 bit), bound to `about`, which is not stored.
+
+    With random nonces one key is good for 2^32 seals (SP 800-38D, 8.3).
+    """
+    nonce = os.urandom(_NONCE_BYTES)
+    return _SEALED + nonce + AESGCM(key).encrypt(nonce, data, about)
+
+
+def open_sealed(key: bytes, sealed: bytes, about: bytes) -> bytes:
+    """The data that `seal` was given. Raises Tampered if key, bytes or `about` differ from then."""
+    start = len(_SEALED)
+    nonce, body = sealed[start : start + _NONCE_BYTES], sealed[start + _NONCE_BYTES :]
+    try:
+        data = AESGCM(key).decrypt(nonce, body, about) if sealed.startswith(_SEALED) else None
+    except (InvalidTag, ValueError):
+        data = None
+    if data is None:
+        raise Tampered(
+            f"sealed bytes about {about!r} do not open: they, their name or the key were changed; restore all from a backup"
+        )
+    return data

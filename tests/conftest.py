@@ -1,0 +1,82 @@
+"""What several test files share: a clean environment, and the real broker, started once a run."""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from infra import clients, kafka
+from infra.provision import provision
+from infra.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the developer's own settings."""
+    for name in list(os.environ):
+        if name.startswith("KERBWATCH_") and name not in {"KERBWATCH_CACHE", "KERBWATCH_SHARED_DATA"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], tuple[int, ...]]:
+    """Hands out that many ports that nobody listens on, none twice."""
+    given: set[int] = set()
+
+    def hand_out(count: int) -> tuple[int, ...]:
+        ports: list[int] = []
+        while len(ports) < count:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            if port not in given:
+                given.add(port)
+                ports.append(port)
+        return tuple(ports)
+
+    return hand_out
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A home of this run; its path is short, because a Unix socket's may have 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="kw-", dir="/tmp"))  # noqa: S108 - made with mode 0700 under a name nobody can guess
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def broker(home: Path, free_ports: Callable[[int], tuple[int, ...]]) -> Iterator[Settings]:
+    """The settings of a real broker that runs, with topics and permissions, for the whole run."""
+    port, controller = free_ports(2)
+    settings = Settings(home=home, kafka_port=port, kafka_controller_port=controller)
+    try:
+        kafka.up(settings)
+        yield settings
+    finally:
+        kafka.down(settings)
+
+
+@pytest.fixture(scope="session")
+def fresh_topics() -> Callable[[Settings], None]:
+    """A function that empties a broker between two stories: every topic and consumer group goes, the table's topics come anew.
+
+    Stop whoever reads and writes first.
+    """
+
+    def empty(settings: Settings) -> None:
+        with closing(clients.admin(settings)) as admin:
+            groups = [group["group_id"] for group in admin.list_groups()]
+            if groups:
+                admin.delete_groups(groups)
+            topics = [name for name in admin.list_topics() if not name.startswith("__")]
+            if topics:
+                admin.delete_topics(topics)
+            provision(admin)
+
+    return empty
