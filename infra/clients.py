@@ -12,6 +12,7 @@ from typing import Any
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
 
 from infra.certificates import ADMIN, ssl_context
 from infra.provision import app_id
@@ -81,6 +82,12 @@ def admin(settings: Settings) -> KafkaAdminClient:
 
 def _made(kind: type[Any], settings: Settings, identity: str, **options: Any) -> Any:
     context = ssl_context(settings, identity)
+    began: list[KafkaNetClient] = []
+
+    def begin(**configs: Any) -> KafkaNetClient:
+        began.append(KafkaNetClient(**configs))
+        return began[-1]
+
     try:
         return kind(
             bootstrap_servers=settings.bootstrap,
@@ -89,9 +96,12 @@ def _made(kind: type[Any], settings: Settings, identity: str, **options: Any) ->
             ssl_context=context,
             bootstrap_timeout_ms=_FIND_BROKER_MS,
             reconnect_backoff_max_ms=1_000,
+            kafka_client=begin,
             **options,
         )
     except (KafkaError, OSError) as error:
+        for client in began:  # kafka-python leaves its sockets and thread open when it gives up
+            client.close()
         raise Unavailable(
             f"no broker answers role {identity} at {settings.bootstrap} ({type(error).__name__}): `kerbwatch kafka up` starts "
             "one here, KERBWATCH_KAFKA_HOST and KERBWATCH_KAFKA_PORT name another"

@@ -45,7 +45,7 @@ def free_ports() -> Callable[[int], tuple[int, ...]]:
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
     """A home of this run; its path is short, because a Unix socket's may have 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="kw-", dir="/tmp"))  # noqa: S108 - made with mode 0700 under a name nobody can guess
+    path = Path(tempfile.mkdtemp(prefix="kw-", dir="/tmp"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
