@@ -123,7 +123,7 @@ _ENTRIES = (
     ),
     Entry(
         name="adwin-brightness",
-        detector=Adwin(),
+        detector=Adwin(unit=0.02),
         kind=Kind.DRIFT,
         reads="brightness",
         baseline=Baseline.PICTURE,

@@ -35,9 +35,11 @@ class _Memory(TypedDict):
 class Adwin:
     """ADWIN on block means. delta: its confidence parameter. block: readings per mean. window: blocks that are never forgotten.
 
+    unit: what readings are divided by, for ADWIN's bound takes changes far below 1 for nothing: the feature's usual spread.
     learn: blocks before the first verdict. limit: a reading further from zero is refused. dwell: quiet blocks that end an alarm.
     """
 
+    unit: float
     delta: float = 0.002
     block: int = 10
     window: int = 100
@@ -49,7 +51,7 @@ class Adwin:
     def name(self) -> str:
         """Every parameter that can change a verdict."""
         return (
-            f"adwin(delta={self.delta:g},block={self.block},window={self.window},learn={self.learn},limit={self.limit:g},"
+            f"adwin(unit={self.unit:g},delta={self.delta:g},block={self.block},window={self.window},learn={self.learn},limit={self.limit:g},"
             f"dwell={self.dwell})"
         )
 
@@ -68,7 +70,7 @@ class Adwin:
             after["begun"] = seen.sequence
         if len(after["block"]) < self.block:
             return cast("State", after), self._say(after)
-        after["means"] = [*memory["means"], sum(after["block"]) / self.block]
+        after["means"] = [*memory["means"], sum(after["block"]) / self.block / self.unit]
         after["begins"] = [*memory["begins"], after["begun"]]
         after["block"] = []
         self._look(after)

@@ -1,0 +1,77 @@
+"""Cheap numbers about a picture and the model's view of it: what drift and adversarial-input detectors read.
+
+Decides what is measured and how; refuses to judge it: thresholds belong to the detectors. Topic: detections (as part of the event).
+
+Prediction consistency carries the adversarial cue: a picture that was made to fool the model is seen otherwise once it is squeezed,
+an honest one hardly is. Frequency cues alone told no attack from noise (reference/detection-methods.md).
+
+Source: Xu, Evans, Qi 2018 (feature squeezing); paper section 4.5.3 (SC-4, input validation).
+"""
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.events import Features
+from streams.sources.base import Picture
+
+if TYPE_CHECKING:
+    from inference.serving import View
+
+_LUMA_WIDTH_PX = 320
+_LAPLACIAN_MOST = 4 * 255.0
+_JPEG_QUALITY = 60
+_HOTTEST_CELLS = 8
+
+
+def features(picture: Picture, view: "View") -> Features:
+    """What is measured of every frame.
+
+    Args:
+        picture: H x W x 3, RGB, 0..255.
+        view: the serving model's boxes, heat (any size, 0..1) and embedding for it.
+    """
+    height, width = picture.shape[:2]
+    scale = min(1.0, _LUMA_WIDTH_PX / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    luma = cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    mean, deviation = cv2.meanStdDev(luma)
+    edges = cv2.Laplacian(luma, cv2.CV_16S, ksize=1)
+    scores = [box.score for box in view.boxes]
+    return Features(
+        brightness=_share(mean.item() / 255.0),
+        contrast=_share(deviation.item() / 255.0),
+        sharpness=_share(float(cv2.norm(edges, cv2.NORM_L1)) / edges.size / _LAPLACIAN_MOST),
+        people=len(scores),
+        score_mean=_share(sum(scores) / len(scores)) if scores else 0.0,
+        score_max=_share(max(scores, default=0.0)),
+        height_mean_px=sum(box.h_px for box in view.boxes) / len(scores) if scores else 0.0,
+        heat=_share(float(view.heat.mean(dtype=np.float64))),
+        embedding=tuple(round(float(part), 4) for part in np.nan_to_num(view.embedding)),
+    )
+
+
+def squeeze(picture: Picture) -> Picture:
+    """The picture after JPEG at quality 60: what an honest picture survives and a perturbation does not. Same shape."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    squeezed: NDArray[np.uint8] = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return squeezed
+
+
+def inconsistency(plain: "View", squeezed: "View") -> float:
+    """How far the centre map moved by squeezing, 0 (not at all) to 1: mean change of the cells that changed most.
+
+    A map with a number in it that is not finite counts as wholly inconsistent: no honest picture leads there.
+    """
+    change = np.abs(plain.heat - squeezed.heat).ravel()
+    if not np.isfinite(change).all():
+        return 1.0
+    most = min(_HOTTEST_CELLS, change.size)
+    return _share(float(np.partition(change, change.size - most)[-most:].mean()))
+
+
+def _share(value: float) -> float:
+    """Within 0..1, as the event demands; rounding may leave it by a hair, and no number counts as 0."""
+    return min(1.0, max(0.0, value)) if value == value else 0.0  # noqa: PLR0124 - how NaN is told

@@ -1,0 +1,70 @@
+"""What is measured of a picture and of the model's view of it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from inference import cues
+from streams.events import Box
+
+
+def view(heat: NDArray[np.float32], boxes: tuple[Box, ...] = ()) -> SimpleNamespace:
+    """A model's view, as `inference.serving.View`."""
+    return SimpleNamespace(boxes=boxes, heat=heat, embedding=np.array([0.25, -1.5], np.float32))
+
+
+def flat(level: float = 0.1) -> SimpleNamespace:
+    return view(np.full((16, 24), level, np.float32))
+
+
+@settings(max_examples=25, deadline=None)
+@given(picture=arrays(np.uint8, st.tuples(st.integers(16, 40), st.integers(16, 400), st.just(3))))
+def test_features_of_any_picture_are_what_the_event_allows(picture: NDArray[np.uint8]) -> None:
+    seen = cues.features(picture, flat())
+    assert 0 <= min(seen.brightness, seen.contrast, seen.sharpness)
+    assert max(seen.brightness, seen.contrast, seen.sharpness) <= 1
+
+
+def test_white_is_bright_and_flat_and_noise_is_sharp() -> None:
+    white = cues.features(np.full((64, 64, 3), 255, np.uint8), flat())
+    noise = cues.features(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8), flat())
+    assert (white.brightness, white.contrast, white.sharpness) == (1.0, 0.0, 0.0)
+    assert noise.contrast > 0.1
+    assert noise.sharpness > 0.05
+
+
+def test_people_are_counted_and_averaged_and_nobody_is_all_zeros() -> None:
+    picture = np.zeros((32, 64, 3), np.uint8)
+    two = cues.features(picture, view(np.zeros((8, 16), np.float32), (Box(0, 0, 10, 40, 0.5), Box(9, 0, 20, 80, 0.9))))
+    assert (two.people, two.score_mean, two.score_max, two.height_mean_px) == (2, pytest.approx(0.7), 0.9, 60)
+    none = cues.features(picture, flat())
+    assert (none.people, none.score_mean, none.score_max, none.height_mean_px) == (0, 0, 0, 0)
+    assert none.heat == pytest.approx(0.1)
+    assert none.embedding == (0.25, -1.5)
+
+
+def test_the_squeezed_picture_is_close_to_an_honest_one_and_of_the_same_shape() -> None:
+    ramp = np.tile(np.linspace(0, 255, 90, dtype=np.uint8)[None, :, None], (50, 1, 3))
+    squeezed = cues.squeeze(ramp)
+    assert (squeezed.shape, squeezed.dtype) == (ramp.shape, np.uint8)
+    assert np.abs(squeezed.astype(int) - ramp).mean() < 4
+
+
+def test_inconsistency_is_none_for_equal_views_and_grows_with_what_appears_or_vanishes() -> None:
+    person = np.full((16, 24), 0.1, np.float32)
+    person[4:8, 10:13] = 0.9
+    assert cues.inconsistency(flat(), flat()) == 0
+    assert cues.inconsistency(view(person), flat()) == cues.inconsistency(flat(), view(person)) == pytest.approx(0.8)
+    assert cues.inconsistency(flat(0.1), flat(0.15)) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("wild", [np.nan, np.inf])
+def test_a_view_that_is_not_finite_is_wholly_inconsistent_and_still_makes_an_event(wild: float) -> None:
+    heat = np.full((16, 24), wild, np.float32)
+    assert cues.inconsistency(view(heat), flat()) == 1.0
+    assert 0 <= cues.features(np.zeros((32, 32, 3), np.uint8), view(heat)).heat <= 1

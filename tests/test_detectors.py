@@ -1,0 +1,256 @@
+"""Every detector of the catalogue keeps every promise; the watch tells each finding once, whatever is repeated or restarted."""
+
+import ast
+import json
+import math
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import detectors
+from detectors import catalogue, checks
+from detectors.base import Observation, State, Status, Verdict
+from detectors.catalogue import Entry
+from detectors.drift import Drift, threshold
+from detectors.watch import KEPT_BASELINES, watch
+from streams.errors import BrokenContract
+from streams.events import Context, Detections, Features, InputScores, Kind, Mode, Phase, Signal, Timings, event_id
+
+ENTRIES = [pytest.param(entry, id=name) for name, entry in catalogue.ALL.items()]
+READINGS = st.lists(st.one_of(st.floats(0, 1), st.floats(), st.sampled_from([1e308, -1e308, math.nan, math.inf])), max_size=60)
+NORMAL, SAFE = "a" * 64, "b" * 64
+START = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("check", checks.ON_ANY_READINGS)
+@pytest.mark.parametrize("entry", ENTRIES)
+@settings(max_examples=12, deadline=None)
+@given(readings=READINGS)
+def test_every_detector_keeps_this_promise_on_any_readings(
+    entry: Entry, check: Callable[[Entry, list[float]], None], readings: list[float]
+) -> None:
+    check(entry, readings)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_restart_anywhere_changes_nothing_past_learning_and_during_an_alarm(entry: Entry) -> None:
+    readings = checks.calm(entry, 0.0, entry.learn + 700, seed=5)
+    readings[entry.learn + 50 : entry.learn + 200] += entry.trial.shift
+    checks.state_survives_json_anywhere(entry, [min(1.0, value) for value in readings.tolist()])
+
+
+@pytest.mark.parametrize("check", checks.ON_KNOWN_STREAMS)
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_detector_keeps_this_promise_on_known_streams(entry: Entry, check: Callable[[Entry], None]) -> None:
+    check(entry)
+
+
+def test_no_detector_of_the_package_is_missing_from_the_catalogue() -> None:
+    listed = {type(entry.detector).__name__ for entry in catalogue.ALL.values()}
+    for path in Path(detectors.__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and path.name != "base.py":
+                methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+                assert not {"start", "step"} <= methods or node.name in listed, f"{path.name}: {node.name} is not in the catalogue"
+
+
+def test_a_detectors_name_spells_out_every_parameter() -> None:
+    for entry in catalogue.ALL.values():
+        for field, value in vars(entry.detector).items():
+            if field in type(entry.detector).__dataclass_fields__:
+                assert f"{value:g}" in entry.detector.name, f"{field} is not in {entry.detector.name}"
+
+
+def test_the_suite_catches_a_detector_that_lets_nan_in() -> None:
+    class Blind(Drift):
+        def step(self, state: State, seen: Observation) -> tuple[State, Verdict]:
+            return ({**state, "last": 0}, super().step(state, seen)[1]) if math.isnan(seen.value) else super().step(state, seen)
+
+    entry = catalogue.ALL["drift-brightness"]
+    broken = Entry(**{**{name: getattr(entry, name) for name in Entry.__dataclass_fields__}, "detector": Blind(arl=1000)})
+    with pytest.raises(BrokenContract, match="entered the state"):
+        checks.wild_readings_refused_not_blinding(broken, [0.5])
+
+
+def test_the_thresholds_follow_siegmunds_run_length() -> None:
+    # Published: allowance 0.5 and threshold 4.77 give a one-sided run length of 740 (two-sided 370).
+    assert threshold(0.5, 740) == pytest.approx(4.77, abs=0.06)
+
+
+def test_a_camera_attacked_from_its_first_frame_alarms_and_never_learns_the_attack() -> None:
+    detector = catalogue.ALL["evasion"].detector
+    state, statuses = detector.start(), []
+    for sequence in range(60):
+        state, verdict = detector.step(state, Observation(4 * sequence, 0.0, 0.8))
+        statuses.append(verdict.status)
+    assert Status.ALARM in statuses[:6]
+    assert statuses[-1] is Status.ALARM
+
+
+def test_the_suspicious_stretch_begins_right_after_the_last_usual_sample() -> None:
+    detector = catalogue.ALL["evasion"].detector
+    state = detector.start()
+    for sequence in range(0, 120, 4):
+        state, _ = detector.step(state, Observation(sequence, 0.0, 0.2))
+    verdicts = []
+    for sequence in range(120, 140, 4):
+        state, verdict = detector.step(state, Observation(sequence, 0.0, 0.7))
+        verdicts.append(verdict)
+    alarm = next(verdict for verdict in verdicts if verdict.status is Status.ALARM)
+    assert alarm.since_sequence == 117
+    assert verdicts.index(alarm) <= 4
+
+
+# The watch.
+
+
+def judged(
+    sequence: int,
+    *,
+    score: float | None = None,
+    epoch: int = 1000,
+    context: Context = Context.URBAN,
+    digest: str = NORMAL,
+    **seen: float,
+) -> Detections:
+    """A judged frame; every fourth carries an inconsistency score unless one is given."""
+    wobble = math.sin(sequence * 12.9898) * 0.5
+    usual: dict[str, float] = {
+        "brightness": 0.45 + 0.01 * wobble,
+        "contrast": 0.2 + 0.01 * wobble,
+        "sharpness": 0.05,
+        "heat": 0.02,
+    } | seen
+    sampled = 0.2 + 0.05 * wobble if sequence % 4 == 0 else None
+    time = START + timedelta(seconds=sequence / 4)
+    return Detections(
+        id=event_id("detections", "cam", epoch, sequence), source="inference/w1", time=time, subject="cam",
+        camera_id="cam", context=context, epoch=epoch, sequence=sequence, frame_id="f", frame_partition=0, frame_offset=sequence,
+        camera_time=time, boxes=(),
+        weights_digest=digest, mode=Mode.NORMAL, decision_id="d", timings=Timings(decode_ms=1, infer_ms=1, scores_ms=1),
+        features=Features(people=0, score_mean=0, score_max=0, height_mean_px=0, **usual),
+        scores=InputScores(reference_digest=NORMAL, inconsistency=sampled if score is None else score),
+    )  # fmt: skip
+
+
+def story(events: list[Detections], state: dict | None = None) -> tuple[dict, list[Signal]]:
+    state, signals = state or {}, []
+    for event in events:
+        state, said = watch(state, event)
+        signals += said
+    return state, signals
+
+
+def attack(first: int = 200, last: int = 260, end: int = 330) -> list[Detections]:
+    return [judged(n, score=0.8 if first <= n <= last else None) for n in range(end)]
+
+
+def test_an_attack_is_raised_told_and_calmed_with_windows_that_hold_every_bad_frame() -> None:
+    _, signals = story(attack())
+    assert {signal.kind for signal in signals} == {Kind.EVASION}
+    assert [signals[0].phase, signals[-1].phase] == [Phase.RAISED, Phase.CALM]
+    assert all(signal.phase is Phase.ONGOING for signal in signals[1:-1])
+    assert {signal.window.first_sequence for signal in signals} == {197}
+    assert signals[-1].window.last_sequence >= 260
+    assert signals[0].window.last_sequence <= 206
+    assert len({signal.id for signal in signals}) == len(signals)
+    assert signals[0].time == START + timedelta(seconds=signals[0].window.last_sequence / 4), "the time is the judged frame's"
+
+
+def test_minutes_of_usual_frames_and_missing_samples_say_nothing() -> None:
+    _, signals = story([judged(n) for n in range(1500)])
+    assert signals == []
+
+
+def test_silence_during_an_alarm_is_not_calm() -> None:
+    state, _ = story(attack(end=250))
+    unsampled = [judged(n) for n in range(250, 600) if n % 4]
+    _, signals = story(unsampled, state)
+    assert signals == []
+
+
+def test_a_repeated_frame_changes_nothing_and_a_crash_before_storing_sends_the_same_signals_again() -> None:
+    state: dict = {}
+    for event in attack():
+        before = deepcopy(state)
+        after, signals = watch(state, event)
+        assert state == before
+        assert watch(json.loads(json.dumps(state)), event) == (after, signals)
+        assert watch(after, event) == (after, ())
+        state = after
+
+
+def test_a_frame_that_comes_late_is_not_judged_twice() -> None:
+    state, _ = story(attack(end=210))
+    assert watch(state, judged(5, score=0.9)) == (state, ())
+
+
+def test_a_camera_that_starts_again_keeps_its_baselines_and_its_alarm() -> None:
+    state, before = story(attack(end=240))
+    again = [judged(n, score=0.8 if n < 20 else None, epoch=2000) for n in range(120)]
+    _, after = story(again, state)
+    assert [signal.phase for signal in before if signal.phase is Phase.RAISED] == [Phase.RAISED]
+    assert Phase.RAISED not in {signal.phase for signal in after}
+    assert after[0].window.epoch == 1000
+    assert after[0].window.last_sequence == 239
+    assert after[-1].phase is Phase.CALM
+    assert (after[-1].window.epoch, after[-1].window.first_sequence) == (2000, 0)
+    assert after[-1].window.last_sequence >= 19
+
+
+def test_a_clock_set_back_does_not_blind_the_watch() -> None:
+    state, _ = story([judged(n) for n in range(200)])
+    _, signals = story([judged(n, score=0.8, epoch=10) for n in range(0, 40, 4)], state)
+    assert signals[0].phase is Phase.RAISED
+    assert signals[0].window == type(signals[0].window)(epoch=10, first_sequence=0, last_sequence=signals[0].window.last_sequence)
+
+
+def test_an_attack_raises_no_drift_even_where_it_changes_the_picture() -> None:
+    clean = [judged(n) for n in range(600)]
+    bad = [judged(n, score=0.8, sharpness=0.07 if n > 620 else 0.05) for n in range(600, 1000)]
+    _, signals = story(clean + bad)
+    assert {signal.kind for signal in signals} == {Kind.EVASION}
+
+
+def test_a_darkened_picture_is_drift_and_no_attack() -> None:
+    clean = [judged(n) for n in range(600)]
+    dark = [judged(n, brightness=0.3 + 0.005 * math.sin(n)) for n in range(600, 800)]
+    _, signals = story(clean + dark)
+    assert {(signal.kind, signal.detector) for signal in signals} == {(Kind.DRIFT, "drift-brightness")}
+    assert sum(signal.phase is Phase.RAISED for signal in signals) == 1
+
+
+def test_another_context_and_other_weights_have_baselines_of_their_own() -> None:
+    state, first = story([judged(n) for n in range(500)])
+    highway = [judged(n, context=Context.HIGHWAY, brightness=0.7, contrast=0.3) for n in range(500, 700)]
+    state, second = story(highway, state)
+    safe = [judged(n, digest=SAFE, heat=0.06) for n in range(700, 900)]
+    _, third = story(safe, state)
+    assert first == second == third == []
+
+
+def test_the_state_stays_bounded_and_json_however_many_weights_come_by() -> None:
+    state: dict = {}
+    for n in range(400):
+        state, _ = watch(state, judged(n, digest=f"{n // 10:064x}", epoch=1000 + n // 20))
+    assert len(state["baselines"]) <= KEPT_BASELINES
+    assert len(json.dumps(state, allow_nan=False)) < 60_000
+
+
+def test_a_state_of_another_version_is_refused_with_the_next_step() -> None:
+    with pytest.raises(BrokenContract, match="clear the watcher's table"):
+        watch({"version": 99}, judged(0))
+
+
+def test_one_frame_costs_well_under_a_millisecond() -> None:
+    state, _ = story([judged(n) for n in range(400)])
+    events = [judged(n) for n in range(400, 1400)]
+    started_s = time.process_time()
+    story(events, state)
+    assert (time.process_time() - started_s) / len(events) < 1e-3
