@@ -226,7 +226,9 @@ def vehicle(lens: Lens, body: Body, x_m: float, z_m: float, *, towards: bool, li
     """A vehicle whose nearest face is `z_m` ahead, centred on `x_m`; `towards` shows its front. Needs z_m of at least 2."""
     half, far = body.width_m / 2, z_m + body.length_m
     waist = body.height_m * (0.9 if body.tall else 0.6)
-    corners = [lens.at(x_m + dx, y, z) for dx in (-half - 0.1, half + 0.1) for y in (-0.05, body.height_m + 0.05) for z in (z_m, far)]
+    corners = [
+        lens.at(x_m + dx, y, z) for dx in (-half - 0.1, half + 0.1) for y in (-0.05, body.height_m + 0.05) for z in (z_m, far)
+    ]
     columns, rows = [c for c, _ in corners], [r for _, r in corners]
     bound = (-0.2 * lens.width_px, 1.2 * lens.width_px)
     left, right = max(min(columns), bound[0]), min(max(columns), bound[1])
@@ -237,7 +239,9 @@ def vehicle(lens: Lens, body: Body, x_m: float, z_m: float, *, towards: bool, li
 
     if shadow:
         easel.polygon(
-            face((x_m - half, 0, z_m - 0.1), (x_m + half, 0, z_m - 0.1), (x_m + half, 0, far), (x_m - half, 0, far)), (0, 0, 0), 0.45
+            face((x_m - half, 0, z_m - 0.1), (x_m + half, 0, z_m - 0.1), (x_m + half, 0, far), (x_m - half, 0, far)),
+            (0, 0, 0),
+            0.45,
         )
     flank = x_m - half if x_m > 0 else x_m + half
     if abs(x_m) > half:
@@ -290,14 +294,21 @@ def _end(easel: _Easel, lens: Lens, body: Body, x: float, z: float, waist: float
         easel.polygon(quad(*sorted((sign * half * 0.62, sign * half * 0.95)), 0.62, 0.78), lamp)
 
 
-def tree(lens: Lens, x_m: float, z_m: float, leaves: Sequence[tuple[float, float, float, float]], green: Colour, tall_m: float) -> Stamp:
+def tree(
+    lens: Lens, x_m: float, z_m: float, leaves: Sequence[tuple[float, float, float, float]], green: Colour, tall_m: float
+) -> Stamp:
     """A tree of `tall_m`; each leaf cluster is (right, up, radius, brightness) with lengths as shares of the crown's size."""
     foot, top = lens.at(x_m, 0, z_m), lens.at(x_m, tall_m, z_m)
     size = foot[1] - top[1]
     easel = _Easel(foot[0] - 0.45 * size, top[1] - 0.1 * size, foot[0] + 0.45 * size, foot[1] + 1, 1)
     easel.limb(foot, (foot[0], foot[1] - 0.5 * size), 0.045 * size, 0.035 * size, (74, 62, 52))
     for right, up, radius, light in leaves:
-        easel.oval((foot[0] + right * 0.3 * size, foot[1] - (0.68 + up * 0.28) * size), radius * 0.3 * size, radius * 0.24 * size, tone(green, light))
+        easel.oval(
+            (foot[0] + right * 0.3 * size, foot[1] - (0.68 + up * 0.28) * size),
+            radius * 0.3 * size,
+            radius * 0.24 * size,
+            tone(green, light),
+        )
     return easel.stamp()
 
 
@@ -319,7 +330,11 @@ def rail(lens: Lens, x_m: float, near_m: float, far_m: float) -> Stamp:
     """A guard rail along the road from `near_m` to `far_m` ahead."""
     (left, _), (right, bottom) = lens.at(x_m, 0, near_m), lens.at(x_m, 0, far_m)
     low, high = lens.at(x_m, 0, near_m)[1], lens.at(x_m, 1, near_m)[1]
-    easel = _Easel(max(min(left, right), -8.0), min(high, bottom) - 2, max(left, right) + 2, min(max(low, bottom), lens.height_px + 8.0), 1)
+    easel = _Easel(
+        max(min(left, right), -8.0), min(high, bottom) - 2, max(left, right) + 2, min(max(low, bottom), lens.height_px + 8.0), 1
+    )
     for bottom_m, top_m, colour in ((0.48, 0.80, (168.0, 172.0, 176.0)), (0.60, 0.66, (112.0, 116.0, 120.0))):
-        easel.polygon([lens.at(x_m, up, z) for up, z in ((bottom_m, near_m), (top_m, near_m), (top_m, far_m), (bottom_m, far_m))], colour)
+        easel.polygon(
+            [lens.at(x_m, up, z) for up, z in ((bottom_m, near_m), (top_m, near_m), (top_m, far_m), (bottom_m, far_m))], colour
+        )
     return easel.stamp()

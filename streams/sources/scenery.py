@@ -59,7 +59,8 @@ def cloudy(rng: Generator, height: int, width: int, cells: int) -> Field:
     fine = rng.standard_normal((max(2, cells * 4 * height // width) + 1, cells * 4 + 1)).astype(np.float32)
     size = (width, height)
     return np.asarray(
-        0.9 * cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC) + 0.45 * cv2.resize(fine, size, interpolation=cv2.INTER_CUBIC),
+        0.9 * cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+        + 0.45 * cv2.resize(fine, size, interpolation=cv2.INTER_CUBIC),
         np.float32,
     )
 
@@ -179,7 +180,9 @@ def _houses(rng: Generator, seen: Field, side: NDArray[np.bool_], z_all: Field, 
     z, y = z_all[side], y_all[side]
     number = np.searchsorted(edges, z)
     hues = (rng.uniform(95, 205, (count, 1)) * rng.uniform((0.95, 0.88, 0.72), (1.08, 1.0, 0.98), (count, 3))).astype(np.float32)
-    pitch, storey, share = (rng.uniform(low, high, count).astype(np.float32)[number] for low, high in ((1.8, 3.2), (2.9, 3.5), (0.21, 0.31)))
+    pitch, storey, share = (
+        rng.uniform(low, high, count).astype(np.float32)[number] for low, high in ((1.8, 3.2), (2.9, 3.5), (0.21, 0.31))
+    )
     column, floor = z / pitch, np.maximum(y - 0.6, 0) / storey
     across, up = np.abs(column % 1 - 0.5), floor % 1
     window = (across < share) & (up > 0.22) & (up < 0.78)  # noqa: PLR2004 parts of a storey
@@ -214,7 +217,9 @@ class Highway:
         self._hills(rng)
         self.sky = np.clip(self.sky, 0, 255).astype(np.uint8)
         rows = np.arange(self.top, height, dtype=np.float32)[:, None] + 0.5
-        self.z = np.broadcast_to(lens.focal_px * lens.eye_m / (rows - lens.horizon_px), (height - self.top, width)).astype(np.float32)
+        self.z = np.broadcast_to(lens.focal_px * lens.eye_m / (rows - lens.horizon_px), (height - self.top, width)).astype(
+            np.float32
+        )
         x = ((np.arange(width, dtype=np.float32)[None] + 0.5 - width / 2) / lens.focal_px * self.z).astype(np.float32)
         self.grain = cv2.GaussianBlur(rng.standard_normal((512, 256)).astype(np.float32), (0, 0), 0.8) * 9
         self.columns = (x * 9).astype(int) & 255

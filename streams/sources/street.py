@@ -101,7 +101,12 @@ def _cloth(rng: Generator) -> Colour:
 
 
 def _look(rng: Generator) -> Look:
-    folds = 1 + 0.09 * rng.standard_normal((10, 4)) + np.linspace(0.14, -0.14, 4) * rng.choice((-1, 1)) - np.linspace(-0.08, 0.08, 10)[:, None]
+    folds = (
+        1
+        + 0.09 * rng.standard_normal((10, 4))
+        + np.linspace(0.14, -0.14, 4) * rng.choice((-1, 1))
+        - np.linspace(-0.08, 0.08, 10)[:, None]
+    )
     child = rng.random() < 0.1  # noqa: PLR2004 one in ten
     hair = tuple(float(part) for part in np.array((40, 30, 24)) * rng.uniform(0.5, 3.2) + rng.uniform(-5, 5, 3))
     return Look(
@@ -270,7 +275,9 @@ class Street:
                 clear = all(z + 4.8 < start - 0.4 or z > end + 0.4 for start, end in town.crossings_m)  # noqa: PLR2004 a car's length and some room
                 if clear and rng.random() < 0.62:  # noqa: PLR2004 most places are taken
                     body = Body(1.8, 4.4, float(rng.uniform(1.42, 1.9)), _paint(rng))
-                    stamp = figures.vehicle(self._lens, body, sign * (half - 1.0), z, towards=sign < 0, lights=False, shadow=self._air.shadow)
+                    stamp = figures.vehicle(
+                        self._lens, body, sign * (half - 1.0), z, towards=sign < 0, lights=False, shadow=self._air.shadow
+                    )
                     self._standing.append(_Item(z, stamp))
                 z += 5.4
             for z_pole in np.arange(rng.uniform(8, 14), 50, rng.uniform(11, 17)):
@@ -296,7 +303,9 @@ class Street:
             speed = float(rng.uniform(4, 9)) * (-1 if oncoming else 1)
             x = -half * 0.28 if oncoming else half * 0.28
             near_m = town.crossings_m[1][1] + 0.5
-            self._drivers.append(_Driver(Body(1.8, 4.4, 1.5, _paint(rng)), x, float(rng.uniform(0, 60)), speed, oncoming, near_m, 58 - near_m))
+            self._drivers.append(
+                _Driver(Body(1.8, 4.4, 1.5, _paint(rng)), x, float(rng.uniform(0, 60)), speed, oncoming, near_m, 58 - near_m)
+            )
 
     def _highway_scene(self, rng: Generator) -> None:
         lane, lens = Highway.LANE_M, self._lens
