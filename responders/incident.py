@@ -1,9 +1,9 @@
 """What an incident is, and what is decided about it: a pure fold of events over a frozen state.
 
-It decides when an incident opens, which frames are set aside, which mode it needs a context to serve, when that counts as done, when
-people are called and when it is over. It refuses to treat silence as calm, a missing report as success, or a repeat as news. It has no
-clock, no chance and no I/O: `store.py` feeds it (topics `signals` and `worker-status`, human acts, ticks) and `effects.py` carries
-out what it decided.
+It decides when an incident opens, which frames are set aside, which mode it needs a context to serve, when that counts as done,
+when people are called and when it is over. It refuses to treat silence as calm, a missing report as success, or a repeat as
+news. It has no clock, no chance and no I/O: `store.py` feeds it (topics `signals` and `worker-status`, human acts, ticks) and
+`effects.py` carries out what it decided.
 
     open -> containing -> contained -> recovering -> closed        the states of the evasion playbook; a playbook names its own
                  ^                        |
@@ -20,6 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from responders.playbooks import Action, Playbook, State, Step
+from responders.windows import joined, missing
 from streams.errors import BadInput
 from streams.events import Context, Kind, Mode, Phase, Severity, Signal, Window, event_id
 
@@ -64,8 +65,8 @@ class Act:
 class Tick:
     """A moment, and what is known of the workers then.
 
-    `asked` is the mode that the incident's context is asked to serve; `live` are the workers heard of lately; `agreeing` those of them
-    that report the very decision and weights asked for.
+    `asked` is the mode that the incident's context is asked to serve; `live` are the workers heard of lately; `agreeing` those
+    of them that report the very decision and weights asked for.
     """
 
     time: datetime
@@ -136,8 +137,9 @@ class Finding(Struct, frozen=True):
 class Incident(Struct, frozen=True, kw_only=True):
     """All that is known of one incident; plain data, so that it rests in the database as JSON.
 
-    `position` is the step where it stands, `since` the first tick seen there (time limits run from it), `overdue` whether that limit
-    has passed. `seen` is what detectors called suspicious, `covered` what was ordered into quarantine. `decided` counts decisions.
+    `position` is the step where it stands, `since` the first tick seen there (time limits run from it), `overdue` whether that
+    limit has passed. `seen` is what detectors called suspicious, `covered` what was ordered into quarantine. `decided` counts
+    decisions.
     """
 
     id: str
@@ -233,7 +235,7 @@ class _Turn:
 
     def set_aside(self) -> None:
         """Order what is suspicious and not yet ordered."""
-        for window in _missing(self.incident.seen, self.incident.covered):
+        for window in missing(self.incident.seen, self.incident.covered):
             what = f"frames {window.first_sequence} to {window.last_sequence} (epoch {window.epoch}) go to quarantine"
             self.decisions.append(SetAside(self._next_id(), self.incident.state, window, what))
         self.incident = replace(self.incident, covered=self.incident.seen)
@@ -269,12 +271,7 @@ def _hear(turn: _Turn, signal: Signal) -> None:
         turn.record("worse", f"severity is now {signal.severity}, says {signal.detector}")
     if turn.incident.calm and not before.calm:
         turn.record("calm", f"{signal.detector} says calm, as every detector that raised")
-    # A detector's ongoing alarm does not overrule a human who has just closed; a fresh one does.
-    back = before.calm and not turn.incident.calm and before.step.state is State.RECOVERING
-    overruled = before.resolution is not None and signal.phase is not Phase.RAISED
-    if not back:
-        back = before.state is State.RECOVERING and before.resolution is not None and signal.phase is Phase.RAISED and _fresh(before, signal)
-    if back and not overruled and before.playbook.on_relapse is not None:
+    if before.playbook.on_relapse is not None and _is_relapse(before, turn.incident, signal):
         turn.incident = replace(turn.incident, relapses=before.relapses + 1, resolution=None)
         turn.go(before.playbook.position(before.playbook.on_relapse))
         turn.record("relapse", f"{signal.detector} raises again, time {turn.incident.relapses}")
@@ -282,6 +279,15 @@ def _hear(turn: _Turn, signal: Signal) -> None:
             turn.escalate(f"came back {turn.incident.relapses} times: safe mode stays until a human closes the incident")
     if any(step.action is Action.QUARANTINE for step in turn.incident.playbook.steps[: turn.incident.position]):
         turn.set_aside()
+
+
+def _is_relapse(before: Incident, after: Incident, signal: Signal) -> bool:
+    if before.state is not State.RECOVERING:
+        return False
+    if before.resolution is None:
+        return before.calm and not after.calm
+    # An alarm that merely goes on does not overrule the human who has just closed; a fresh one does.
+    return signal.phase is Phase.RAISED and _fresh(before, signal)
 
 
 def _finding(signal: Signal) -> Finding:
@@ -303,7 +309,7 @@ def _take_in(turn: _Turn, signal: Signal) -> None:
         incident,
         signals=incident.signals + 1,
         findings=findings,
-        seen=_joined((*incident.seen, signal.window)),
+        seen=joined((*incident.seen, signal.window)),
         severity=max(incident.severity, signal.severity, key=order.index),
     )
 
@@ -328,7 +334,7 @@ def _obey(turn: _Turn, act: Act) -> None:
 
 
 def _walk(turn: _Turn, event: Happening) -> None:
-    while turn.incident.state is not State.CLOSED or turn.incident.closed_at is None:
+    while True:
         incident, step = turn.incident, turn.incident.step
         if step.action is Action.QUARANTINE:
             turn.set_aside()
@@ -384,31 +390,3 @@ def _lacking(step: Step, tick: Tick) -> str:
     if not late:
         return "no worker is alive; start one (kerbwatch status)"
     return f"not reported by {', '.join(late)}; look at these workers (kerbwatch status)"
-
-
-def _joined(windows: tuple[Window, ...]) -> tuple[Window, ...]:
-    """The same frames in as few windows as possible, in order."""
-    result: list[Window] = []
-    for window in sorted(windows, key=lambda w: (w.epoch, w.first_sequence)):
-        last = result[-1] if result else None
-        if last is not None and last.epoch == window.epoch and window.first_sequence <= last.last_sequence + 1:
-            result[-1] = replace(last, last_sequence=max(last.last_sequence, window.last_sequence))
-        else:
-            result.append(window)
-    return tuple(result)
-
-
-def _missing(wanted: tuple[Window, ...], had: tuple[Window, ...]) -> tuple[Window, ...]:
-    """The frames of `wanted` that are not in `had`; both joined."""
-    result: list[Window] = []
-    for window in wanted:
-        first = window.first_sequence
-        for old in (old for old in had if old.epoch == window.epoch):
-            if old.last_sequence < first or old.first_sequence > window.last_sequence:
-                continue
-            if old.first_sequence > first:
-                result.append(replace(window, first_sequence=first, last_sequence=old.first_sequence - 1))
-            first = old.last_sequence + 1
-        if first <= window.last_sequence:
-            result.append(replace(window, first_sequence=first))
-    return tuple(result)

@@ -1,10 +1,10 @@
 """Playbooks: what is done about each kind of incident, as data, checked before anything trusts it.
 
-It decides whether a playbook file holds together, and refuses one that does not, naming file and key. It knows no incident, clock or
-topic; `incident.py` walks the steps. The files lie in `playbooks/`, one a kind; an open incident carries the playbook it began with,
-so a changed file takes effect with the next incident.
+It decides whether a playbook file holds together, and refuses one that does not, naming file and key. It knows no incident,
+clock or topic; `incident.py` walks the steps. The files lie in `playbooks/`, one a kind; an open incident carries the playbook
+it began with, so a changed file takes effect with the next incident.
 
-Source: paper 4.6 (incident response procedures: safe mode before performance), 4.7 (evidence is kept), NIST SP 800-61r3 (functions),
+Source: paper 4.6 (incident response: safe mode before performance), 4.7 (evidence is kept), NIST SP 800-61r3 (functions),
 MITRE ATLAS v5.6.1 (techniques AML.T, mitigations AML.M).
 """
 
@@ -72,8 +72,9 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Playbook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The steps for one kind of incident.
 
-    `on_relapse` names the step to go back to when the finding comes back after calm, at most `max_relapses` times before a human has
-    to decide; `on_human_close` names the step from which a human's close proceeds, so that safe mode is undone in the closed loop.
+    `on_relapse` names the step to go back to when the finding comes back after calm, at most `max_relapses` times before a
+    human has to decide; `on_human_close` names the step from which a human's close proceeds, so that safe mode is undone in the
+    closed loop.
     """
 
     kind: Kind
@@ -111,32 +112,31 @@ def parse(text: str, where: str) -> Playbook:
 
 
 def _faults(playbook: Playbook) -> list[str]:
-    steps = playbook.steps
-    names = [step.name for step in steps]
+    names = [step.name for step in playbook.steps]
     faults = [f"steps[{n}].name: {name!r} is taken by an earlier step" for n, name in enumerate(names) if name in names[:n]]
-    for n, step in enumerate(steps):
-        if (step.mode is not None) != (step.action in _NEEDS_MODE):
-            faults.append(f"steps[{n}].mode: {'missing' if step.mode is None else 'not for'} action {step.action}")
-        if (step.time_limit_s is not None) != (step.action in _WAITS):
-            faults.append(f"steps[{n}].time_limit_s: {'missing' if step.time_limit_s is None else 'not for'} action {step.action}")
-        if (step.action is Action.CLOSE) != (n == len(steps) - 1):
-            faults.append(f"steps[{n}].action: close belongs to the last step, and only there")
-        if (step.action is Action.CLOSE) != (step.state is State.CLOSED):
-            faults.append(f"steps[{n}].state: closed belongs to the step that closes, and only there")
-        if step.action is Action.SERVE and [(s.action, s.mode) for s in steps[n + 1 : n + 2]] != [(Action.AWAIT_REPORTS, step.mode)]:
-            faults.append(f"steps[{n}]: serve {step.mode} must be followed by await_reports {step.mode}, or nobody knows that it is done")
-    served = [step.mode for step in steps if step.action is Action.SERVE]
+    for n, step in enumerate(playbook.steps):
+        faults += [f"steps[{n}].{fault}" for fault in _faults_of_step(step, playbook.steps[n + 1 : n + 2])]
+    served = [step.mode for step in playbook.steps if step.action is Action.SERVE]
     if served and served[-1] is not Mode.NORMAL:
         faults.append("steps: the last serve must be normal, or the context stays in safe mode for ever")
+    jumps = {"on_relapse": playbook.on_relapse, "on_human_close": playbook.on_human_close}
     if Mode.SAFE in served:
-        for key in ("on_relapse", "on_human_close"):
-            if getattr(playbook, key) is None:
-                faults.append(f"{key}: missing, and the playbook serves the safe mode")
-    faults += [
-        f"{key}: no step {name!r}"
-        for key in ("on_relapse", "on_human_close")
-        if (name := getattr(playbook, key)) is not None and name not in names
-    ]
+        faults += [f"{key}: missing, and the playbook serves the safe mode" for key, name in jumps.items() if name is None]
+    return faults + [f"{key}: no step {name!r}" for key, name in jumps.items() if name is not None and name not in names]
+
+
+def _faults_of_step(step: Step, following: tuple[Step, ...]) -> list[str]:
+    faults = []
+    if (step.mode is not None) != (step.action in _NEEDS_MODE):
+        faults.append(f"mode: {'missing' if step.mode is None else 'not'} for action {step.action}")
+    if (step.time_limit_s is not None) != (step.action in _WAITS):
+        faults.append(f"time_limit_s: {'missing' if step.time_limit_s is None else 'not'} for action {step.action}")
+    if (step.action is Action.CLOSE) != (not following):
+        faults.append("action: close belongs to the last step, and only there")
+    if (step.action is Action.CLOSE) != (step.state is State.CLOSED):
+        faults.append("state: closed belongs to the step that closes, and only there")
+    if step.action is Action.SERVE and [(next_.action, next_.mode) for next_ in following] != [(Action.AWAIT_REPORTS, step.mode)]:
+        faults.append(f"action: serve {step.mode} must be followed by await_reports {step.mode}, or nobody knows that it is done")
     return faults
 
 

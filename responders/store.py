@@ -1,0 +1,289 @@
+"""Where incidents live: each event, what was decided about it and what follows from it, in one SQL transaction.
+
+It decides which incident an event belongs to, whether it was accepted before, and which weights a context is asked to serve
+while several incidents want different ones (safe wins). It refuses to send anything: effects are written to the outbox here and
+carried out by `effects.py`. Fed by topics `signals` and `worker-status`, by human acts and by the clock.
+
+Transactions that touch a context hold its `model_assignments` row, so two responders side by side take turns; all contexts are
+locked in one order.
+
+Source: design promises 1, 3 and 4; paper 4.6, 4.7.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from infra.db import Sessions, insert_into, reading, writing
+from infra.tables import Assignment, InboxRow, IncidentRow, JudgedFrame, TimelineRow, WorkerRow
+from responders import outbox
+from responders.incident import Act, Decision, Happening, Incident, Serve, Tick, decide, evolve, opened
+from responders.playbooks import Playbook, State
+from streams import codec
+from streams.errors import BadInput, Unavailable
+from streams.events import Context, Health, Kind, Mode, Phase, Signal, WorkerStatus, event_id
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What an event led to; `new` is False where it had been accepted before and so changed nothing."""
+
+    new: bool
+    incident_ids: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True)
+class Store:
+    """The incidents of one database. Durations in seconds, from `Settings`.
+
+    A worker counts as alive for `worker_lost_s` after we heard it. Its word counts only while it is also young by its own clock
+    (`clock_allowance_s` more), so that a backlog read after an outage cannot speak for workers that have died since.
+    """
+
+    sessions: Sessions
+    playbooks: Mapping[Kind, Playbook]
+    worker_lost_s: float
+    clock_allowance_s: float
+
+    def assign(self, context: Context, normal_digest: str, safe_digest: str, now: datetime) -> bool:
+        """Name a context's two models (SHA-256 of the weights) and ask the workers to serve; False where nothing is new.
+
+        The first decision's id is "initial-CONTEXT". While an incident needs safe mode, the new safe model is asked for.
+        Raises Unavailable without the database.
+        """
+        with writing(self.sessions) as session:
+            row = session.get(Assignment, context, with_for_update=True)
+            if row is not None and (row.normal_digest, row.safe_digest) == (normal_digest, safe_digest):
+                return False
+            if row is None:
+                row = Assignment(context=context, asked_mode=Mode.NORMAL, changes=0)
+                decision_id = f"initial-{context}"
+                session.add(row)
+            else:
+                row.changes += 1
+                decision_id = event_id("assign", context, normal_digest, safe_digest, row.changes)
+            row.normal_digest, row.safe_digest = normal_digest, safe_digest
+            row.decision_id, row.asked_at = decision_id, now
+            outbox.post_assignment(session, row, now)
+            return True
+
+    def accept(self, event: Signal | WorkerStatus | Act, now: datetime) -> Accepted:
+        """Take in one event, wholly or not at all; the same event again changes nothing.
+
+        Raises BadInput for an act on an unknown incident, Unavailable without the database or before the context has weights:
+        then nothing was accepted and the event is to be given again.
+        """
+        if isinstance(event, WorkerStatus):
+            return self._hear(event, now)
+        with writing(self.sessions) as session:
+            if isinstance(event, Act):
+                row = session.get(IncidentRow, event.incident_id)
+                if row is None:
+                    raise BadInput(f"no incident {event.incident_id}; see `kerbwatch incidents list`")
+                context = Context(row.context)
+            else:
+                context = event.context
+            model = _locked(session, (context,))[context]
+            session.expire_all()
+            if not _first_time(session, event.id, now):
+                return Accepted(new=False)
+            before = self._concerned(session, event)
+            if before is None:
+                return Accepted(new=True)
+            return Accepted(
+                new=True,
+                incident_ids=(before.id,),
+                decisions=_step(session, before, event, cause_id=event.id, model=model, now=now),
+            )
+
+    def _concerned(self, session: Session, event: Signal | Act) -> Incident | None:
+        if isinstance(event, Act):
+            return _incident(session.get_one(IncidentRow, event.incident_id))
+        row = session.scalar(
+            select(IncidentRow).where(
+                IncidentRow.camera_id == event.camera_id,
+                IncidentRow.context == event.context,
+                IncidentRow.kind == event.kind,
+                IncidentRow.state != State.CLOSED,
+            )
+        )
+        if row is not None:
+            return _incident(row)
+        return opened(event, self.playbooks[event.kind]) if event.phase is Phase.RAISED else None
+
+    def _hear(self, status: WorkerStatus, now: datetime) -> Accepted:
+        with writing(self.sessions) as session:
+            insert = insert_into(session, WorkerRow).values(
+                worker_id=status.worker_id, said_at=status.time, heard_at=now, body=codec.encode(status)
+            )
+            new = insert.excluded
+            newer = insert.on_conflict_do_update(
+                index_elements=[WorkerRow.worker_id],
+                set_={"said_at": new.said_at, "heard_at": new.heard_at, "body": new.body},
+                where=WorkerRow.said_at < new.said_at,
+            ).returning(WorkerRow.worker_id)
+            if session.scalar(newer) is None:
+                return Accepted(new=False)
+            return self._tick(session, status.id, now)
+
+    def tick(self, now: datetime) -> Accepted:
+        """Let time pass: limits, lost workers, late facts. To be called every second or so; cheap while nothing is open.
+
+        Raises Unavailable without the database; the next tick makes up for it.
+        """
+        with reading(self.sessions) as session:
+            if not session.scalar(select(exists().where(IncidentRow.state != State.CLOSED))):
+                return Accepted(new=True)
+        with writing(self.sessions) as session:
+            return self._tick(session, "clock", now)
+
+    def _tick(self, session: Session, cause_id: str, now: datetime) -> Accepted:
+        contexts = session.scalars(select(IncidentRow.context).where(IncidentRow.state != State.CLOSED).distinct()).all()
+        if not contexts:
+            return Accepted(new=True)
+        models = _locked(session, tuple(Context(context) for context in sorted(contexts)))
+        workers = session.scalars(select(WorkerRow).order_by(WorkerRow.worker_id)).all()
+        touched: list[str] = []
+        decisions: list[Decision] = []
+        rows = session.scalars(select(IncidentRow).where(IncidentRow.state != State.CLOSED).order_by(IncidentRow.opened_at)).all()
+        for row in rows:
+            model = models.get(Context(row.context))
+            if model is None:  # opened while we waited for the locks; the next tick sees it
+                continue
+            if row.impact_at is None:
+                _note_impact(session, row, _incident(row))
+            made = _step(session, _incident(row), self._moment(model, workers, now), cause_id=cause_id, model=model, now=now)
+            decisions += made
+            if made:
+                touched.append(row.id)
+        return Accepted(new=True, incident_ids=tuple(touched), decisions=tuple(decisions))
+
+    def _moment(self, model: Assignment, workers: Sequence[WorkerRow], now: datetime) -> Tick:
+        lost = timedelta(seconds=self.worker_lost_s)
+        young = lost + timedelta(seconds=self.clock_allowance_s)
+        live: list[str] = []
+        agreeing: list[str] = []
+        for worker in workers:
+            status = msgspec.json.decode(worker.body, type=WorkerStatus)
+            if status.health is Health.STOPPING or now - worker.heard_at > lost:
+                continue
+            live.append(worker.worker_id)
+            serves = any(
+                serving.context == model.context
+                and serving.weights_digest == outbox.asked_digest(model)
+                and serving.decision_id == model.decision_id
+                for serving in status.serving
+            )
+            if serves and now - worker.said_at <= young:
+                agreeing.append(worker.worker_id)
+        return Tick(now, Mode(model.asked_mode), tuple(live), tuple(agreeing))
+
+
+def _first_time(session: Session, event_id_: str, now: datetime) -> bool:
+    insert = insert_into(session, InboxRow).values(event_id=event_id_, accepted_at=now).on_conflict_do_nothing()
+    return session.scalar(insert.returning(InboxRow.event_id)) is not None
+
+
+def _locked(session: Session, contexts: tuple[Context, ...]) -> dict[Context, Assignment]:
+    """The contexts' assignments, held until the transaction ends. Raises Unavailable if one has no weights yet."""
+    rows = session.scalars(
+        select(Assignment).where(Assignment.context.in_(contexts)).order_by(Assignment.context).with_for_update()
+    ).all()
+    found = {Context(row.context): row for row in rows}
+    missing = [context for context in contexts if context not in found]
+    if missing:
+        raise Unavailable(f"no weights are assigned to context {', '.join(missing)}: run `kerbwatch up` first")
+    return found
+
+
+def _incident(row: IncidentRow) -> Incident:
+    return msgspec.json.decode(row.body, type=Incident)
+
+
+def _step(
+    session: Session, before: Incident, event: Happening, *, cause_id: str, model: Assignment, now: datetime
+) -> tuple[Decision, ...]:
+    """One incident one event further, with everything that follows from it."""
+    decisions, after = decide(before, event), evolve(before, event)
+    if after is before:
+        return ()
+    _save(session, after, now)
+    held = _arbitrate(session, before, after, decisions, model=model, now=now)
+    for decision in decisions:
+        note = " (held: another incident of this context needs the safe model)" if held and isinstance(decision, Serve) else ""
+        session.add(
+            TimelineRow(
+                incident_id=after.id,
+                decision_id=decision.id,
+                time=event.time,
+                state=decision.state,
+                actor=decision.actor,
+                action=decision.action,
+                what=decision.what + note,
+                cause_id=cause_id,
+            )
+        )
+        outbox.post_decision(session, after, decision, cause_id, now)
+    return decisions
+
+
+def _save(session: Session, incident: Incident, now: datetime) -> None:
+    row = session.get(IncidentRow, incident.id)
+    if row is None:
+        row = IncidentRow(
+            id=incident.id,
+            kind=incident.kind,
+            camera_id=incident.camera_id,
+            context=incident.context,
+            detected_at=incident.detected_at,
+            opened_at=now,
+        )
+        session.add(row)
+    row.state, row.severity, row.resolution = incident.state, incident.severity, incident.resolution
+    row.needs_safe, row.escalated, row.signals = incident.needs_safe, incident.escalated, incident.signals
+    row.acknowledged_at, row.contained_at = incident.acknowledged_at, incident.contained_at
+    row.recovered_at, row.closed_at = incident.recovered_at, incident.closed_at
+    row.body = msgspec.json.encode(incident)
+    if row.impact_at is None:
+        _note_impact(session, row, incident)
+    session.flush()
+
+
+def _note_impact(session: Session, row: IncidentRow, incident: Incident) -> None:
+    """When it began, by the camera: the time of the first suspicious frame, or of the next one judged if that one was refused."""
+    first = incident.seen[0]
+    frame = session.execute(
+        select(JudgedFrame.sequence, JudgedFrame.camera_time)
+        .where(
+            JudgedFrame.camera_id == incident.camera_id,
+            JudgedFrame.epoch == first.epoch,
+            JudgedFrame.sequence.between(first.first_sequence, first.last_sequence),
+        )
+        .order_by(JudgedFrame.sequence)
+        .limit(1)
+    ).one_or_none()
+    # Rows come in order, but late: until the incident closes, only the very first frame is surely the first.
+    if frame is not None and (frame.sequence == first.first_sequence or incident.state is State.CLOSED):
+        row.impact_at = frame.camera_time
+
+
+def _arbitrate(
+    session: Session, before: Incident, after: Incident, decisions: tuple[Decision, ...], *, model: Assignment, now: datetime
+) -> bool:
+    """Ask for the mode that the context's incidents need together; True where normal service must wait for another incident."""
+    if before.needs_safe is after.needs_safe:
+        return False
+    needed = session.scalar(
+        select(exists().where(IncidentRow.context == after.context, IncidentRow.needs_safe, IncidentRow.state != State.CLOSED))
+    )
+    mode = Mode.SAFE if needed else Mode.NORMAL
+    if model.asked_mode != mode:
+        asking = next((decision for decision in reversed(decisions) if isinstance(decision, Serve)), decisions[-1])
+        model.asked_mode, model.decision_id, model.asked_at = mode, asking.id, now
+        outbox.post_model_state(session, model, asking.what, after.id, now)
+    return bool(needed) and not after.needs_safe
