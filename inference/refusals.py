@@ -12,6 +12,7 @@ from streams.errors import BadInput, Refusal
 from streams.events import Context, Evidence, Frame, Kind, Phase, Severity, Signal, Window, event_id
 
 DETECTOR = "intake"
+STRANGER = "stranger"
 _GRAVE = {Refusal.BAD_SIGNATURE, Refusal.UNKNOWN_CAMERA, Refusal.REPEATED}
 
 
@@ -36,11 +37,13 @@ class Refusals:
     def refused(self, message: Message, error: BadInput, now: datetime) -> Signal | None:
         """A refused message; the signal to send, if one is due.
 
-        Whom the message names cannot be trusted, so the finding is about "messages under this camera's name". A name without a
-        known context (never a good frame, no valid claim) makes no signal.
+        Whom the message names cannot be trusted, so the finding is about "messages under this camera's name"; names that never
+        sent a good frame share the name `STRANGER`, so that inventing names makes no storm. Without a known or validly claimed
+        context there is no signal.
         """
         camera_id = (message.key or b"").decode(errors="replace")
         good = self._last_good.get(camera_id)
+        camera_id = camera_id if good else STRANGER
         context = good.context if good else _claimed_context(message)
         if context is None:
             return None

@@ -23,7 +23,6 @@ import structlog
 from faust.types import EventT, StreamT
 
 from detectors.watch import watch
-from infra.db import open_database
 from infra.metrics import Metrics, Service
 from infra.settings import Settings
 from streams import codec, topics
@@ -45,8 +44,8 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> faust.
     rim = Rim(app, service, metrics)
     attach: dict[Service, Callable[[Rim, Settings], None]] = {
         Service.WATCH: _watch,
-        Service.RESPOND: _respond,
-        Service.KEEP: _keep,
+        # Service.RESPOND: _respond,
+        #
     }
     attach[service](rim, settings)
     rim.watch_for_stalls()
@@ -54,9 +53,10 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> faust.
 
 
 def _watch(rim: Rim, _settings: Settings) -> None:
+    # The partitioner places a camera's state where it places the camera's events (murmur2 of the same key, as many partitions);
+    # Faust's other way, the current event's partition, is not to be had while a batch is handled.
     table: Any = rim.app.Table(
-        "cameras", partitions=topics.DETECTIONS.partitions, key_type=bytes, value_type=bytes, key_serializer="raw",
-        value_serializer="raw",
+        "cameras", partitions=topics.DETECTIONS.partitions, key_type=bytes, value_type=bytes, use_partitioner=True
     )
 
     @rim.app.agent(rim.topic(topics.DETECTIONS), name="watch")

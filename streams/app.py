@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaError
 from faust.types import EventT, TopicT
 from mode.utils.futures import maybe_async
 
-from infra.clients import ssl_context
+from infra.certificates import ssl_context
 from infra.metrics import AGENT_EVENTS, AGENT_FAULTS, Metrics, Service
 from infra.settings import Settings
 from streams import codec
@@ -50,6 +50,8 @@ def base_app(settings: Settings, service: Service) -> faust.App:
     """
     role = ROLES[service]
     context: ssl.SSLContext = ssl_context(settings, role)
+    data = settings.home.resolve() / "faust" / role
+    data.mkdir(parents=True, exist_ok=True)
     return faust.App(
         f"kerbwatch-{role}",
         broker=f"kafka://{settings.bootstrap}",
@@ -68,7 +70,7 @@ def base_app(settings: Settings, service: Service) -> faust.App:
         topic_disable_leader=True,
         topic_replication_factor=1,
         web_enabled=False,
-        datadir=str(settings.home.resolve() / "faust" / role),
+        datadir=str(data),
         autodiscover=False,
     )
 

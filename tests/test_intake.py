@@ -1,0 +1,207 @@
+"""What a frame must be before a model looks at it."""
+
+import hashlib
+import io
+import struct
+import zlib
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from inference.intake import MAX_PIXELS, Intake, decode_picture
+from inference.refusals import Refusals
+from streams import codec
+from streams.codec import Message
+from streams.errors import BadInput, Refusal
+from streams.events import Context, Frame, Phase, event_id
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PICTURE = np.linspace(0, 255, 64 * 96 * 3).reshape(64, 96, 3).astype(np.uint8)
+
+
+def encoded(kind: str = "jpeg") -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(PICTURE).save(out, kind)
+    return out.getvalue()
+
+
+def a_frame(body: bytes, **changes: object) -> Frame:
+    frame = Frame(
+        id=event_id("frame", "gate", 7, 3),
+        source="cameras/gate",
+        time=NOW,
+        subject="gate",
+        camera_id="gate",
+        context=Context.URBAN,
+        epoch=7,
+        sequence=3,
+        width_px=96,
+        height_px=64,
+        content_type="image/jpeg",
+        digest=hashlib.sha256(body).hexdigest(),
+        signature="",
+    )
+    return msgspec.structs.replace(frame, **changes)
+
+
+def admit(intake: Intake, body: bytes, *, offset: int = 0, key: bytes = b"gate", **changes: object) -> object:
+    return intake.admit(codec.encode_frame(a_frame(body, **changes)), body, key=key, partition=0, offset=offset, now=NOW)
+
+
+def an_intake() -> Intake:
+    return Intake(verify=lambda _frame: None, allowance_s=5.0)
+
+
+def a_png_that_claims(width: int, height: int) -> bytes:
+    """A well-formed PNG header of any size with next to nothing in it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_a_good_frame_comes_in_with_its_pixels(kind: str) -> None:
+    body = encoded(kind)
+    accepted = an_intake().admit(
+        codec.encode_frame(a_frame(body, content_type=f"image/{kind}")), body, key=b"gate", partition=2, offset=9, now=NOW
+    )
+    assert accepted.picture.shape == (64, 96, 3)
+    assert np.abs(accepted.picture.astype(int) - PICTURE).mean() < 3
+    assert (accepted.partition, accepted.offset) == (2, 9)
+
+
+@pytest.mark.parametrize("cut", [1, 20, 200, 600])
+def test_a_truncated_picture_is_refused(cut: int) -> None:
+    with pytest.raises(BadInput) as caught:
+        admit(an_intake(), encoded()[:-cut])
+    assert caught.value.reason == Refusal.UNDECODABLE
+
+
+@pytest.mark.parametrize(("width", "height"), [(5000, 5000), (16000, 16000)])
+def test_a_small_file_that_unpacks_to_a_huge_picture_is_refused_before_it_is_unpacked(width: int, height: int) -> None:
+    body = a_png_that_claims(width, height)
+    assert len(body) < 200
+    assert width * height > MAX_PIXELS
+    with pytest.raises(BadInput) as caught:
+        admit(an_intake(), body, content_type="image/png", width_px=width, height_px=height)
+    assert caught.value.reason == Refusal.TOO_LARGE
+
+
+def test_a_picture_of_another_size_than_claimed_is_refused() -> None:
+    with pytest.raises(BadInput) as caught:
+        admit(an_intake(), encoded(), width_px=97)
+    assert caught.value.reason == Refusal.BAD_VALUE
+
+
+def test_a_picture_of_another_format_than_claimed_is_refused() -> None:
+    with pytest.raises(BadInput) as caught:
+        admit(an_intake(), encoded("png"))
+    assert caught.value.reason == Refusal.UNDECODABLE
+
+
+@given(st.binary(min_size=1, max_size=400))
+@settings(max_examples=60)
+def test_no_bytes_make_the_decoder_fail_otherwise_than_by_refusing(noise: bytes) -> None:
+    good = encoded()
+    for body in (noise, good[:300] + noise, good[:300] + noise + good[300 + len(noise) :]):
+        try:
+            decode_picture(body, a_frame(body))
+        except BadInput:
+            continue
+
+
+def test_a_frame_that_its_camera_did_not_sign_is_refused_before_it_is_decoded() -> None:
+    def refuse(_frame: Frame) -> None:
+        raise BadInput("not signed", Refusal.BAD_SIGNATURE)
+
+    with pytest.raises(BadInput) as caught:
+        admit(Intake(verify=refuse, allowance_s=5.0), b"no picture at all")
+    assert caught.value.reason == Refusal.BAD_SIGNATURE
+
+
+def test_a_frame_under_another_cameras_key_is_refused() -> None:
+    with pytest.raises(BadInput, match="message key"):
+        admit(an_intake(), encoded(), key=b"bridge")
+
+
+def test_a_camera_clock_may_be_ahead_by_the_allowance_and_no_more() -> None:
+    admit(an_intake(), encoded(), time=NOW + timedelta(seconds=4.9))
+    with pytest.raises(BadInput) as caught:
+        admit(an_intake(), encoded(), time=NOW + timedelta(seconds=5.1))
+    assert caught.value.reason == Refusal.FUTURE_TIME
+
+
+@pytest.mark.parametrize(
+    ("epoch", "sequence", "later_s", "reason"),
+    [
+        (7, 3, 1.0, Refusal.REPEATED),
+        (7, 2, 1.0, Refusal.REPEATED),
+        (6, 9, 1.0, Refusal.REPEATED),
+        (7, 4, 0.0, Refusal.STALE_TIME),
+        (8, 0, -1.0, Refusal.STALE_TIME),
+    ],
+)
+def test_a_repeated_frame_or_time_is_refused(epoch: int, sequence: int, later_s: float, reason: Refusal) -> None:
+    intake = an_intake()
+    admit(intake, encoded(), offset=10)
+    with pytest.raises(BadInput) as caught:
+        admit(intake, encoded(), offset=11, epoch=epoch, sequence=sequence, time=NOW + timedelta(seconds=later_s))
+    assert caught.value.reason == reason
+
+
+def test_a_message_that_kafka_delivers_again_passes_again() -> None:
+    intake = an_intake()
+    admit(intake, encoded(), offset=10)
+    admit(intake, encoded(), offset=10)
+    admit(intake, encoded(), offset=11, sequence=4, time=NOW + timedelta(seconds=1))
+
+
+def test_a_refused_frame_leaves_no_trace_in_the_checks() -> None:
+    intake = an_intake()
+    with pytest.raises(BadInput):
+        admit(intake, encoded()[:-20], offset=10, sequence=99)
+    admit(intake, encoded(), offset=11)
+
+
+class TestRefusals:
+    """One camera's trouble is one finding."""
+
+    bad = Message("frames", 0, 5, b"gate", b"", (("ce_context", b"urban"),))
+    error = BadInput("no good", Refusal.BAD_SIGNATURE)
+
+    def test_many_refusals_make_few_signals_and_calm_needs_good_frames(self) -> None:
+        refusals = Refusals("inference/w", every=10, calm_after=3)
+        signals = [signal for _ in range(25) if (signal := refusals.refused(self.bad, self.error, NOW))]
+        assert [signal.phase for signal in signals] == [Phase.RAISED, Phase.ONGOING, Phase.ONGOING]
+        good = [refusals.accepted(a_frame(b"x", sequence=number), NOW) for number in range(5)]
+        assert [signal and signal.phase for signal in good] == [None, None, Phase.CALM, None, None]
+
+    def test_a_refusal_in_between_starts_the_count_of_good_frames_anew(self) -> None:
+        refusals = Refusals("inference/w", calm_after=2)
+        refusals.refused(self.bad, self.error, NOW)
+        assert refusals.accepted(a_frame(b"x"), NOW) is None
+        refusals.refused(self.bad, self.error, NOW)
+        assert refusals.accepted(a_frame(b"x"), NOW) is None
+        assert refusals.accepted(a_frame(b"x"), NOW) is not None
+
+    def test_the_same_refusal_gives_the_same_signal(self) -> None:
+        first, second = (Refusals("inference/w").refused(self.bad, self.error, NOW) for _ in range(2))
+        assert first == second
+
+    def test_strangers_of_many_names_make_one_finding(self) -> None:
+        refusals = Refusals("inference/w", every=1000)
+        claims = (("ce_context", b"urban"),)
+        found = [refusals.refused(Message("frames", 0, n, b"cam%d" % n, b"", claims), self.error, NOW) for n in range(50)]
+        assert [signal.camera_id for signal in found if signal] == ["stranger"]
+
+    def test_a_stranger_without_a_context_makes_no_signal(self) -> None:
+        stranger = Message("frames", 0, 5, b"\xff", b"", ())
+        assert Refusals("inference/w").refused(stranger, self.error, NOW) is None
