@@ -2,53 +2,21 @@
 
 import re
 import socket
+from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import pytest
+from a_run import NOON, NORMAL, SAFE, judged, serving, status
 from prometheus_client import Counter, Histogram
 
 from infra import metrics as named
 from infra.metrics import Metrics, Outcome, Service, port, serve_metrics
 from infra.settings import Settings
-from streams import events
 from streams.errors import BrokenContract, Refusal, Unavailable
-from streams.events import Context, Health, Kind, Mode, Phase, Serving
-
-NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
-NORMAL, SAFE = "a" * 64, "b" * 64
-
-
-def judged(camera: str = "cam-1", *, people: int = 2, mode: Mode = Mode.NORMAL, took_s: float = 0.12) -> events.Detections:
-    return events.Detections(
-        id="x",
-        source="inference/worker-1",
-        time=NOON + timedelta(seconds=took_s),
-        subject=camera,
-        camera_id=camera,
-        context=Context.URBAN,
-        epoch=1,
-        sequence=1,
-        frame_id="f",
-        frame_partition=0,
-        frame_offset=1,
-        camera_time=NOON,
-        boxes=(events.Box(1.0, 1.0, 5.0, 9.0, 0.9),) * people,
-        weights_digest=NORMAL,
-        mode=mode,
-        decision_id="d",
-        features=events.Features(
-            brightness=0.5, contrast=0.2, sharpness=0.1, people=people, score_mean=0.9, score_max=0.9, height_mean_px=9.0, heat=0.1
-        ),
-        scores=events.InputScores(reference_digest=NORMAL),
-        timings=events.Timings(decode_ms=2.0, infer_ms=40.0, scores_ms=6.0),
-    )
-
-
-def serving(digest: str, mode: Mode, context: Context = Context.URBAN) -> Serving:
-    return Serving(context=context, weights_digest=digest, mode=mode, decision_id="d", from_offsets=())
+from streams.events import Context, Health, Kind, Mode, Phase
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -58,12 +26,6 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics(Service.INFER)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_every_definition_of_the_module_is_listed_once() -> None:
@@ -119,10 +81,7 @@ def test_a_switch_of_weights_leaves_only_the_new_digest(metrics: Metrics) -> Non
 
 def test_a_workers_last_word_on_its_health_is_the_only_one_at_1(metrics: Metrics) -> None:
     for health in (Health.SERVING, Health.FAILING):
-        status = events.WorkerStatus(
-            id="x", source="inference/worker-1", time=NOON, subject="worker-1", worker_id="worker-1", health=health, serving=()
-        )
-        metrics.reported(status, NOON)
+        metrics.reported(status(health), NOON)
     assert value(metrics, "kerbwatch_worker_health", worker="worker-1", health="failing") == 1
     assert value(metrics, "kerbwatch_worker_health", worker="worker-1", health="serving") == 0
     assert value(metrics, "kerbwatch_worker_reported_timestamp_seconds", worker="worker-1") == NOON.timestamp()
@@ -141,8 +100,10 @@ def test_each_service_has_a_port_of_its_own_upwards_from_the_setting() -> None:
     assert [port(settings, service) for service in Service] == [20000, 20001, 20002, 20003]
 
 
-def test_metrics_are_offered_on_loopback_while_the_block_runs_and_the_port_is_free_afterwards(metrics: Metrics) -> None:
-    settings = Settings(metrics_port=free_port())
+def test_metrics_are_offered_on_loopback_while_the_block_runs_and_the_port_is_free_afterwards(
+    metrics: Metrics, free_ports: Callable[[int], tuple[int, ...]]
+) -> None:
+    settings = Settings(metrics_port=free_ports(1)[0])
     assert settings.metrics_host == "127.0.0.1"
     for _ in range(2):
         with (
