@@ -18,8 +18,9 @@ _GRAVE = {Refusal.BAD_SIGNATURE, Refusal.UNKNOWN_CAMERA, Refusal.REPEATED}
 
 @dataclass
 class _Trouble:
-    first_offset: int
+    epoch: int
     first_sequence: int
+    first_offset: int
     refused: int = 0
     good: int = 0
 
@@ -32,7 +33,7 @@ class Refusals:
     every: int = 20
     calm_after: int = 40
     _last_good: dict[str, Frame] = field(default_factory=dict)
-    _trouble: dict[str, _Trouble] = field(default_factory=dict)
+    _trouble: dict[tuple[str, Context], _Trouble] = field(default_factory=dict)
 
     def refused(self, message: Message, error: BadInput, now: datetime) -> Signal | None:
         """A refused message; the signal to send, if one is due.
@@ -41,55 +42,58 @@ class Refusals:
         sent a good frame share the name `STRANGER`, so that inventing names makes no storm. Without a known or validly claimed
         context there is no signal.
         """
-        camera_id = (message.key or b"").decode(errors="replace")
-        good = self._last_good.get(camera_id)
-        camera_id = camera_id if good else STRANGER
+        good = self._last_good.get((message.key or b"").decode(errors="replace"))
         context = good.context if good else _claimed_context(message)
         if context is None:
             return None
-        sequence = good.sequence if good else 0
-        trouble = self._trouble.setdefault(camera_id, _Trouble(message.offset, sequence))
+        camera_id = good.camera_id if good else STRANGER
+        epoch, sequence = (good.epoch, good.sequence) if good else (0, message.offset)
+        trouble = self._trouble.setdefault((camera_id, context), _Trouble(epoch, sequence, message.offset))
         trouble.refused += 1
         trouble.good = 0
         if trouble.refused != 1 and trouble.refused % self.every:
             return None
         phase = Phase.RAISED if trouble.refused == 1 else Phase.ONGOING
         severity = Severity.HIGH if error.reason in _GRAVE else Severity.MEDIUM
-        return self._signal(camera_id, context, good, trouble, phase=phase, severity=severity, message=str(error), now=now)
+        last = sequence if epoch == trouble.epoch else trouble.first_sequence
+        return self._signal(camera_id, context, trouble, last, phase=phase, severity=severity, message=str(error), now=now)
 
-    def accepted(self, frame: Frame, now: datetime) -> Signal | None:
-        """A good frame; the CALM signal, if it is the last one that was needed."""
+    def accepted(self, frame: Frame, now: datetime) -> list[Signal]:
+        """A good frame; the CALM signals for which it is the last one that was needed.
+
+        It counts for its own camera, and for strangers in its context: they are calm when enough frames came without one of theirs.
+        """
         self._last_good[frame.camera_id] = frame
-        trouble = self._trouble.get(frame.camera_id)
-        if trouble is None:
-            return None
-        trouble.good += 1
-        if trouble.good < self.calm_after:
-            return None
-        del self._trouble[frame.camera_id]
-        text = f"{trouble.good} good frames in a row after {trouble.refused} refused messages"
-        calm, low = Phase.CALM, Severity.LOW
-        return self._signal(frame.camera_id, frame.context, frame, trouble, phase=calm, severity=low, message=text, now=now)
+        calm = []
+        for key in ((frame.camera_id, frame.context), (STRANGER, frame.context)):
+            trouble = self._trouble.get(key)
+            if trouble is None:
+                continue
+            trouble.good += 1
+            if trouble.good >= self.calm_after:
+                del self._trouble[key]
+                text = f"{trouble.good} good frames in a row after {trouble.refused} refused messages"
+                low = Severity.LOW
+                calm.append(
+                    self._signal(*key, trouble, trouble.first_sequence, phase=Phase.CALM, severity=low, message=text, now=now)
+                )
+        return calm
 
     def _signal(
         self,
         camera_id: str,
         context: Context,
-        good: Frame | None,
         trouble: _Trouble,
+        last_sequence: int,
         *,
         phase: Phase,
         severity: Severity,
         message: str,
         now: datetime,
     ) -> Signal:
-        window = Window(
-            epoch=good.epoch if good else 0,
-            first_sequence=trouble.first_sequence,
-            last_sequence=max(trouble.first_sequence, good.sequence if good else 0),
-        )
+        first = trouble.first_sequence
         return Signal(
-            id=event_id("signal", DETECTOR, camera_id, trouble.first_offset, phase, trouble.refused),
+            id=event_id("signal", DETECTOR, camera_id, context, trouble.epoch, trouble.first_offset, phase, trouble.refused),
             source=self.source,
             time=now,
             subject=camera_id,
@@ -99,7 +103,7 @@ class Refusals:
             camera_id=camera_id,
             context=context,
             detector=DETECTOR,
-            window=window,
+            window=Window(epoch=trouble.epoch, first_sequence=first, last_sequence=max(first, last_sequence)),
             weights_digest=None,
             evidence=(Evidence("refused", float(trouble.refused)),),
             message=message[:500],

@@ -181,17 +181,18 @@ class Worker:
             log.warning("frame refused", reason=error.reason, offset=message.offset, cause=str(error))
             self._metrics.refused(error.reason)
             self._dead_letter(message, error)
-            self._signal(self._refusals.refused(message, error, now))
+            if signal := self._refusals.refused(message, error, now):
+                self._signal(signal)
             return None
-        self._signal(self._refusals.accepted(accepted.frame, now))
+        for signal in self._refusals.accepted(accepted.frame, now):
+            self._signal(signal)
         return replace(accepted, decode_ms=(time.perf_counter() - started_s) * 1e3)
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
-    def _signal(self, signal: Signal | None) -> None:
-        if signal is not None:
-            self._metrics.signalled(signal)
-            self._send(topics.SIGNALS, signal.camera_id, signal)
+    def _signal(self, signal: Signal) -> None:
+        self._metrics.signalled(signal)
+        self._send(topics.SIGNALS, signal.camera_id, signal)
 
     def _dead_letter(self, message: Message, error: Exception) -> None:
         letter = codec.dead_letter(message, error, source=self._source, now=self._now())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from inference.intake import MAX_PIXELS, Intake, decode_picture
-from inference.refusals import Refusals
+from inference.refusals import STRANGER, Refusals
 from streams import codec
 from streams.codec import Message
 from streams.errors import BadInput, Refusal
@@ -177,30 +177,38 @@ class TestRefusals:
     bad = Message("frames", 0, 5, b"gate", b"", (("ce_context", b"urban"),))
     error = BadInput("no good", Refusal.BAD_SIGNATURE)
 
+    def known(self, **options: int) -> Refusals:
+        refusals = Refusals("inference/w", **options)
+        refusals.accepted(a_frame(b"x"), NOW)
+        return refusals
+
     def test_many_refusals_make_few_signals_and_calm_needs_good_frames(self) -> None:
-        refusals = Refusals("inference/w", every=10, calm_after=3)
+        refusals = self.known(every=10, calm_after=3)
         signals = [signal for _ in range(25) if (signal := refusals.refused(self.bad, self.error, NOW))]
         assert [signal.phase for signal in signals] == [Phase.RAISED, Phase.ONGOING, Phase.ONGOING]
         good = [refusals.accepted(a_frame(b"x", sequence=number), NOW) for number in range(5)]
-        assert [signal and signal.phase for signal in good] == [None, None, Phase.CALM, None, None]
+        assert [[signal.phase for signal in signals] for signals in good] == [[], [], [Phase.CALM], [], []]
 
     def test_a_refusal_in_between_starts_the_count_of_good_frames_anew(self) -> None:
-        refusals = Refusals("inference/w", calm_after=2)
+        refusals = self.known(calm_after=2)
         refusals.refused(self.bad, self.error, NOW)
-        assert refusals.accepted(a_frame(b"x"), NOW) is None
+        assert not refusals.accepted(a_frame(b"x"), NOW)
         refusals.refused(self.bad, self.error, NOW)
-        assert refusals.accepted(a_frame(b"x"), NOW) is None
-        assert refusals.accepted(a_frame(b"x"), NOW) is not None
+        assert not refusals.accepted(a_frame(b"x"), NOW)
+        assert refusals.accepted(a_frame(b"x"), NOW)
 
     def test_the_same_refusal_gives_the_same_signal(self) -> None:
-        first, second = (Refusals("inference/w").refused(self.bad, self.error, NOW) for _ in range(2))
+        first, second = (self.known().refused(self.bad, self.error, NOW) for _ in range(2))
         assert first == second
 
-    def test_strangers_of_many_names_make_one_finding(self) -> None:
-        refusals = Refusals("inference/w", every=1000)
+    def test_strangers_of_many_names_make_one_finding_and_calm_down(self) -> None:
+        refusals = Refusals("inference/w", every=1000, calm_after=2)
         claims = (("ce_context", b"urban"),)
         found = [refusals.refused(Message("frames", 0, n, b"cam%d" % n, b"", claims), self.error, NOW) for n in range(50)]
-        assert [signal.camera_id for signal in found if signal] == ["stranger"]
+        assert [signal.camera_id for signal in found if signal] == [STRANGER]
+        refusals.accepted(a_frame(b"x"), NOW)
+        (calm,) = refusals.accepted(a_frame(b"x"), NOW)
+        assert (calm.camera_id, calm.phase) == (STRANGER, Phase.CALM)
 
     def test_a_stranger_without_a_context_makes_no_signal(self) -> None:
         stranger = Message("frames", 0, 5, b"\xff", b"", ())
