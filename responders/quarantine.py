@@ -1,0 +1,185 @@
+"""Frames set aside: each picture sealed, with what was found in it and why it is here, kept out of every training set.
+
+It decides where a sealed file lies and what it holds; it refuses a frame that its order does not name, and sealed bytes that were
+touched. A frame stands in quarantine once, however often it is ordered there. Fed by topic `quarantine`; the pictures come from the
+log of topic `frames`, read by offset.
+
+Source: paper 4.6 (automatic quarantine), 4.7 (evidence preservation), 4.5.4 (encryption at rest).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from infra.db import Sessions, insert_into, reading, writing
+from infra.files import alone, write_whole
+from infra.keys import open_sealed, quarantine_key, seal
+from infra.settings import Settings
+from infra.tables import JudgedFrame, QuarantinedFrame
+from streams.errors import BadInput, Tampered, Unavailable
+from streams.events import Detections, Frame, QuarantineOrder
+
+_CHUNK = 32
+_SAFE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a judged frame lies in the log of topic `frames`."""
+
+    frame_id: str
+    sequence: int
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Located:
+    """The frames of an order that are on record, by sequence; `missing` of it are not (yet, or were refused unjudged)."""
+
+    places: tuple[Place, ...]
+    missing: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many frames were sealed now, and how many were set aside before."""
+
+    sealed: int
+    already: int
+
+
+class SealedFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sealed file holds; `picture` is the encoded image as the camera sent it."""
+
+    order: QuarantineOrder
+    frame: Frame
+    detections: Detections | None
+    picture: bytes
+
+
+def offsets_of(session: Session, order: QuarantineOrder) -> Located:
+    """Where the frames of an order lie. Rows of judged frames come late: while some are missing, ask again a little later."""
+    window = order.window
+    found = session.execute(
+        select(JudgedFrame.frame_id, JudgedFrame.sequence, JudgedFrame.frame_partition, JudgedFrame.frame_offset)
+        .where(
+            JudgedFrame.camera_id == order.camera_id,
+            JudgedFrame.epoch == window.epoch,
+            JudgedFrame.sequence.between(window.first_sequence, window.last_sequence),
+        )
+        .order_by(JudgedFrame.sequence)
+    )
+    places = tuple(Place(*row) for row in found)
+    return Located(places, window.last_sequence - window.first_sequence + 1 - len(places))
+
+
+def set_aside(
+    sessions: Sessions,
+    settings: Settings,
+    order: QuarantineOrder,
+    frames: Iterable[tuple[Frame, bytes, Detections | None]],
+    now: datetime,
+) -> Outcome:
+    """Seal the frames that are not in quarantine yet (AES-256-GCM) and write a row for each; harmless to repeat at any point.
+
+    A file that is gone is sealed again. Raises BadInput for a frame outside the order, Unavailable without database or disk.
+    """
+    if not _SAFE_ID.fullmatch(order.incident_id):
+        raise BadInput(f"quarantine order {order.id} names incident {order.incident_id!r}, which is no id; find out who wrote it")
+    home = settings.home.resolve()
+    folder = home / "quarantine" / order.incident_id
+    sealed = already = 0
+    rest = iter(frames)
+    with alone(home / "quarantine" / ".lock"):
+        key = quarantine_key(settings)
+        while chunk := list(islice(rest, _CHUNK)):
+            for frame, _, _ in chunk:
+                _check(order, frame)
+            with reading(sessions) as session:
+                names = [frame.id for frame, _, _ in chunk]
+                known = session.execute(
+                    select(QuarantinedFrame.frame_id, QuarantinedFrame.path).where(QuarantinedFrame.frame_id.in_(names))
+                ).all()
+            standing = {row.frame_id for row in known if (home / row.path).is_file()}
+            new = {frame.id: (frame, body, seen) for frame, body, seen in chunk if frame.id not in standing}
+            rows = []
+            for frame, body, seen in new.values():
+                about = _about(order.incident_id, frame.id)
+                data = seal(
+                    key, msgspec.msgpack.encode(SealedFrame(order=order, frame=frame, detections=seen, picture=body)), about
+                )
+                path = folder / f"{frame.epoch}-{frame.sequence}.sealed"
+                _write(path, data)
+                rows.append(_row(order, frame, path.relative_to(home), data, now))
+            _insert(sessions, rows)
+            sealed += len(new)
+            already += len(chunk) - len(new)
+    return Outcome(sealed, already)
+
+
+def open_frame(settings: Settings, row: QuarantinedFrame) -> SealedFrame:
+    """A frame out of its sealed file. Raises Tampered if file, name or key were changed, Unavailable if the file is gone."""
+    path = settings.home.resolve() / row.path
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Unavailable(f"sealed frame {row.frame_id} is not at {path}: restore it from a backup") from error
+    if hashlib.sha256(data).hexdigest() != row.sealed_sha256:
+        raise Tampered(f"sealed frame {path} is not the file that was written: keep it as evidence, restore it from a backup")
+    plain = open_sealed(quarantine_key(settings), data, _about(row.incident_id, row.frame_id))
+    return msgspec.msgpack.decode(plain, type=SealedFrame)
+
+
+def _check(order: QuarantineOrder, frame: Frame) -> None:
+    window = order.window
+    inside = window.first_sequence <= frame.sequence <= window.last_sequence
+    if frame.camera_id != order.camera_id or frame.epoch != window.epoch or not inside:
+        raise BadInput(
+            f"frame {frame.sequence} of camera {frame.camera_id} is not in quarantine order {order.id}; read the log again"
+        )
+
+
+def _about(incident_id: str, frame_id: str) -> bytes:
+    return f"{incident_id}/{frame_id}".encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise Unavailable(f"quarantine file {path} cannot be written: {error}; make room or mend the folder's rights") from error
+
+
+def _row(order: QuarantineOrder, frame: Frame, path: Path, data: bytes, now: datetime) -> dict[str, object]:
+    return {
+        "frame_id": frame.id,
+        "incident_id": order.incident_id,
+        "decision_id": order.decision_id,
+        "camera_id": frame.camera_id,
+        "epoch": frame.epoch,
+        "sequence": frame.sequence,
+        "path": str(path),
+        "sealed_sha256": hashlib.sha256(data).hexdigest(),
+        "reason": order.reason,
+        "sealed_at": now,
+    }
+
+
+def _insert(sessions: Sessions, rows: list[dict[str, object]]) -> None:
+    if not rows:
+        return
+    with writing(sessions) as session:
+        insert = insert_into(session, QuarantinedFrame)
+        new = insert.excluded
+        # A row that stands already is here only because its file was gone: it now names the new one.
+        again = {"incident_id": new.incident_id, "path": new.path, "sealed_sha256": new.sealed_sha256, "sealed_at": new.sealed_at}
+        session.connection().execute(insert.on_conflict_do_update(index_elements=["frame_id"], set_=again), rows)
