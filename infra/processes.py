@@ -92,3 +92,18 @@ def listener(port: int) -> str:
                 pid = int(link.parts[2])
                 return f"process {pid} ({command_line(pid)[:120]})"
     return "a process that cannot be seen from here"
+
+
+def of_session(session: int) -> tuple[int, ...]:
+    """Every process of a session (the number of the process that began it, which need not live any more)."""
+    if Path("/proc/self").exists():
+        numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    else:
+        done = subprocess.run(["/bin/ps", "-axo", "pid="], capture_output=True, text=True, check=False)
+        numbers = [int(number) for number in done.stdout.split()]
+    found = []
+    for number in numbers:
+        with contextlib.suppress(OSError):
+            if os.getsid(number) == session:
+                found.append(number)
+    return tuple(found)
