@@ -102,8 +102,8 @@ _ENTRIES = (
         trial=Trial(level=0.2, spread=0.03, shift=0.4, phis=(0.0, 0.5), within=5),
     ),
     _drift("brightness", Baseline.PICTURE, resolution=2e-3, level=0.45, spread=0.02, why="light, exposure, a covered lens"),
-    _drift("contrast", Baseline.PICTURE, resolution=2e-3, level=0.2, spread=0.02, why="fog, dirt, a failing sensor"),
-    _drift("sharpness", Baseline.PICTURE, resolution=1e-3, level=0.05, spread=0.01, why="focus, rain on the lens, noise"),
+    _drift("contrast", Baseline.PICTURE, resolution=1e-3, level=0.2, spread=0.02, why="fog, dirt, a failing sensor"),
+    _drift("sharpness", Baseline.PICTURE, resolution=3e-4, level=0.05, spread=0.01, why="focus, rain on the lens, noise"),
     _drift(
         "heat",
         Baseline.SERVING,

@@ -29,7 +29,7 @@ ALLOWANCES = (0.1, 0.4)  # of the prediction errors' standard deviation: twice t
 ARMS = tuple((sign, allowance) for allowance in ALLOWANCES for sign in (1.0, -1.0))
 WIDEST = 50.0  # first spreads from the first centre; keeps the state bounded whatever comes
 SIEGMUND_OVERSHOOT = 1.166
-MARGIN = 1.5  # over the declared run length, for what Siegmund's formula does not know: learned baselines, heavy tails (measured)
+MARGIN = 2.0  # over the declared run length, for what Siegmund's formula does not know: learned baselines, heavy tails (measured)
 HALF_WAY = 0.5  # of the evidence for an alarm: from here on readings are suspicious, and the baseline stops learning
 LEAST_DEVIATION = 0.3  # of clipped errors: a feature that hardly ever moves must not make its rare moves huge
 
