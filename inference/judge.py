@@ -102,7 +102,8 @@ class Judge:
         found: dict[int, Detections] = {}
         groups: dict[tuple[Context, int, int], list[int]] = defaultdict(list)
         for number, accepted in enumerate(frames):
-            groups[(accepted.frame.context, *accepted.picture.shape[:2])].append(number)
+            height_px, width_px = accepted.picture.shape[:2]
+            groups[accepted.frame.context, height_px, width_px].append(number)
         for (context, *_), members in groups.items():
             judged = self._judge_alike([frames[number] for number in members], context, now)
             found.update(zip(members, judged, strict=True))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -19,13 +20,20 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from inference.intake import Accepted, Intake
-from inference.judge import Judge
+from inference.judge import Judge, Sampler
 from inference.refusals import Refusals
+from inference.registry import Registry
+from inference.serving import load
+from infra.clients import consumer, producer
+from infra.keys import verify_frame
 from infra.metrics import BATCH, Metrics
+from infra.provision import app_id
+from infra.settings import Settings
 from streams import codec, topics
 from streams.codec import Message
 from streams.errors import BadInput, KerbwatchError, Unavailable
-from streams.events import Context, Event, Health, Offset, Serving, Signal, WorkerStatus, event_id
+from streams.events import Context, Event, Health, ModelState, Offset, Serving, Signal, WorkerStatus, event_id
+from streams.topics import Role
 
 _POLL_MS = 50
 _SEND_LIMIT_S = 30.0
@@ -115,7 +123,7 @@ class Worker:
                     continue
                 message = _message(record)
                 try:
-                    state = codec.decode(record.value, topics.MODEL_STATE, topics.events.ModelState).event
+                    state = codec.decode(record.value, topics.MODEL_STATE, ModelState).event
                     if not self._judge.assign(state):
                         continue
                 except KerbwatchError as error:
@@ -225,6 +233,32 @@ class Worker:
         frames = self._clients.frames
         behind = sum(max(0, (frames.highwater(tp) or 0) - frames.position(tp)) for tp in frames.assignment())
         self._metrics.waiting(topics.FRAMES.name, behind)
+
+
+def serve(settings: Settings, metrics: Metrics, stop: threading.Event) -> None:
+    """Be an inference worker as the settings say, until `stop` is set. Raises Unavailable without a broker."""
+    role, source = Role.INFERENCE, f"inference/{settings.worker_id}"
+    clients = Clients(
+        frames=consumer(settings, role, group=app_id(role)),
+        states=consumer(settings, role, group=None),
+        producer=producer(settings, role),
+    )
+    registry = Registry(settings.home / "registry")
+    judge = Judge(
+        load=lambda digest: load(registry, digest, device=settings.device, threads=settings.worker_threads),
+        source=source,
+        sampler=Sampler(settings.score_every),
+        clock_s=time.perf_counter,
+    )
+    intake = Intake(verify=partial(verify_frame, settings), allowance_s=settings.clock_allowance_s)
+    worker = Worker(
+        settings.worker_id, clients, intake, judge, metrics, batch=settings.worker_batch, status_every_s=settings.status_every_s
+    )
+    try:
+        worker.run(stop)
+    finally:
+        for client in (clients.frames, clients.states, clients.producer):
+            client.close()
 
 
 def _message(record: Any) -> Message:

@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     grafana_token: SecretStr | None = None
     """Token of a Grafana service account that may edit dashboards."""
 
+    worker_id: str = "worker-1"
+    """Tells workers apart; two that run side by side need two names."""
     worker_batch: PositiveInt = 4
     """Most frames judged in one forward pass."""
     worker_threads: PositiveInt = 2

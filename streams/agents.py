@@ -11,72 +11,221 @@ SQL and Kafka's log are read in one worker thread: a blocking call would stall F
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable
+import os
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import faust
 import msgspec
 import structlog
+from faust.streams import Stream
 from faust.types import EventT, StreamT
 
 from detectors.watch import watch
-from infra.metrics import Metrics, Service
+from infra.db import open_database, reading, writing
+from infra.metrics import AUDITED, QUARANTINED, Metrics, Service
 from infra.settings import Settings
+from responders import playbooks
+from responders.effects import carry_out
+from responders.keeping import record_audit, record_judged
+from responders.quarantine import offsets_of, set_aside
+from responders.store import Store
 from streams import codec, topics
-from streams.app import Rim, base_app, message_of
+from streams.app import Rim, base_app
 from streams.codec import Message
-from streams.events import Detections
+from streams.errors import BadInput, BrokenContract, Unavailable
+from streams.events import Detections, Event, IncidentChange, QuarantineOrder, WorkerStatus
+from streams.frame_log import read_frames
 
 T = TypeVar("T")
+Batch = Sequence[EventT[bytes]]
 
 _BATCH = 256
 _WITHIN_S = 0.02
+_TICK_S = 0.5
+_SEND_LIMIT_S = 10.0
+_RECORDS_LATE = timedelta(seconds=60)
+"""So long a quarantine order waits for the records of its frames; then it takes what there is and the rest is dead-lettered."""
 
 log = structlog.get_logger("agents")
 
 
 def create_app(settings: Settings, service: Service, metrics: Metrics) -> faust.App:
     """The Faust app of one service (watch, respond or keep)."""
-    app = base_app(settings, service)
-    rim = Rim(app, service, metrics)
-    attach: dict[Service, Callable[[Rim, Settings], None]] = {
-        Service.WATCH: _watch,
-        # Service.RESPOND: _respond,
-        #
-    }
-    attach[service](rim, settings)
+    rim = Rim(base_app(settings, service), service, metrics)
+    match service:
+        case Service.WATCH:
+            _Watcher(rim)
+        case Service.RESPOND:
+            _Responder(rim, settings)
+        case Service.KEEP:
+            _Keeper(rim, settings)
+        case Service.INFER:
+            raise BrokenContract("the inference worker is no Faust app; see inference.worker")
     rim.watch_for_stalls()
-    return app
+    return rim.app
 
 
-def _watch(rim: Rim, _settings: Settings) -> None:
-    # The partitioner places a camera's state where it places the camera's events (murmur2 of the same key, as many partitions);
-    # Faust's other way, the current event's partition, is not to be had while a batch is handled.
-    table: Any = rim.app.Table(
-        "cameras", partitions=topics.DETECTIONS.partitions, key_type=bytes, value_type=bytes, use_partitioner=True
-    )
+class _Watcher:
+    """detections -> signals."""
 
-    @rim.app.agent(rim.topic(topics.DETECTIONS), name="watch")
-    async def watch_detections(stream: StreamT[bytes]) -> None:
+    def __init__(self, rim: Rim) -> None:
+        self._rim = rim
+        # The partitioner places a camera's state where it places the camera's events (murmur2 of the same key, as many partitions);
+        # Faust's other way, the current event's partition, is not to be had while a batch is handled.
+        self._cameras: Any = rim.app.Table(
+            "cameras", partitions=topics.DETECTIONS.partitions, key_type=bytes, value_type=bytes, use_partitioner=True
+        )
+        _on_batches(rim, topics.DETECTIONS, "watch", self._watch)
+
+    async def _watch(self, batch: Batch) -> None:
+        states: dict[bytes, dict[str, Any]] = {}
+        for event in batch:
+            await self._rim.guard("watch", event, partial(self._watch_one, states))
+        for camera, state in states.items():
+            self._cameras[camera] = msgspec.json.encode(state)
+
+    async def _watch_one(self, states: dict[bytes, dict[str, Any]], message: Message) -> None:
+        event = codec.decode(message.value, topics.DETECTIONS, Detections).event
+        camera = event.camera_id.encode()
+        if camera not in states:
+            states[camera] = msgspec.json.decode(self._cameras[camera]) if camera in self._cameras else {}
+        state, signals = watch(states[camera], event)
+        for signal in signals:
+            self._rim.metrics.signalled(signal)
+        await self._rim.send(topics.SIGNALS, event.camera_id, *signals)
+        states[camera] = state
+        self._rim.metrics.watched(event, datetime.now(UTC))
+
+
+class _Responder:
+    """signals, worker-status -> model-state, quarantine, incidents, audit."""
+
+    def __init__(self, rim: Rim, settings: Settings) -> None:
+        self._rim = rim
+        self._sessions = open_database(settings)
+        self._store = Store(self._sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
+        self._port = _Port(rim)
+        self._apart = _Apart()
+        for topic in (topics.SIGNALS, topics.WORKER_STATUS):
+            _on_batches(rim, topic, f"respond-{topic.name}", partial(self._respond, topic))
+        rim.app.timer(interval=_TICK_S)(self._tick)
+
+    async def _respond(self, topic: topics.Topic, batch: Batch) -> None:
+        for event in batch:
+            await self._rim.guard("respond", event, partial(self._accept, topic))
+        await self._rim.until_available("respond", self._act)
+
+    async def _accept(self, topic: topics.Topic, message: Message) -> None:
+        event = codec.decode(message.value, topic, topic.carries).event
+        now = datetime.now(UTC)
+        if isinstance(event, WorkerStatus):
+            self._rim.metrics.reported(event, now)
+        await self._apart(self._store.accept, event, now)
+
+    async def _act(self) -> None:
+        self._port.loop = asyncio.get_running_loop()
+        while (await self._apart(carry_out, self._sessions, self._port, lambda: datetime.now(UTC), f"respond/{os.getpid()}")).sent:
+            pass
+
+    async def _tick(self) -> None:
+        try:
+            await self._apart(self._store.tick, datetime.now(UTC))
+            await self._act()
+        except Unavailable as error:
+            log.warning("waiting", agent="respond", cause=str(error))
+
+
+class _Keeper:
+    """detections, audit, quarantine -> database and sealed files."""
+
+    def __init__(self, rim: Rim, settings: Settings) -> None:
+        self._rim = rim
+        self._settings = settings
+        self._sessions = open_database(settings)
+        self._apart = _Apart()
+        _on_batches(rim, topics.DETECTIONS, "keep-judged", partial(self._record, topics.DETECTIONS, self._write_judged))
+        _on_batches(rim, topics.AUDIT, "keep-audit", partial(self._record, topics.AUDIT, self._write_audit))
+        _on_batches(rim, topics.QUARANTINE, "keep-quarantine", self._obey)
+
+    async def _record(self, topic: topics.Topic, write: Callable[[list[tuple[Event, bytes]]], None], batch: Batch) -> None:
+        read: list[tuple[Event, bytes]] = []
+
+        async def decode(message: Message) -> None:
+            read.append((codec.decode(message.value, topic, topic.carries).event, message.value or b""))
+
+        for event in batch:
+            await self._rim.guard("keep", event, decode)
+        await self._rim.until_available("keep", partial(self._apart, write, read))
+
+    def _write_judged(self, read: list[tuple[Event, bytes]]) -> None:
+        with writing(self._sessions) as session:
+            record_judged(session, [event for event, _ in read if isinstance(event, Detections)])
+
+    def _write_audit(self, read: list[tuple[Event, bytes]]) -> None:
+        with writing(self._sessions) as session:
+            self._rim.metrics[AUDITED].inc(record_audit(session, [body for _, body in read]))
+
+    async def _obey(self, batch: Batch) -> None:
+        async def obey(message: Message) -> None:
+            order = codec.decode(message.value, topics.QUARANTINE, QuarantineOrder).event
+            await self._apart(self._quarantine, order, datetime.now(UTC))
+
+        for event in batch:
+            await self._rim.guard("keep", event, obey)
+
+    def _quarantine(self, order: QuarantineOrder, now: datetime) -> None:
+        with reading(self._sessions) as session:
+            located = offsets_of(session, order)
+        complete = bool(located.places) and located.places[-1].sequence == order.window.last_sequence
+        if not complete and now - order.time < _RECORDS_LATE:
+            raise Unavailable(f"frames of quarantine order {order.id} are not all on record yet")
+        frames = ((frame, body, None) for frame, body in read_frames(self._settings, located.places))
+        outcome = set_aside(self._sessions, self._settings, order, frames, now)
+        self._rim.metrics[QUARANTINED].inc(outcome.sealed)
+        if not complete:
+            raise BadInput(f"quarantine order {order.id}: {located.missing} frames of {order.camera_id} are not on record")
+
+
+def _on_batches(rim: Rim, topic: topics.Topic, name: str, handle: Callable[[Batch], Awaitable[None]]) -> None:
+    """One agent on one topic (concurrency 1, acknowledged in order: issue #606)."""
+
+    async def agent(stream: StreamT[bytes]) -> None:
+        assert isinstance(stream, Stream)
         async for batch in stream.take_events(_BATCH, within=_WITHIN_S):
-            states: dict[bytes, dict[str, Any]] = {}
-            for event in batch:
-                await rim.guard("watch", event, lambda message: _watch_one(rim, table, states, message))
-            for camera, state in states.items():
-                table[camera] = msgspec.json.encode(state)
+            await handle(batch)
+
+    rim.app.agent(rim.topic(topic), name=name)(agent)
 
 
-async def _watch_one(rim: Rim, table: Any, states: dict[bytes, dict[str, Any]], message: Message) -> None:
-    event = codec.decode(message.value, topics.DETECTIONS, Detections).event
-    camera = event.camera_id.encode()
-    if camera not in states:
-        states[camera] = msgspec.json.decode(table[camera]) if camera in table else {}
-    state, signals = watch(states[camera], event)
-    for signal in signals:
-        rim.metrics.signalled(signal)
-    await rim.send(topics.SIGNALS, event.camera_id, *signals)
-    states[camera] = state
-    rim.metrics.watched(event, datetime.now(UTC))
+class _Apart:
+    """Blocking calls, one after another, in a thread of their own."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "blocking")
+
+    async def __call__(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(call, *arguments))
+
+
+class _Port:
+    """The outbox's way to Kafka: called in the SQL thread, sends on the app's event loop."""
+
+    def __init__(self, rim: Rim) -> None:
+        self._rim = rim
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def send(self, topic: topics.Topic, key: str, event: Event) -> None:
+        """Return once the broker has the event. Raises Unavailable after 10 s."""
+        assert self.loop is not None
+        future = asyncio.run_coroutine_threadsafe(self._rim.send(topic, key, event), self.loop)
+        try:
+            future.result(_SEND_LIMIT_S)
+        except TimeoutError as error:
+            future.cancel()
+            raise Unavailable(f"the broker did not take {event.id} for {topic.name} in {_SEND_LIMIT_S:.0f} s") from error
+        if isinstance(event, IncidentChange):
+            self._rim.metrics.incident_changed(event)

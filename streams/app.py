@@ -13,7 +13,7 @@ Apps are made by a function, never at import time. Source: paper 4.7; Faust issu
 import asyncio
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +28,7 @@ from infra.metrics import AGENT_EVENTS, AGENT_FAULTS, Metrics, Service
 from infra.settings import Settings
 from streams import codec
 from streams.codec import Message
-from streams.errors import BadInput
+from streams.errors import BadInput, Unavailable
 from streams.events import Event
 from streams.topics import DEAD_LETTER, Role, Topic
 
@@ -82,10 +82,10 @@ class Rim:
         self.app = app
         self.metrics = metrics
         self.source = f"{ROLES[service]}/{service}"
-        self._topics: dict[str, TopicT[bytes]] = {}
+        self._topics: dict[str, TopicT] = {}
         self._handled = 0
 
-    def topic(self, topic: Topic) -> TopicT[bytes]:
+    def topic(self, topic: Topic) -> TopicT:
         """The Faust side of a row of the topic table; the topic itself exists already, with its own settings."""
         if topic.name not in self._topics:
             self._topics[topic.name] = self.app.topic(
@@ -108,16 +108,28 @@ class Rim:
                 await asyncio.sleep(_RETRY_S)
 
     async def guard(self, agent: str, event: EventT[bytes], handle: Callable[[Message], Awaitable[None]]) -> None:
-        """Handle one event; whatever fails is dead-lettered with its cause, counted, and the stream goes on."""
+        """Handle one event; whatever fails is dead-lettered with its cause, counted, and the stream goes on.
+
+        What is unavailable (database, weights) is waited for: the event is given again until it is taken.
+        """
         message = message_of(event)
-        self._handled += 1
-        self.metrics[AGENT_EVENTS].labels(agent=agent).inc()
         try:
-            await handle(message)
-        except asyncio.CancelledError:
-            raise
+            await self.until_available(agent, lambda: handle(message))
         except Exception as error:  # noqa: BLE001 - Faust would acknowledge and lose the event
             await self.set_aside(agent, message, error)
+        self._handled += 1
+        self.metrics[AGENT_EVENTS].labels(agent=agent).inc()
+
+    async def until_available(self, agent: str, call: Callable[[], Awaitable[None]]) -> None:
+        """Call until it does not raise Unavailable, with a pause in between."""
+        while True:
+            try:
+                await call()
+            except Unavailable as error:
+                log.warning("waiting", agent=agent, cause=str(error))
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
 
     async def set_aside(self, agent: str, message: Message, error: Exception) -> None:
         """Put a message on the dead-letter topic; an error that is no BadInput is our own fault and is counted as such."""
@@ -136,7 +148,6 @@ class Rim:
         still_s = 0.0
         handled = 0
 
-        @self.app.timer(interval=_STALL_CHECK_S)
         async def progress() -> None:
             nonlocal still_s, handled
             behind = self._behind()
@@ -145,6 +156,8 @@ class Rim:
             if still_s >= _STALL_S:
                 log.error("no progress while events wait; ending to be started again", behind=behind, still_s=still_s)
                 os._exit(EXIT_STALLED)
+
+        self.app.timer(interval=_STALL_CHECK_S)(progress)
 
     def _behind(self) -> int:
         """Events that wait, over all partitions of this process; sets the lag metric of each topic."""
@@ -163,5 +176,10 @@ class Rim:
 def message_of(event: EventT[bytes]) -> Message:
     """A Faust event as the codec knows messages."""
     raw: Any = event.message
-    headers: Sequence[tuple[str, bytes]] = raw.headers.items() if isinstance(raw.headers, dict) else raw.headers or ()
+    headers = raw.headers.items() if isinstance(raw.headers, dict) else raw.headers or ()
     return Message(raw.topic, raw.partition, raw.offset, raw.key, raw.value, tuple(headers))
+
+
+def run(app: faust.App) -> None:
+    """Run an app in this process until SIGTERM or SIGINT; leaves with the process's exit code."""
+    faust.Worker(app, loglevel=None, redirect_stdouts=False, override_logging=False).execute_from_commandline()

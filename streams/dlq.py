@@ -113,7 +113,7 @@ def replay_letter(settings: Settings, letter: DeadLetter, *, actor: str, why: st
 
 @app.command("list")
 def list_letters(as_json: JsonOption = False) -> None:
-    """What was refused, oldest first. Example: kerbwatch dlq list --json"""
+    """What was refused, oldest first. Example: `kerbwatch dlq list --json`."""
     settings = read_settings()
     again = replayed(settings)
     rows = [_row(letter, again) for letter in letters(settings)]
@@ -135,7 +135,7 @@ def show(
     save: Annotated[Path | None, typer.Option(help="Write the original bytes to this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """One letter with its headers and cause. Example: kerbwatch dlq show 3fa9 --save bad.jpg"""
+    """One letter with its headers and cause. Example: `kerbwatch dlq show 3fa9 --save bad.jpg`."""
     settings = read_settings()
     found = find(letters(settings), letter)
     if save is not None:
@@ -157,7 +157,7 @@ def replay(
     again: Annotated[bool, typer.Option(help="Also if it was replayed before.")] = False,
     actor: Annotated[str | None, typer.Option(help="Who does this; your login name if not given.")] = None,
 ) -> None:
-    """Send one letter once more to where it came from. Example: kerbwatch dlq replay 3fa9 --why "agent mended in 0.2.1" """
+    """Send one letter once more to where it came from. Example: `kerbwatch dlq replay 3fa9 --why "mended in 0.2.1"`."""
     settings = read_settings()
     found = find(letters(settings), letter)
     if found.id in replayed(settings) and not again:

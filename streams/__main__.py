@@ -1,0 +1,56 @@
+"""The command `kerbwatch`: reads the settings once, passes them down, and turns our errors into plain words and exit codes.
+
+Exit codes: 0 done, 1 found something wrong, 2 bad usage or input, 3 unavailable.
+"""
+
+import signal
+import sys
+import threading
+from typing import Annotated
+
+import typer
+
+from infra.log import set_up_logs
+from infra.metrics import Metrics, Service, serve_metrics
+from infra.settings import read_settings
+from streams.errors import KerbwatchError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Watches a pedestrian detector in service, and defends it. Begin with: `kerbwatch demo`.",
+)
+
+
+@app.command()
+def work(service: Annotated[Service, typer.Argument(help="Which process to be.")]) -> None:
+    """Be one of the processes, in the foreground, until a signal ends it. Example: `kerbwatch work infer`."""
+    settings = read_settings()
+    set_up_logs(service)
+    metrics = Metrics(service)
+    with serve_metrics(settings, metrics):
+        if service is Service.INFER:
+            from inference.worker import serve
+
+            stop = threading.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stop.set())
+            serve(settings, metrics, stop)
+        else:
+            from streams.agents import create_app
+            from streams.app import run
+
+            run(create_app(settings, service, metrics))
+
+
+def main() -> None:
+    """Entry point of the command."""
+    try:
+        app()
+    except KerbwatchError as error:
+        typer.secho(f"kerbwatch: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
