@@ -44,7 +44,8 @@ def command_line(pid: int) -> str:
 
 def is_ours(pid: int | None, mark: str) -> bool:
     """Whether `pid` runs and its command line holds `mark` (a path of our own that no other process has)."""
-    return pid is not None and mark in command_line(pid)
+    line = command_line(pid) if pid is not None else ""
+    return bool(line) and mark in line
 
 
 def read_pid(path: Path) -> int | None:
