@@ -69,7 +69,7 @@ _ANY_DEPENDENCE = (0.0, 0.5, 0.9)
 
 
 def _drift(reads: str, baseline: Baseline, *, resolution: float, level: float, spread: float, why: str, runs: bool = True) -> Entry:
-    detector = Drift(arl=DRIFT_ARL, resolution=resolution)
+    detector = Drift(arl=DRIFT_ARL, block=5, learn=600, resolution=resolution)
     return Entry(
         name=f"drift-{reads.replace('_', '-')}",
         detector=detector,

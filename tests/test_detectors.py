@@ -38,6 +38,17 @@ def test_every_detector_keeps_this_promise_on_any_readings(
     check(entry, readings)
 
 
+@pytest.mark.parametrize("check", checks.ON_ANY_READINGS)
+@pytest.mark.parametrize("name", ["evasion", "drift-brightness", "adwin-brightness"])
+@settings(max_examples=4, deadline=None)
+@given(readings=READINGS)
+def test_each_kind_of_detector_keeps_it_past_learning_too(
+    name: str, check: Callable[[Entry, list[float]], None], readings: list[float]
+) -> None:
+    entry = catalogue.ALL[name]
+    check(entry, [*checks.calm(entry, 0.0, entry.learn + 20, seed=6).tolist(), *readings])
+
+
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_a_restart_anywhere_changes_nothing_past_learning_and_during_an_alarm(entry: Entry) -> None:
     readings = checks.calm(entry, 0.0, entry.learn + 700, seed=5)
