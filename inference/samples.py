@@ -1,8 +1,8 @@
 """What the detector is trained and measured on: annotated pictures, a fixed split, and random crops of them.
 
 It reads Penn-Fudan and renders streets into memory, and makes training crops as a pure function of a generator, so that a batch is
-known by its seed and step and a killed run goes on where it was. It refuses a folder whose annotations do not parse; it never writes
-pictures. All people get CityPersons' shape, a width of 0.41 of their height, whatever width the source gave. No topic feeds it.
+known by its seed and step and a killed run goes on where it was. It refuses a folder whose annotations do not parse, and writes no
+picture. All people get CityPersons' shape, a width of 0.41 of their height, whatever width the source gave. No topic feeds it.
 
 Source: Penn-Fudan (Wang et al., ACCV 2007), PASCAL 1.00 text annotations, corners counted from 1; augmentation after CSP
 (`trainval` settings: brightness, flip, resize, crop around a person) with small people added by putting four pictures into one.
@@ -55,16 +55,19 @@ def penn_fudan(folder: Path) -> list[Sample]:
     """
     notes = sorted((folder / "Annotation").glob("*.txt"))
     if not notes:
-        raise Unavailable(f"{folder}: no Penn-Fudan annotations there; set KERBWATCH_SHARED_DATA to the folder that holds pennfudan/")
+        raise Unavailable(
+            f"{folder}: no Penn-Fudan annotations there; set KERBWATCH_SHARED_DATA to the folder that holds pennfudan/"
+        )
     samples = []
     for note in notes:
         path = folder / "PNGImages" / f"{note.stem}.png"
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
         corners = [tuple(map(int, found)) for found in _BOX.findall(note.read_text(encoding="latin-1"))]
         if picture is None or not corners:
-            raise BadInput(f"{note}: {'its picture ' + str(path) + ' is unreadable' if picture is None else 'no box found in it'}; fetch Penn-Fudan again")
+            fault = f"its picture {path} is unreadable" if picture is None else "no box found in it"
+            raise BadInput(f"{note}: {fault}; fetch Penn-Fudan again")
         people = tuple(shaped((x1 - 1.0, y1 - 1.0, x2 - x1 + 1.0, y2 - y1 + 1.0)) for x1, y1, x2, y2 in corners)
-        samples.append(Sample("penn-fudan", note.stem, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), people))
+        samples.append(Sample("penn-fudan", note.stem, np.ascontiguousarray(picture[:, :, ::-1], np.uint8), people))
     return samples
 
 
@@ -94,11 +97,13 @@ def shaped(box_px: tuple[float, float, float, float], *, ignore: bool = False) -
     return Person(box, box, ignore or h < SMALLEST_PX)
 
 
-def crop(rng: Generator, pool: Sequence[Sample], backdrops: Sequence[Picture], height: int, width: int, *, whole: bool = True) -> Sample:
+def crop(
+    rng: Generator, pool: Sequence[Sample], backdrops: Sequence[Picture], height: int, width: int, *, whole: bool = True
+) -> Sample:
     """A random training crop of one picture of the pool, or of four; height x width px.
 
-    A random person is brought to a random share of the crop's height and into it. People who are cut to less than 0.6, or are shorter
-    than 20 px, are ignored. What the picture leaves uncovered shows a part of a backdrop (a picture without people) or grey.
+    A random person is brought to a random share of the crop's height and into it. People cut to less than 0.6, or shorter than
+    20 px, are ignored. What the picture leaves uncovered shows a part of a backdrop (a picture without people) or grey.
     """
     if whole and rng.random() < _MOSAIC:
         canvas = np.full((height, width, 3), GREY, np.uint8)
@@ -145,7 +150,7 @@ def weathered(rng: Generator, picture: Picture) -> Picture:
         clear = rng.uniform(0.35, 0.9)
         x = x * clear + rng.uniform(120, 225) * (1 - clear)
     if rng.random() < 0.2:  # noqa: PLR2004 - a share
-        x = cv2.GaussianBlur(x, (0, 0), float(rng.uniform(0.4, 1.4)))
+        x = np.asarray(cv2.GaussianBlur(x, (0, 0), float(rng.uniform(0.4, 1.4))), np.float32)
     if rng.random() < 0.5:  # noqa: PLR2004 - a share
         x += rng.standard_normal(x.shape[:2], np.float32)[..., None] * np.float32(rng.uniform(1, 9))
     out = np.clip(x, 0, 255).astype(np.uint8)

@@ -47,7 +47,7 @@ class Targets(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The three parts, unweighted by 1, 0.01 and 0.1 no more: they add up to the loss. Scalars."""
+    """The three parts, already weighted (0.01, 1, 0.1): they add up to the loss. Scalars."""
 
     centre: Tensor
     height: Tensor
@@ -88,8 +88,8 @@ def draw(people: Sequence[Person], height_px: int, width_px: int) -> Targets:
         height[patch] = math.log(max(d - b, 0.5))
         known[patch] = 1.0
         off_y[y, x], off_x[y, x] = (b + d) / 2 - y - 0.5, (a + c) / 2 - x - 0.5
-    stack = torch.from_numpy(maps)[:, None, None]
-    return Targets(*stack[:5], torch.from_numpy(maps[None, 5:7]))
+    one = torch.from_numpy(maps)[None]
+    return Targets(one[:, 0:1], one[:, 1:2], one[:, 2:3], one[:, 3:4], one[:, 4:5], one[:, 5:7])
 
 
 def stack(targets: Sequence[Targets], device: torch.device | None = None) -> Targets:
@@ -113,7 +113,9 @@ def losses(maps: Maps, targets: Targets) -> Losses:
     # where the height does not count the ratio is meaningless (division by next to nothing), so it is replaced before the loss
     ratio = torch.where(targets.height_known > 0, maps.height.float() / scale, torch.ones_like(scale))
     known = targets.height_known.sum().clamp(min=1.0)
-    height = _HEIGHT_WEIGHT * (nnf.smooth_l1_loss(ratio, torch.ones_like(ratio), reduction="none") * targets.height_known).sum() / known
+    height = (
+        _HEIGHT_WEIGHT * (nnf.smooth_l1_loss(ratio, torch.ones_like(ratio), reduction="none") * targets.height_known).sum() / known
+    )
     apart = nnf.smooth_l1_loss(maps.offset.float(), targets.offset, reduction="none")
     offset = _OFFSET_WEIGHT * (apart * targets.middle).sum() / people
     return Losses(centre, height, offset)
@@ -171,4 +173,4 @@ def _corners(person: Person) -> tuple[float, float, float, float]:
 
 def _gaussian(length: int) -> NDArray[np.float64]:
     sigma = 0.3 * ((length - 1) * 0.5 - 1) + 0.8
-    return np.exp(-((np.arange(length) - length // 2) ** 2) / (2 * sigma**2))
+    return np.asarray(np.exp(-((np.arange(length) - length // 2) ** 2) / (2 * sigma**2)), np.float64)

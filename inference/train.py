@@ -1,12 +1,12 @@
 """Trains CSP-nano: the normal model from real pedestrian weights, the safe-mode model adversarially from the normal one.
 
-It decides the settings of the two shipped models and carries out a run: seeded, resumable after a kill, stopped by a loss that is not
-finite before the optimizer moves. It refuses to publish: a finished run is a folder with weights, curves and settings, and
+It decides the settings of the two shipped models and carries out a run: seeded, resumable after a kill, stopped by a loss that is
+not finite before the optimizer moves. It refuses to publish: a finished run is a folder with weights, curves and settings, and
 `inference.registry` takes it from there with a card. A batch is a pure function of (seed, step), so a resumed run sees what an
 unbroken one would. No topic feeds it.
 
-Source: paper 5.1.3 and Algorithm 1 (PGD adversarial training, strength eps_AT), here mixed with clean pictures; CSP section 3.4 for the
-losses; averaged weights as CSP trains them (Tarvainen and Valpola 2017); one-cycle learning rate (Smith 2018).
+Source: paper 5.1.3 and Algorithm 1 (PGD adversarial training, strength eps_AT), here mixed with clean pictures; CSP section 3.4 for
+the losses; averaged weights as CSP trains them (Tarvainen and Valpola 2017); one-cycle learning rate (Smith 2018).
 """
 
 import json
@@ -14,8 +14,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import cv2
 import matplotlib as mpl
@@ -25,12 +26,11 @@ import torch
 import typer
 from numpy.random import Generator
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference.attacks import raise_loss
-from inference.network import Bottleneck, CspNano
+from inference.network import Bottleneck, CspNano, from_bytes, to_bytes
 from inference.pretrained import fill, graph_file, read_constants
 from inference.samples import Sample, crop, penn_fudan, split, streets, weathered
 from inference.targets import Targets, draw, losses, stack
@@ -46,6 +46,7 @@ STREET_SEEDS = range(1000, 1030)
 """Synthetic places trained on; demonstrations and figures use others."""
 
 _SHOTS = (0, 70, 140)
+_LARGEST_GRADIENT = 5.0
 _EVERY = 50  # steps between two checkpoints
 _CHECKPOINT, _CURVES, _WEIGHTS, _SETTINGS = "checkpoint.pt", "curves.jsonl", "weights.safetensors", "settings.json"
 
@@ -79,7 +80,14 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
 PRESETS = {
     "csp-nano": TrainSettings(model="csp-nano", seed=20, steps=1800),
     "csp-nano-safe": TrainSettings(
-        model="csp-nano-safe", seed=21, steps=1200, backbone_rate=4e-4, head_rate=1e-3, frozen_blocks=0, eps_levels=10.0, attacked_share=0.625
+        model="csp-nano-safe",
+        seed=21,
+        steps=1200,
+        backbone_rate=4e-4,
+        head_rate=1e-3,
+        frozen_blocks=0,
+        eps_levels=10.0,
+        attacked_share=0.625,
     ),
 }
 """The two shipped models."""
@@ -145,14 +153,15 @@ def run(settings: TrainSettings, pools: Pools, start: CspNano, folder: Path, rep
     rates = [settings.backbone_rate, settings.head_rate]
     optimizer = torch.optim.AdamW([{"params": body}, {"params": head}], lr=settings.head_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=settings.steps, pct_start=0.15)
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging))
-    kept = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging))  # type: ignore[no-untyped-call]
+    kept: dict[str, Any] = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
     first = 0
     if (folder / _CHECKPOINT).exists():
         saved = torch.load(folder / _CHECKPOINT, weights_only=True)
         for name, part in kept.items():
             part.load_state_dict(saved[name])
         first = saved["step"]
+    _cut(folder / _CURVES, first)
     began = time.monotonic()
     with (folder / _CURVES).open("a", encoding="utf-8") as curves:
         for step in range(first, settings.steps):
@@ -160,46 +169,27 @@ def run(settings: TrainSettings, pools: Pools, start: CspNano, folder: Path, rep
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.half):
                 pictures = _attacked(settings, network, pictures, targets, step)
                 found = losses(network(pictures), targets)
-            if not torch.isfinite(found.total):
-                raise BadInput(f"step {step}: the loss is {found.total.item()}; nothing was changed. Lower the rates in the settings and start again")
+            loss = found.total
+            if not torch.isfinite(loss):
+                raise BadInput(f"step {step}: the loss is {loss.item()}; nothing was changed. Lower the rates and start again")
             optimizer.zero_grad(set_to_none=True)
-            found.total.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
             optimizer.step()
             schedule.step()
             averaged.update_parameters(network)
-            left = (time.monotonic() - began) / (step - first + 1) * (settings.steps - step - 1)
+            left_s = (time.monotonic() - began) / (step - first + 1) * (settings.steps - step - 1)
             parts = {name: round(value.item(), 5) for name, value in found._asdict().items()}
-            curves.write(json.dumps({"step": step, **parts, "rate": schedule.get_last_lr()[1], "left_s": round(left)}) + "\n")
-            report(Progress(step + 1, settings.steps, found.total.item(), left))
+            curves.write(json.dumps({"step": step, **parts, "rate": schedule.get_last_lr()[1], "left_s": round(left_s)}) + "\n")
+            report(Progress(step + 1, settings.steps, loss.item(), left_s))
             if (step + 1) % _EVERY == 0 or step + 1 == settings.steps:
                 curves.flush()
-                _whole(folder / _CHECKPOINT, lambda path, at=step + 1: torch.save({name: part.state_dict() for name, part in kept.items()} | {"step": at}, path))
-                write_weights(averaged.module, folder / _WEIGHTS)
+                state = {name: part.state_dict() for name, part in kept.items()} | {"step": step + 1}
+                _whole(folder / _CHECKPOINT, partial(torch.save, state))
+                weights = to_bytes(averaged.module)
+                _whole(folder / _WEIGHTS, lambda path, data=weights: path.write_bytes(data))  # type: ignore[misc]
     plot(folder)
     return folder / _WEIGHTS
-
-
-def write_weights(network: torch.nn.Module, path: Path) -> None:
-    """Weights to a safetensors file, whole or not at all: kernels in half precision (a third of the size), the rest in full."""
-    state = {
-        name: (value.half() if value.ndim > 1 else value).contiguous()
-        for name, value in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    _whole(path, lambda target: save_file(state, target))
-
-
-def read_weights(path: Path) -> CspNano:
-    """A network with the file's weights, in evaluation mode. Raises BadInput if the file is not CSP-nano's."""
-    network = CspNano()
-    try:
-        state = {name: value.float() for name, value in load_file(path).items()}
-        counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-        network.load_state_dict(state | counters)
-    except (OSError, ValueError, RuntimeError) as error:  # safetensors raises ValueErrors, torch RuntimeErrors for names and shapes
-        raise BadInput(f"{path} holds no CSP-nano weights: {error}") from error
-    return network.eval()
 
 
 def plot(folder: Path) -> Path:
@@ -222,8 +212,12 @@ def plot(folder: Path) -> Path:
 
 def train(
     model: Annotated[str, typer.Option(help="csp-nano or csp-nano-safe.")] = "csp-nano",
-    folder: Annotated[Path | None, typer.Option(help="Where the run is kept and resumed; default: training/MODEL in the home.")] = None,
-    parent: Annotated[Path | None, typer.Option(help="Weights to start from (safetensors); default: the pretrained backbone.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the run is kept and resumed; default: training/MODEL in the home.")
+    ] = None,
+    parent: Annotated[
+        Path | None, typer.Option(help="Weights to start from (safetensors); default: the pretrained backbone.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of the model's own number.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
@@ -242,7 +236,7 @@ def train(
             network = CspNano()
             fill(network.backbone, read_constants(graph_file()))
         else:
-            network = read_weights(parent)
+            network = from_bytes(parent.read_bytes())
         with console.status("drawing streets, reading photographs"):
             pools = training_pools(deployment.shared_data)
         with console.status(model) as status:
@@ -268,10 +262,10 @@ def _one(rng: Generator, settings: TrainSettings, pools: Pools) -> Sample:
 
 def _freeze(network: CspNano, blocks: int) -> None:
     if blocks:
-        network.backbone.stem.requires_grad_(False)
+        network.backbone.stem.requires_grad_(requires_grad=False)
     for block in network.backbone.blocks[:blocks]:
         assert isinstance(block, Bottleneck)
-        block.requires_grad_(False)
+        block.requires_grad_(requires_grad=False)
 
 
 def _attacked(settings: TrainSettings, network: CspNano, pictures: Tensor, targets: Targets, step: int) -> Tensor:
@@ -285,8 +279,18 @@ def _attacked(settings: TrainSettings, network: CspNano, pictures: Tensor, targe
     begin = clean + eps * (2 * torch.rand(clean.shape, generator=generator) - 1)
     begin = begin.clamp(0, 255).contiguous(memory_format=torch.channels_last)
     part = Targets(*(values[:count] for values in targets))
-    moved = raise_loss(network, begin, part, eps, 1.5 * eps / settings.attack_steps, settings.attack_steps, origin=clean)
+    moved = raise_loss(
+        network, begin, part, eps=eps, step=1.5 * eps / settings.attack_steps, steps=settings.attack_steps, origin=clean
+    )
     return torch.cat([moved, pictures[count:]]).contiguous(memory_format=torch.channels_last)
+
+
+def _cut(curves: Path, step: int) -> None:
+    """Drop the lines that a killed run wrote after its last checkpoint."""
+    lines = curves.read_text(encoding="utf-8").splitlines() if curves.exists() else []
+    curves.write_text(
+        "".join(f"{line}\n" for line in lines if line.endswith("}") and json.loads(line)["step"] < step), encoding="utf-8"
+    )
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:
