@@ -1,26 +1,21 @@
 """What "kerbwatch - watch" shows: rows of panels, each with its queries and plain words for whoever is on call.
 
-It decides what is worth a look and asks for it by the definitions of `infra.metrics`, never by a name written out here; a label
-that a metric does not have is refused. It knows nothing of Grafana's format: `build.py` turns this into JSON.
+It decides what is worth a look and asks for it by the definitions of `infra.metrics`, never by a name written out here. It
+knows nothing of Grafana's format: `build.py` turns this into JSON.
 
-Source: paper section 4.7 (what is monitored); Prometheus "Histograms and summaries" (quantiles from buckets).
+Source: paper section 4.7 (what is monitored).
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from prometheus_client import Counter, Gauge, Histogram
-
+from dashboards.promql import increase, mean, now, quantile, rate, series
 from infra import metrics as m
-from infra.metrics import Definition, Outcome, Service
+from infra.metrics import Outcome, Service
 from infra.settings import Settings
-from streams.errors import BrokenContract
 from streams.events import Health, Kind, Phase
 from streams.topics import FRAMES
 
-Metric = Definition[Counter] | Definition[Gauge] | Definition[Histogram]
-WINDOW = "$__rate_interval"
-"""Grafana's own choice of window, never shorter than four scrapes."""
 MARK_WINDOW = "1m"
 """How long a mark for a sudden event lasts: longer than Grafana's steps at all but the widest time ranges."""
 
@@ -76,52 +71,6 @@ class Mark:
     expr: str
     title: str
     colour: str
-
-
-def series(metric: Metric, suffix: str = "", by: tuple[str, ...] = (), **only: str) -> str:
-    """The metric's selector: narrowed to `only`, and to the chosen camera and context where it has these labels.
-
-    Raises BrokenContract on a label that the metric does not have.
-    """
-    for label in (*by, *only):
-        if label not in metric.labels:
-            raise BrokenContract(
-                f"{metric.name} has no label {label}, only {', '.join(metric.labels) or 'none'}; mend dashboards/watch.py"
-            )
-    chosen = [f'{label}=~"${label}"' for label in ("camera", "context") if label in metric.labels]
-    fixed = [f'{label}="{value}"' for label, value in only.items()]
-    narrowed = ",".join((*chosen, *fixed))
-    return f"{metric.name}{suffix}{{{narrowed}}}" if narrowed else f"{metric.name}{suffix}"
-
-
-def _over(how: str, by: tuple[str, ...]) -> str:
-    return f"{how} by ({', '.join(by)}) " if by else how
-
-
-def rate(metric: Metric, *by: str, suffix: str = "", **only: str) -> str:
-    """Per second, summed over everything but `by`."""
-    return f"{_over('sum', by)}(rate({series(metric, suffix, by, **only)}[{WINDOW}]))"
-
-
-def increase(metric: Metric, *by: str, window: str = WINDOW, **only: str) -> str:
-    """How many more within the window, summed over everything but `by`."""
-    return f"{_over('sum', by)}(increase({series(metric, '', by, **only)}[{window}]))"
-
-
-def mean(metric: Metric, *by: str) -> str:
-    """Average of a histogram."""
-    return f"{rate(metric, *by, suffix='_sum')} / {rate(metric, *by, suffix='_count')}"
-
-
-def quantile(share: float, metric: Metric, *by: str) -> str:
-    """Quantile of a histogram, as exact as its buckets are."""
-    selector = series(metric, "_bucket", by)
-    return f"histogram_quantile({share}, {_over('sum', ('le', *by))}(rate({selector}[{WINDOW}])))"
-
-
-def now(metric: Metric, *by: str, how: str = "sum", **only: str) -> str:
-    """A gauge as it stands, combined over everything but `by`."""
-    return f"{_over(how, by)}({series(metric, '', by, **only)})"
 
 
 WEIGHTS = ("context", "mode", "digest")
@@ -375,7 +324,7 @@ TROUBLE = Row(
 
 ROWS = (GLANCE, FLOW, VIEW, EVIDENCE, RESPONSE, TROUBLE)
 
-_RECENT_WEIGHTS = f"{_over('count', WEIGHTS)}(count_over_time({series(m.SERVING, '', WEIGHTS)}[{MARK_WINDOW}]))"
+_RECENT_WEIGHTS = f"count by ({', '.join(WEIGHTS)}) (count_over_time({series(m.SERVING, '', WEIGHTS)}[{MARK_WINDOW}]))"
 
 MARKS = (
     Mark("Incidents", f"{now(m.INCIDENTS_OPEN, 'kind', 'state')} > 0", "{{kind}} incident: {{state}}", "red"),

@@ -1,8 +1,8 @@
 """Every Prometheus metric, named once, and how a process offers them.
 
-It decides names, units, labels and buckets; dashboards, alert rules and documentation are made from these definitions. It refuses
-labels whose values a stranger could choose (frame ids, error texts, cameras without a key), because each new value costs memory
-in Prometheus for weeks. Events of all topics are counted here, by the process that handled them.
+It decides names, units, labels and buckets; dashboards are made from these definitions and alert rules checked against them. It
+refuses labels whose values a stranger could choose (frame ids, error texts, cameras without a key), because each new value costs
+memory in Prometheus for weeks. Events of all topics are counted here, by the process that handled them.
 
 A process makes one `Metrics(service)`, passes it down, and wraps its work in `with serve_metrics(settings, metrics):`.
 
@@ -249,12 +249,20 @@ class Metrics:
         for health in Health:
             self[WORKER_HEALTH].labels(worker=status.worker_id, health=health).set(health is status.health)
 
+    def handled(self, agent: str) -> None:
+        """An agent handled an event."""
+        self[AGENT_EVENTS].labels(agent=agent).inc()
+        self[AGENT_FAULTS].labels(agent=agent)  # at zero from the first event on, so that the first fault shows as an increase
+
     def incident_changed(self, change: IncidentChange) -> None:
         """An incident changed."""
         self[INCIDENT_CHANGES].labels(kind=change.kind, state=change.state).inc()
 
     def incidents(self, open_now: Mapping[tuple[Kind, str], int], unacknowledged: Mapping[Kind, int]) -> None:
-        """All open incidents, counted by kind and state, and those nobody acknowledged; what is not named counts as 0."""
+        """All open incidents, counted by kind and state, and those nobody acknowledged; what is not named counts as 0.
+
+        Name at least one state even when nothing is open: calm then shows as 0, and a dead responder as no data.
+        """
         for kind, state in self._label_values(INCIDENTS_OPEN):
             if (Kind(kind), state) not in open_now:
                 self[INCIDENTS_OPEN].labels(kind=kind, state=state).set(0)

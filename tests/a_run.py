@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from infra.metrics import (
-    AGENT_EVENTS,
-    AGENT_FAULTS,
     AUDITED,
     BATCH,
     EFFECT_ATTEMPTS,
@@ -127,8 +125,7 @@ def drive(of: Mapping[Service, Metrics], *, safe: bool, now: datetime) -> None:
     for phase in Phase:
         watch.signalled(signal(Kind.EVASION, phase))
     for agent, metrics in (("watch", watch), ("respond", respond), ("keep", keep)):
-        metrics[AGENT_EVENTS].labels(agent=agent).inc(2)
-        metrics[AGENT_FAULTS].labels(agent=agent).inc()
+        metrics.handled(agent)
         metrics.waiting("detections", 1)
     respond.reported(status(), now)
     respond.incident_changed(change("open"))

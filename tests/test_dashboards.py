@@ -23,7 +23,7 @@ from a_run import drive
 from prometheus_client import Histogram
 from typer.testing import CliRunner
 
-from dashboards import build, watch
+from dashboards import build, promql
 from dashboards.cli import app
 from dashboards.push import push
 from infra import metrics as named
@@ -77,7 +77,7 @@ def test_a_metric_s_camera_and_context_always_follow_the_choice_at_the_top() -> 
 
 def test_a_label_that_a_metric_lacks_is_refused() -> None:
     with pytest.raises(BrokenContract, match="kerbwatch_batch_frames has no label camera"):
-        watch.rate(named.BATCH, "camera")
+        promql.rate(named.BATCH, "camera")
 
 
 def test_legends_use_only_labels_that_their_query_keeps() -> None:
