@@ -1,8 +1,8 @@
 """Plays a source as a camera: picture -> encoded -> described -> signed -> `frames`, in order and without loss.
 
-It decides a frame's identity (epoch, sequence, time, digest) and keeps a ledger of what was sent, with the truth that never enters an
-event. It refuses to drop: while the broker does not acknowledge, the camera waits. Attacks enter here as a compromised camera or
-network would add them (`streams.chaos`). Writes `frames`; the ledger is a file beside.
+It decides a frame's identity (epoch, sequence, time, digest) and keeps a ledger of what was sent, with the truth that never
+enters an event. It refuses to drop: while the broker does not acknowledge, the camera waits. Attacks enter here as a compromised
+camera or network would add them (`streams.chaos`). Writes `frames`; the ledger is a file beside.
 
 Source: design promises 1 and 3; paper 4.4 (data collection), SC-4 (signed input).
 """
@@ -12,85 +12,36 @@ import json
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import cv2
 import numpy as np
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from numpy.random import Generator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.clients import producer
 from infra.keys import camera_key, sign_frame
 from infra.settings import Settings, read_settings
+from streams.attacks import Stretch, Wire
 from streams.errors import BadInput
 from streams.events import Context, Frame, event_id
 from streams.ledger import Ledger
-from streams.line import FrameMessage, KafkaLine, Line, Place
+from streams.line import JPEG, PNG, FrameMessage, KafkaLine, Line, Place
 from streams.sources.base import Picture, Shot, Source
 from streams.sources.open import open_source
 from streams.topics import Role
 
-JPEG, PNG = "image/jpeg", "image/png"
 QUALITY = 92
 """JPEG quality; 92 leaves an attack of eps 0.03 mostly intact, as a real camera's encoder would."""
-_PAST = 256
 _TICK = timedelta(microseconds=1)
-
-
-@dataclass
-class Wire:
-    """What an attacker on the camera holds: its key, the next sequence number, and the messages sent before (newest last)."""
-
-    key: Ed25519PrivateKey
-    sequence: int = 0
-    past: deque[FrameMessage] = field(default_factory=lambda: deque(maxlen=_PAST))
-
-    def take_sequence(self) -> int:
-        """The next sequence number, used up."""
-        self.sequence += 1
-        return self.sequence - 1
-
-    def sign(self, frame: Frame) -> Frame:
-        """The frame with this camera's signature."""
-        return sign_frame(self.key, frame)
-
-
-class Attack(Protocol):
-    """One way to make a camera's stream bad. `name` goes into the ledger.
-
-    `on_picture` changes a picture before encoding and signing (a compromised camera); `into_s` counts from the attack's begin.
-    `on_message` replaces one honest message by what arrives instead (none, one or many). Both return their input where they do nothing.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    def on_picture(self, picture: Picture, shot: Shot, into_s: float, rng: Generator) -> Picture: ...
-
-    def on_message(self, message: FrameMessage, wire: Wire, rng: Generator) -> Sequence[FrameMessage]: ...
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """An attack on pictures `from_picture` (counted from 0) and the `pictures - 1` after it; None: to the end."""
-
-    attack: Attack
-    from_picture: int
-    pictures: int | None = None
-
-    def holds(self, picture: int) -> bool:
-        """Whether it covers this picture."""
-        return picture >= self.from_picture and (self.pictures is None or picture < self.from_picture + self.pictures)
 
 
 @dataclass(frozen=True)
@@ -213,53 +164,76 @@ def play(
     rate = source.fps if fps is None else fps
     if rate < 0:
         raise BadInput(f"a camera cannot show {rate} pictures per second; give 0 for as fast as possible")
-    began, started = clock.utc(), clock.steady()
-    epoch = int(began.timestamp() * 1000)
-    wire = Wire(camera.key)
-    last, due = began - _TICK, started
-    shown = sent = landed = 0
-    attack: str | None = None
-
-    def note(number: int, place: Place) -> None:
-        nonlocal landed
-        landed += 1
-        if ledger is not None:
-            ledger.landed(number, place.partition, place.offset)
-
+    run = _Run(camera, line, clock, stop, schedule, ledger, seed, rate or source.fps or 1.0)
+    due = started = clock.steady()
     try:
         for shot in _shots(source, loop=loop):
-            if stop.is_set() or (pictures is not None and shown >= pictures):
+            if stop.is_set() or (pictures is not None and run.shown >= pictures):
                 break
-            last = max(clock.utc(), last + _TICK)
-            rng = np.random.default_rng((seed, shown))
-            acting = [stretch for stretch in schedule if stretch.holds(shown)]
-            picture = shot.picture
-            for stretch in acting:
-                into_s = (shown - stretch.from_picture) / (rate or source.fps or 1.0)
-                picture = stretch.attack.on_picture(picture, shot, into_s, rng)
-            honest = camera.message(picture, epoch, wire.take_sequence(), last)
-            messages: Sequence[FrameMessage] = [honest]
-            for stretch in acting:
-                messages = [new for old in messages for new in stretch.attack.on_message(old, wire, rng)]
-            wire.past.append(honest)
-            attack = "+".join(stretch.attack.name for stretch in acting) or None
-            for message in messages:
-                number = sent
-                if ledger is not None:
-                    ledger.sending(number, message.frame, attack, shot)
-                line.send(message, partial(note, number), stop)
-                sent += 1
-            shown += 1
-            progress(Sent(shown, sent, landed, attack))
+            run.show(shot)
+            progress(run.so_far())
             if rate:
                 # Never in a hurry after a wait: a camera that was blocked goes on at its pace.
                 due = max(due + 1 / rate, clock.steady())
                 clock.wait(stop, due - clock.steady())
     finally:
         unacknowledged = line.finish(stop)
-    progress(Sent(shown, sent, landed, attack))
+    progress(run.so_far())
     seconds = clock.steady() - started
-    return Summary(camera.camera_id, camera.context, source.name, epoch, shown, sent, unacknowledged, seconds)
+    return Summary(camera.camera_id, camera.context, source.name, run.epoch, run.shown, run.sent, unacknowledged, seconds)
+
+
+class _Run:
+    """One run of a camera: picture by picture, with what it has to remember between two."""
+
+    def __init__(  # noqa: PLR0917 only `play` makes one
+        self,
+        camera: Body,
+        line: Line,
+        clock: Clock,
+        stop: threading.Event,
+        schedule: Sequence[Stretch],
+        ledger: Ledger | None,
+        seed: int,
+        rate: float,
+    ) -> None:
+        self._camera, self._line, self._clock, self._stop = camera, line, clock, stop
+        self._schedule, self._ledger, self._seed, self._rate = schedule, ledger, seed, rate
+        self._wire = Wire(camera.key)
+        began = clock.utc()
+        self._last = began - _TICK
+        self.epoch = int(began.timestamp() * 1000)
+        self.shown = self.sent = self._landed = 0
+        self._attack: str | None = None
+
+    def so_far(self) -> Sent:
+        return Sent(self.shown, self.sent, self._landed, self._attack)
+
+    def show(self, shot: Shot) -> None:
+        self._last = max(self._clock.utc(), self._last + _TICK)
+        rng = np.random.default_rng((self._seed, self.shown))
+        acting = [stretch for stretch in self._schedule if stretch.holds(self.shown)]
+        self._attack = "+".join(stretch.attack.name for stretch in acting) or None
+        picture = shot.picture
+        for stretch in acting:
+            picture = stretch.attack.on_picture(picture, shot, (self.shown - stretch.from_picture) / self._rate, rng)
+        honest = self._camera.message(picture, self.epoch, self._wire.take_sequence(), self._last)
+        messages: Sequence[FrameMessage] = [honest]
+        for stretch in acting:
+            messages = [new for old in messages for new in stretch.attack.on_message(old, self._wire, rng)]
+        if not acting:
+            self._wire.past.append(honest)
+        for message in messages:
+            if self._ledger is not None:
+                self._ledger.sending(self.sent, message.frame, self._attack, shot)
+            self.sent += 1
+            self._line.send(message, partial(self._note, self.sent - 1), self._stop)
+        self.shown += 1
+
+    def _note(self, number: int, place: Place) -> None:
+        self._landed += 1
+        if self._ledger is not None:
+            self._ledger.landed(number, place.partition, place.offset)
 
 
 def _shots(source: Source, *, loop: bool) -> Iterator[Shot]:
@@ -317,7 +291,7 @@ LedgerOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-def replay_command(
+def replay_command(  # noqa: PLR0917 typer's way to declare options
     source: Annotated[
         str, typer.Argument(help="street:urban, video:FILE, images:FOLDER, citypersons:FOLDER, each with ?size=WxH.")
     ],

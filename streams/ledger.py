@@ -8,6 +8,7 @@ no service reads it; the demo, experiments and tests do, to compare what happene
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -62,7 +63,7 @@ class Ledger:
             raise BadInput(f"ledger {path} cannot be written: {error.strerror}; give another path") from error
         self._open: dict[int, Entry] = {}
 
-    def __enter__(self) -> "Ledger":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

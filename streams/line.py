@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +23,7 @@ from streams.errors import BadInput, Refusal, Unavailable
 from streams.events import Frame
 from streams.topics import FRAMES
 
+JPEG, PNG = "image/jpeg", "image/png"
 WINDOW = 32
 """Most messages on the way without acknowledgement."""
 _LOOK_S = 0.2  # how often a wait looks whether it should stop
@@ -49,16 +51,13 @@ Landed = Callable[[Place], None]
 
 
 class Line(Protocol):
-    """The way to the broker, or a double of it.
+    """The way to the broker, or a double of it. `landed` is called from the sender's own thread, in order of acknowledgement."""
 
-    `send` takes messages in order and blocks while too many are unacknowledged. `landed` is called from the sender's own thread, in
-    order, once the broker has a message. `finish` waits until all have landed, or for a short grace once `stop` is set, and says how
-    many did not.
-    """
+    def send(self, message: FrameMessage, landed: Landed, stop: threading.Event) -> None:
+        """Takes messages in order; blocks while too many are unacknowledged, unless `stop` is set."""
 
-    def send(self, message: FrameMessage, landed: Landed, stop: threading.Event) -> None: ...
-
-    def finish(self, stop: threading.Event) -> int: ...
+    def finish(self, stop: threading.Event) -> int:
+        """Waits until all have landed, or for a short grace once `stop` is set; how many did not. Nothing can be sent after it."""
 
 
 @dataclass
@@ -83,7 +82,7 @@ class KafkaLine:
     def send(self, message: FrameMessage, landed: Landed, stop: threading.Event) -> None:
         """See `Line`. Returns with the message unsent only if `stop` is set while the broker is away."""
         self._pending.append(_Pending(message, landed))
-        self._advance()
+        self._advance(stop)
         while len(self._pending) > self._window and not stop.is_set():
             self._wait(stop)
 
@@ -105,13 +104,11 @@ class KafkaLine:
         if oldest.future is None:
             stop.wait(_LOOK_S)
         else:
-            try:
+            with suppress(KafkaError):  # looked at below; a time-out of this short wait means nothing
                 oldest.future.get(timeout=_LOOK_S)
-            except KafkaError:
-                pass  # looked at below; a time-out of this short wait means nothing
         self._advance(stop)
 
-    def _advance(self, stop: threading.Event | None = None) -> None:
+    def _advance(self, stop: threading.Event) -> None:
         while self._pending and self._pending[0].future is not None and self._pending[0].future.is_done:
             oldest = self._pending[0]
             if oldest.future.failed():
@@ -137,21 +134,21 @@ class KafkaLine:
                 log.warning("the broker does not answer; the camera waits", camera=frame.camera_id, error=type(error).__name__)
                 return
 
-    def _begin_again(self, error: BaseException, stop: threading.Event | None) -> None:
+    def _begin_again(self, error: BaseException, stop: threading.Event) -> None:
         if isinstance(error, AuthorizationError):
             raise Unavailable("the broker does not let this camera write frames; `kerbwatch kafka up` grants it") from error
         log.warning("the connection was lost; sending again", unacknowledged=len(self._pending), error=type(error).__name__)
         self._close(0)
         for pending in self._pending:
             pending.future = None
-        while stop is None or not stop.is_set():
+        while not stop.is_set():
             try:
                 self._producer = self._connect()
             except Unavailable:
-                (stop or threading.Event()).wait(_AGAIN_S)
+                stop.wait(_AGAIN_S)
             else:
-                return self._hand_over()
-        return None
+                self._hand_over()
+                return
 
     def _close(self, timeout_s: float) -> None:
         try:
