@@ -29,7 +29,8 @@ IDENTITIES = (BROKER, ADMIN, *EVERY_ROLE)
 
 _AUTHORITY_DAYS = 5 * 365
 _IDENTITY_DAYS = 365
-_RENEW_DAYS = 30
+RENEW_DAYS = 30
+"""A certificate with less left is made anew."""
 _CLOCK_SKEW = timedelta(minutes=5)
 
 
@@ -89,6 +90,15 @@ def ssl_context(settings: Settings, identity: str) -> ssl.SSLContext:
     return context
 
 
+def expiry(settings: Settings) -> dict[str, datetime | None]:
+    """When each identity's certificate ends; None where there is none."""
+    ends: dict[str, datetime | None] = {}
+    for identity in IDENTITIES:
+        path = identity_file(settings, identity)
+        ends[str(identity)] = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc if path.is_file() else None
+    return ends
+
+
 def _holds(
     path: Path, now: datetime, authority: x509.Certificate | None = None, hosts: frozenset[str] | set[str] = frozenset()
 ) -> bool:
@@ -96,7 +106,7 @@ def _holds(
     if not path.is_file():
         return False
     certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    if certificate.not_valid_after_utc - now < timedelta(days=_RENEW_DAYS):
+    if certificate.not_valid_after_utc - now < timedelta(days=RENEW_DAYS):
         return False
     if authority is not None and certificate.issuer != authority.subject:
         return False

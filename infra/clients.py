@@ -75,9 +75,9 @@ def consumer(settings: Settings, role: Role, *, group: str | None, from_start: b
     )
 
 
-def admin(settings: Settings) -> KafkaAdminClient:
-    """The administrator's client: topics, permissions, groups. Raises Unavailable if no broker answers."""
-    return _made(KafkaAdminClient, settings, ADMIN)
+def admin(settings: Settings, patience_ms: int = _FIND_BROKER_MS) -> KafkaAdminClient:
+    """The administrator's client: topics, permissions, groups. Raises Unavailable if no broker answers within `patience_ms`."""
+    return _made(KafkaAdminClient, settings, ADMIN, bootstrap_timeout_ms=patience_ms)
 
 
 def _made(kind: type[Any], settings: Settings, identity: str, **options: Any) -> Any:
@@ -94,10 +94,9 @@ def _made(kind: type[Any], settings: Settings, identity: str, **options: Any) ->
             client_id=f"kerbwatch-{identity}",
             security_protocol="SSL",
             ssl_context=context,
-            bootstrap_timeout_ms=_FIND_BROKER_MS,
             reconnect_backoff_max_ms=1_000,
             kafka_client=begin,
-            **options,
+            **({"bootstrap_timeout_ms": _FIND_BROKER_MS} | options),
         )
     except (KafkaError, OSError) as error:
         for client in began:  # kafka-python leaves its sockets and thread open when it gives up

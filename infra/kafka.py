@@ -30,6 +30,8 @@ from infra.settings import Settings
 from streams.errors import BadInput, Unavailable
 
 _LOOPBACK = "127.0.0.1"
+LOCAL_HOSTS = ("localhost", _LOOPBACK)
+"""Names under which the settings mean the broker that `up` starts here."""
 _READY_S = 90.0
 _STOP_S = 20.0
 _TAIL_LINES = 12
@@ -88,7 +90,7 @@ def up(settings: Settings) -> Changes:
         Unavailable: jars, memory or ports are missing, or it does not come up; says which and the next step.
         Tampered: a jar is not the pinned one.
     """
-    if settings.kafka_host not in {"localhost", _LOOPBACK}:
+    if settings.kafka_host not in LOCAL_HOSTS:
         raise BadInput(
             f"`kerbwatch kafka up` starts a broker on this machine only, but KERBWATCH_KAFKA_HOST is {settings.kafka_host}: "
             "start it there and run `kerbwatch kafka provision`, or unset the variable"
@@ -126,7 +128,7 @@ def status(settings: Settings) -> BrokerStatus:
     ready = False
     if _listens(settings.kafka_host, settings.kafka_port):
         try:
-            with closing(clients.admin(settings)) as admin:
+            with closing(clients.admin(settings, patience_ms=3000)) as admin:
                 topics, ready = tuple(sorted(admin.list_topics())), True
         except (Unavailable, KafkaError):
             ready = False
@@ -167,7 +169,17 @@ def _format(java: list[str], place: _Place) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
     if cluster.startswith("-"):  # would be read as an option
         cluster = f"A{cluster[1:]}"
-    argv = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(place.properties)]
+    argv = [
+        java[0],
+        "-XX:TieredStopAtLevel=1",
+        *java[1:],
+        "kafka.tools.StorageTool",
+        "format",
+        "-t",
+        cluster,
+        "-c",
+        str(place.properties),
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments, no shell
     if done.returncode:
         raise Unavailable(f"Kafka's storage at {place.data} cannot be formatted: {done.stderr.strip()[-500:]}; is the disk full?")

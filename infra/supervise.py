@@ -24,10 +24,11 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from infra import processes
 from infra.files import alone, write_whole
+from infra.metrics import Service
 from infra.settings import Settings
 from streams.errors import BadInput, Unavailable
 
-ROLES = ("infer", "watch", "respond", "keep")
+ROLES = tuple(Service)
 """What `kerbwatch work` can do; each is one process."""
 
 _LONGEST_SOCKET = 90

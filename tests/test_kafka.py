@@ -29,54 +29,56 @@ def own(tmp_path: Path, free_ports: Callable[[int], tuple[int, ...]]) -> Iterato
 
 
 def messages(settings: Settings) -> list[bytes]:
+    place = TopicPartition(AUDIT.name, 0)
     with closing(clients.consumer(settings, Role.KEEPER, group=None)) as consumer:
-        consumer.assign([TopicPartition(AUDIT.name, 0)])
-        end = consumer.end_offsets([TopicPartition(AUDIT.name, 0)])[TopicPartition(AUDIT.name, 0)]
-        found: list[bytes] = []
+        consumer.assign([place])
+        end, found = consumer.end_offsets([place])[place], []
         until = time.monotonic() + 20
-        while len(found) < end and time.monotonic() < until:
+        while consumer.position(place) < end and time.monotonic() < until:
             found += [record.value for records in consumer.poll(timeout_ms=500).values() for record in records]
         return found
 
 
 @pytest.mark.broker
-def test_a_killed_broker_comes_back_with_every_message_even_if_its_pid_belongs_to_another(own: Settings) -> None:
-    made = kafka.up(own)
-    assert AUDIT.name in made.topics_made
-    before = kafka.status(own)
+def test_a_killed_broker_comes_back_with_every_message_even_if_its_pid_belongs_to_another(broker: Settings) -> None:
+    before = kafka.status(broker)
     assert before.ready
     assert before.pid
-    assert not kafka.up(own).grants_made, "up again changes nothing"
-    assert kafka.status(own).pid == before.pid
-    sent = [b"%d" % number for number in range(200)]
-    with closing(clients.producer(own, Role.CAMERA)) as producer:
+    assert not kafka.up(broker).grants_made, "up again changes nothing"
+    assert kafka.status(broker).pid == before.pid
+    sent = [b"kept %d" % number for number in range(200)]
+    with closing(clients.producer(broker, Role.CAMERA)) as producer:
         for receipt in [producer.send(AUDIT.name, value) for value in sent]:
             receipt.get(timeout=20)
         os.kill(before.pid, signal.SIGKILL)
         until = time.monotonic() + 20
-        while kafka.status(own).running:
+        while processes.command_line(before.pid):
             assert time.monotonic() < until
             time.sleep(0.05)
         # Its id goes to somebody else: this very process, which must be left alone.
-        (own.home / "kafka" / "broker.pid").write_text(str(os.getpid()))
-        assert not kafka.status(own).running
-        kafka.up(own)
-        producer.send(AUDIT.name, b"after").get(timeout=30)
-    assert messages(own) == [*sent, b"after"]
-    assert kafka.down(own)
-    assert not kafka.down(own)
-    assert not kafka.status(own).running
+        (broker.home / "kafka" / "broker.pid").write_text(str(os.getpid()))
+        assert not kafka.status(broker).running
+        kafka.up(broker)
+        producer.send(AUDIT.name, b"kept after").get(timeout=30)
+    assert [value for value in messages(broker) if value.startswith(b"kept")] == [*sent, b"kept after"]
 
 
 @pytest.mark.broker
-def test_rotated_certificates_are_taken_up_by_the_next_up(own: Settings) -> None:
-    kafka.up(own)
-    before = kafka.status(own).pid
-    certificates.make_certificates(own, utc_now(), rotate=True)
-    kafka.up(own)
-    after = kafka.status(own)
+def test_rotated_certificates_are_taken_up_by_the_next_up_and_messages_stay(broker: Settings) -> None:
+    with closing(clients.producer(broker, Role.CAMERA)) as producer:
+        producer.send(AUDIT.name, b"before rotation").get(timeout=20)
+    before = kafka.status(broker).pid
+    certificates.make_certificates(broker, utc_now(), rotate=True)
+    kafka.up(broker)
+    after = kafka.status(broker)
     assert after.ready
     assert after.pid != before
+    assert b"before rotation" in messages(broker)
+
+
+def test_down_without_a_broker_does_nothing(own: Settings) -> None:
+    assert not kafka.down(own)
+    assert not kafka.status(own).running
 
 
 def test_a_taken_port_names_port_setting_and_who_listens(own: Settings) -> None:

@@ -1,0 +1,90 @@
+"""The commands that run the stack: what they print, and with which exit code."""
+
+import json
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from infra import certificates, cli, supervise
+from infra.certificates import utc_now
+from infra.settings import Settings
+from streams.topics import ALL
+
+app = typer.Typer()
+cli.mount(app)
+
+
+def run(settings: Settings, *arguments: str) -> Result:
+    environment = {name: value for name, value in supervise.environment(settings).items() if name.startswith("KERBWATCH_")}
+    return CliRunner().invoke(app, arguments, env=environment)
+
+
+def answer(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def own(tmp_path: Path, free_ports: Callable[[int], tuple[int, ...]]) -> Settings:
+    port, controller = free_ports(2)
+    return Settings(home=tmp_path / "home", kafka_port=port, kafka_controller_port=controller)
+
+
+@pytest.mark.broker
+def test_a_running_broker_is_reported_and_provisioned_again_without_change(broker: Settings) -> None:
+    result = run(broker, "kafka", "status", "--json")
+    assert result.exit_code == 0
+    assert answer(result)["ready"]
+    assert {topic.name for topic in ALL} <= set(answer(result)["topics"])
+    assert "ready" in run(broker, "kafka", "status").stdout
+    assert "were in place" in run(broker, "kafka", "provision").stdout
+    assert not answer(run(broker, "kafka", "up", "--json"))["changes"]["topics_made"]
+
+
+def test_what_does_not_run_is_reported_with_exit_code_1(own: Settings) -> None:
+    assert run(own, "kafka", "status").exit_code == 1
+    result = run(own, "status", "--json")
+    assert result.exit_code == 1
+    assert [process["state"] for process in answer(result)["processes"]] == ["STOPPED"] * 4
+    assert answer(run(own, "down", "--json")) == {"processes_stopped": False, "broker_stopped": False}
+
+
+def test_keys_are_made_once_and_rotated_on_demand(own: Settings) -> None:
+    first = answer(run(own, "keys", "init", "--camera", "gate-1", "--json"))
+    assert len(first["certificates"]) == 1 + len(certificates.IDENTITIES)
+    assert (own.home / "keys" / "cameras" / "gate-1.pub").is_file()
+    sealing = (own.home / "keys" / "quarantine.key").read_bytes()
+    assert answer(run(own, "keys", "init", "--json"))["certificates"] == []
+    assert answer(run(own, "keys", "rotate", "--camera", "gate-1", "--json"))["certificates"] == []
+    rotated = run(own, "keys", "rotate")
+    assert "kerbwatch up" in rotated.stderr
+    assert (own.home / "keys" / "quarantine.key").read_bytes() == sealing
+
+
+def test_the_doctor_names_what_is_lacking_and_the_next_step(own: Settings, tmp_path: Path) -> None:
+    bare = own.model_copy(update={"cache": tmp_path / "empty"})
+    result = run(bare, "doctor", "--json")
+    assert result.exit_code == 1
+    findings = {finding["need"]: finding for finding in answer(result)["findings"]}
+    assert findings["packages"]["met"], findings["packages"]
+    assert findings["Java"]["met"]
+    assert not findings["jars"]["met"]
+    assert findings["keys"]["next_step"] == "run `kerbwatch keys init`"
+    certificates.make_certificates(own, utc_now() - timedelta(days=350))
+    assert "expires in" in run(own, "doctor").stdout.replace("\n", " ")
+
+
+def test_no_report_shows_the_databases_password(own: Settings) -> None:
+    result = CliRunner().invoke(
+        app,
+        ["doctor", "--json"],
+        env={"KERBWATCH_HOME": str(own.home), "KERBWATCH_DATABASE_URL": "postgresql+psycopg://kw:hunter2@127.0.0.1:9/kw"},
+    )
+    assert "hunter2" not in result.output
+    assert "database" in result.stdout
+    assert os.environ.get("KERBWATCH_HOME") is None
