@@ -6,6 +6,7 @@ Use: `pytest_plugins = ["databases"]` in a test module, then the fixtures `datab
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -67,7 +68,7 @@ def postgresql() -> Iterator[str]:
         migrate(Settings(database_url=SecretStr(f"{address}/template")))
         yield address
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
         server.wait(20)
         shutil.rmtree(folder)
 
