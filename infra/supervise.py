@@ -127,7 +127,7 @@ def up(settings: Settings, roles: Sequence[str] = ROLES, patience_s: float = 60.
     with _control(place) as control:
         for role in roles:
             with contextlib.suppress(Fault):  # raised if it runs already
-                control.startProcess(role, False)  # noqa: FBT003 - XML-RPC has no names; do not wait
+                control.startProcess(str(role), False)  # noqa: FBT003 - XML-RPC has no names; do not wait
     until = time.monotonic() + patience_s
     while True:
         found = {process.role: process for process in status(settings)}
@@ -181,7 +181,7 @@ def stop(settings: Settings, role: str) -> None:
     """Stops one role's process and leaves it stopped. Raises Unavailable if no supervisor runs."""
     _check(role)
     with _control(_place(settings)) as control, contextlib.suppress(Fault):  # raised if it does not run
-        control.stopProcess(role)
+        control.stopProcess(str(role))
 
 
 def _check(role: str) -> None:
