@@ -39,6 +39,8 @@ _TRIES = 20
 """Starts that may fail in a row, each after a pause one second longer than the last: three and a half minutes."""
 _OBEY_S = 15
 """From the request to stop to being killed."""
+_GONE = 10
+"""Looks in a row at which a starting supervisor was not to be seen."""
 _LOG_BYTES = 10 * 1024 * 1024
 _TAIL_LINES = 12
 
@@ -207,11 +209,14 @@ def _begin(place: _Place, config: bytes, variables: dict[str, str]) -> None:
     number = processes.spawn(argv, place.logs / "supervisord.out", variables)
     write_whole(place.pid, str(number).encode())
     until = time.monotonic() + 20
+    gone = 0
     while True:
         with contextlib.suppress(Unavailable), _control(place) as control:
             control.getState()
             return
-        if time.monotonic() > until or not processes.is_ours(number, str(place.config)):
+        # A process that has only just begun may show no command line yet (seen on a busy machine).
+        gone = 0 if processes.is_ours(number, str(place.config)) else gone + 1
+        if time.monotonic() > until or gone == _GONE:
             raise Unavailable(f"the supervisor does not start: see {place.logs / 'supervisord.out'}")
         time.sleep(0.05)
 
