@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -66,17 +67,23 @@ def broker(home: Path, free_ports: Callable[[int], tuple[int, ...]]) -> Iterator
 def fresh_topics() -> Callable[[Settings], None]:
     """A function that empties a broker between two stories: every topic and consumer group goes, the table's topics come anew.
 
-    Stop whoever reads and writes first.
+    Stop whoever reads and writes first; it waits for killed members of groups to lapse.
     """
 
     def empty(settings: Settings) -> None:
+        until = time.monotonic() + 30
         with closing(clients.admin(settings)) as admin:
-            groups = [group["group_id"] for group in admin.list_groups()]
-            if groups:
+            while groups := [group["group_id"] for group in admin.list_groups()]:
+                assert time.monotonic() < until, f"somebody is still in {groups}"
                 admin.delete_groups(groups)
+                time.sleep(0.1)
             topics = [name for name in admin.list_topics() if not name.startswith("__")]
             if topics:
                 admin.delete_topics(topics)
+            # The broker's own view lags behind the deletion; topics that it still shows would not be made anew.
+            while [name for name in admin.list_topics() if not name.startswith("__")]:
+                assert time.monotonic() < until, "topics do not go"
+                time.sleep(0.1)
             provision(admin)
 
     return empty
