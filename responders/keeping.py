@@ -44,7 +44,8 @@ def record_judged(session: Session, batch: Sequence[Detections]) -> int:
         }
         for seen in batch
     ]
-    return session.connection().execute(insert_into(session, JudgedFrame).on_conflict_do_nothing(), rows).rowcount
+    insert = insert_into(session, JudgedFrame).on_conflict_do_nothing().returning(JudgedFrame.frame_id)
+    return len(session.scalars(insert, rows).all())
 
 
 def record_audit(session: Session, batch: Sequence[bytes]) -> int:
@@ -52,14 +53,16 @@ def record_audit(session: Session, batch: Sequence[bytes]) -> int:
 
     Raises BadInput if one of them is no AuditEntry; nothing of the batch is written then, so decode each first.
     """
-    entries = {codec.decode(body, AUDIT, AuditEntry).event.id: body for body in reversed(batch)}
+    entries: dict[str, bytes] = {}
+    for body in batch:
+        entries.setdefault(codec.decode(body, AUDIT, AuditEntry).event.id, body)
     if not entries:
         return 0
     alone_on(session, AuditRow.__tablename__)
     known = set(session.scalars(select(AuditRow.event_id).where(AuditRow.event_id.in_(entries))))
     last = session.scalar(select(func.max(AuditRow.number)))
     start = 0 if last is None else last + 1
-    new = [(id_, body) for id_, body in reversed(entries.items()) if id_ not in known]
+    new = [(id_, body) for id_, body in entries.items() if id_ not in known]
     session.add_all(
         AuditRow(number=start + n, event_id=id_, body=body, leaf_hash=leaf_hash(body)) for n, (id_, body) in enumerate(new)
     )

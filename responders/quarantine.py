@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from infra.db import Sessions, insert_into, reading, writing
@@ -64,6 +64,44 @@ class SealedFrame(msgspec.Struct, frozen=True, kw_only=True):
     frame: Frame
     detections: Detections | None
     picture: bytes
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A frame in quarantine, without its picture; `path` is under the home folder."""
+
+    frame_id: str
+    incident_id: str
+    camera: str
+    epoch: int
+    sequence: int
+    path: str
+    sealed_sha256: str
+    reason: str
+    sealed_at: datetime
+
+
+def listed(session: Session, incident_id: str | None, limit: int) -> tuple[tuple[Kept, ...], int]:
+    """The newest `limit` frames in quarantine, of one incident or of all, and how many there are in all."""
+    rows, total = select(QuarantinedFrame), select(func.count()).select_from(QuarantinedFrame)
+    if incident_id is not None:
+        ours = QuarantinedFrame.incident_id == incident_id
+        rows, total = rows.where(ours), total.where(ours)
+    newest = rows.order_by(QuarantinedFrame.sealed_at.desc(), QuarantinedFrame.sequence.desc()).limit(limit)
+    kept = tuple(
+        Kept(
+            frame_id=row.frame_id,
+            incident_id=row.incident_id,
+            camera=row.camera_id,
+            epoch=row.epoch,
+            sequence=row.sequence,
+            path=row.path,
+            sealed_sha256=row.sealed_sha256,
+            reason=row.reason,
+            sealed_at=row.sealed_at,
+        )
+        for row in session.scalars(newest)
+    )
+    return kept, session.scalar(total) or 0
 
 
 def offsets_of(session: Session, order: QuarantineOrder) -> Located:

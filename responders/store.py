@@ -103,7 +103,7 @@ class Store:
 
     def _concerned(self, session: Session, event: Signal | Act) -> Incident | None:
         if isinstance(event, Act):
-            return _incident(session.get_one(IncidentRow, event.incident_id))
+            return incident_of(session.get_one(IncidentRow, event.incident_id))
         row = session.scalar(
             select(IncidentRow).where(
                 IncidentRow.camera_id == event.camera_id,
@@ -113,7 +113,7 @@ class Store:
             )
         )
         if row is not None:
-            return _incident(row)
+            return incident_of(row)
         return opened(event, self.playbooks[event.kind]) if event.phase is Phase.RAISED else None
 
     def _hear(self, status: WorkerStatus, now: datetime) -> Accepted:
@@ -156,8 +156,8 @@ class Store:
             if model is None:  # opened while we waited for the locks; the next tick sees it
                 continue
             if row.impact_at is None:
-                _note_impact(session, row, _incident(row))
-            made = _step(session, _incident(row), self._moment(model, workers, now), cause_id=cause_id, model=model, now=now)
+                row.impact_at = impact_of(session, incident_of(row), final=False)
+            made = _step(session, incident_of(row), self._moment(model, workers, now), cause_id=cause_id, model=model, now=now)
             decisions += made
             if made:
                 touched.append(row.id)
@@ -201,7 +201,8 @@ def _locked(session: Session, contexts: tuple[Context, ...]) -> dict[Context, As
     return found
 
 
-def _incident(row: IncidentRow) -> Incident:
+def incident_of(row: IncidentRow) -> Incident:
+    """The whole state out of its row."""
     return msgspec.json.decode(row.body, type=Incident)
 
 
@@ -250,12 +251,15 @@ def _save(session: Session, incident: Incident, now: datetime) -> None:
     row.recovered_at, row.closed_at = incident.recovered_at, incident.closed_at
     row.body = msgspec.json.encode(incident)
     if row.impact_at is None:
-        _note_impact(session, row, incident)
+        row.impact_at = impact_of(session, incident, final=incident.state is State.CLOSED)
     session.flush()
 
 
-def _note_impact(session: Session, row: IncidentRow, incident: Incident) -> None:
-    """When it began, by the camera: the time of the first suspicious frame, or of the next one judged if that one was refused."""
+def impact_of(session: Session, incident: Incident, *, final: bool) -> datetime | None:
+    """When it began, by the camera: the time of the first suspicious frame, once that frame is on record.
+
+    With `final` the next one judged will do, in case the first was refused; before that, rows may merely be late.
+    """
     first = incident.seen[0]
     frame = session.execute(
         select(JudgedFrame.sequence, JudgedFrame.camera_time)
@@ -267,9 +271,7 @@ def _note_impact(session: Session, row: IncidentRow, incident: Incident) -> None
         .order_by(JudgedFrame.sequence)
         .limit(1)
     ).one_or_none()
-    # Rows come in order, but late: until the incident closes, only the very first frame is surely the first.
-    if frame is not None and (frame.sequence == first.first_sequence or incident.state is State.CLOSED):
-        row.impact_at = frame.camera_time
+    return frame.camera_time if frame is not None and (final or frame.sequence == first.first_sequence) else None
 
 
 def _arbitrate(

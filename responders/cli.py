@@ -1,0 +1,220 @@
+"""`kerbwatch incidents` and `kerbwatch quarantine`: what is wrong, what was done about it, and what a human says to it.
+
+It decides how incidents are shown and turns a command into an `Act`; it refuses an act without a comment. A human's act goes
+through `store.accept` like every other event; what follows from it is sent by the responder.
+
+Source: paper 4.7 (defined roles and immediate actions), SC-10.
+"""
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Drawn
+from sqlalchemy.orm import Session
+
+from infra.db import Sessions, open_database, reading
+from infra.settings import Settings, read_settings
+from responders import playbooks, quarantine, records
+from responders.incident import Act, Resolution, Verb
+from responders.records import Listed
+from responders.store import Store
+from streams.errors import BadInput
+from streams.events import Severity, event_id
+
+app = typer.Typer(no_args_is_help=True, help="Incidents: see them, take note of them, close them.")
+quarantine_app = typer.Typer(no_args_is_help=True, help="Frames that were set aside.")
+
+_COLOUR = {Severity.LOW: "dim", Severity.MEDIUM: "yellow", Severity.HIGH: "red", Severity.CRITICAL: "bold red"}
+_SHORT = 12
+
+Id = Annotated[str, typer.Argument(help="The incident's id, or the beginning of it.")]
+Comment = Annotated[str, typer.Option("--comment", "-m", help="Why; it is kept for good.")]
+Actor = Annotated[str | None, typer.Option(help="Who acts; you, as the system knows you, if not given.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@contextmanager
+def _reader() -> Iterator[Session]:
+    with _opened(read_settings()) as sessions, reading(sessions) as session:
+        yield session
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Sessions]:
+    sessions = open_database(settings)
+    try:
+        yield sessions
+    finally:
+        sessions.kw["bind"].dispose()
+
+
+def _plain(text: str) -> str:
+    """Somebody else's words, without power over the terminal."""
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def _print_json(value: object) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _utc(moment: datetime | None, *, millis: bool = False) -> str:
+    if moment is None:
+        return "-"
+    return f"{moment:%Y-%m-%d %H:%M:%S}" + (f".{moment.microsecond // 1000:03}" if millis else "")
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} s"
+
+
+@app.command("list")
+def list_incidents(
+    only_open: Annotated[bool, typer.Option("--open", help="Leave out what is closed.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List incidents, newest first; times are UTC. Example: kerbwatch incidents list --open."""
+    with _reader() as session:
+        rows = records.listed(session, only_open=only_open, limit=limit)
+    if as_json:
+        _print_json(rows)
+        return
+    if not rows:
+        typer.echo("no open incident" if only_open else "no incident so far")
+        return
+    table = Drawn("id", "kind", "camera", "context", "state", "severity", "signals", "detected (UTC)", "contained after", "note")
+    for row in rows:
+        note = f"[bold red]escalated: {_plain(row.escalated)}[/]" if row.escalated else (row.resolution or "")
+        severity = f"[{_COLOUR[row.severity]}]{row.severity}[/]"
+        after = _seconds(row.seconds_to_contain)
+        cells = (row.id[:_SHORT], row.kind, row.camera, row.context, row.state, severity, str(row.signals))
+        table.add_row(*cells, _utc(row.detected_at), after, note)
+    Console().print(table)
+
+
+@app.command()
+def show(incident: Id, as_json: AsJson = False) -> None:
+    """Show one incident: clocks, playbook, timeline, effects. Example: kerbwatch incidents show 3f2a."""
+    with _reader() as session:
+        full = records.shown(session, records.find(session, incident))
+    if as_json:
+        _print_json(full)
+        return
+    console = Console()
+    short = full.incident
+    console.print(f"[bold]incident {short.id}[/]  {short.kind} on {short.camera} ({short.context})")
+    console.print(f"state {short.state}, severity {short.severity}, {short.signals} signals, {full.relapses} relapses")
+    if short.escalated:
+        console.print(f"[bold red]escalated: {_plain(short.escalated)}[/]")
+    _print_clocks(console, short, full.acknowledged_by)
+    steps = Drawn("", "step", "does", "state", "NIST", title=f"playbook {full.playbook} ({', '.join(full.techniques)})")
+    for step in full.steps:
+        does = f"{step.action} {step.mode or ''}".strip()
+        steps.add_row(">" if step.name == full.step else "", step.name, does, step.state, step.function)
+    console.print(steps)
+    timeline = Drawn("time (UTC)", "state", "actor", "action", "what", title="timeline")
+    for change in full.timeline:
+        timeline.add_row(_utc(change.time, millis=True), change.state, _plain(change.actor), change.action, _plain(change.what))
+    console.print(timeline)
+    effects = Drawn("created (UTC)", "topic", "state", "tries", "sent (UTC)", "error", title="effects")
+    for effect in full.effects:
+        sent = _utc(effect.done_at, millis=True)
+        effects.add_row(
+            _utc(effect.created_at, millis=True), effect.topic, effect.state, str(effect.attempts), sent, _plain(effect.error)
+        )
+    console.print(effects)
+    console.print(f"{full.frames_quarantined} frames in quarantine")
+
+
+def _print_clocks(console: Console, short: Listed, acknowledged_by: str) -> None:
+    clocks = Drawn("clock", "time (UTC)", "after impact")
+    clocks.add_row("impact start", _utc(short.impact_at, millis=True), "")
+    clocks.add_row("detected", _utc(short.detected_at, millis=True), _seconds(short.seconds_to_detect))
+    clocks.add_row("contained", _utc(short.contained_at, millis=True), _seconds(short.seconds_to_contain))
+    clocks.add_row("recovered", _utc(short.recovered_at, millis=True), _seconds(short.seconds_to_recover))
+    clocks.add_row("acknowledged", _utc(short.acknowledged_at, millis=True), _plain(acknowledged_by))
+    clocks.add_row("closed", _utc(short.closed_at, millis=True), short.resolution or "")
+    console.print(clocks)
+
+
+@app.command()
+def ack(incident: Id, comment: Comment, actor: Actor = None, as_json: AsJson = False) -> None:
+    """Acknowledge: you have seen it and look after it. Example: kerbwatch incidents ack 3f2a -m "looking at the camera"."""
+    _act(Verb.ACKNOWLEDGE, incident, comment, actor, as_json=as_json)
+
+
+@app.command()
+def note(incident: Id, comment: Comment, actor: Actor = None, as_json: AsJson = False) -> None:
+    """Add a note to the timeline. Example: kerbwatch incidents note 3f2a -m "sticker found on the lens"."""
+    _act(Verb.NOTE, incident, comment, actor, as_json=as_json)
+
+
+@app.command()
+def close(
+    incident: Id,
+    comment: Comment,
+    resolution: Annotated[Resolution, typer.Option(help="What it was.")] = Resolution.HANDLED,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Close an incident; safe mode is undone first. Example: kerbwatch incidents close 3f2a --resolution false_alarm -m "a bus".
+
+    It is closed once every live worker reports the normal model; closing it a second time does not wait for them.
+    """
+    if resolution is Resolution.RECOVERED:
+        raise BadInput("recovered is what the system proves by itself; close with handled or false_alarm")
+    _act(Verb.CLOSE, incident, comment, actor, resolution=resolution, as_json=as_json)
+
+
+def _act(
+    verb: Verb, incident: str, comment: str, actor: str | None, *, as_json: bool, resolution: Resolution = Resolution.HANDLED
+) -> None:
+    settings = read_settings()
+    who, now = actor or getpass.getuser(), datetime.now(UTC)
+    with _opened(settings) as sessions:
+        with reading(sessions) as session:
+            id_ = records.find(session, incident)
+        act = Act(event_id("act", id_, verb, who, comment, now.isoformat()), now, id_, verb, who, comment, resolution)
+        store = Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
+        if not store.accept(act, now).decisions:
+            raise BadInput(f"incident {id_} is closed; it takes notes only (`kerbwatch incidents note`)")
+        with reading(sessions) as session:
+            after = records.shown(session, id_).incident
+    if as_json:
+        _print_json(after)
+    elif verb is Verb.CLOSE and after.closed_at is None:
+        typer.echo(f"incident {id_} is {after.state}: it closes once every live worker reports the normal model")
+    else:
+        typer.echo(f"incident {id_}: {verb} by {who} is on record; it is {after.state}")
+
+
+@quarantine_app.callback()
+def quarantine_commands() -> None:
+    """Frames that were set aside."""  # a group of one would otherwise take the command's name for its argument
+
+
+@quarantine_app.command("list")
+def list_quarantine(
+    incident: Annotated[str | None, typer.Option(help="Only this incident's frames; its id, or the beginning of it.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List frames in quarantine, newest first. Example: kerbwatch quarantine list --incident 3f2a."""
+    with _reader() as session:
+        wanted = None if incident is None else records.find(session, incident)
+        frames, total = quarantine.listed(session, wanted, limit)
+    if as_json:
+        _print_json({"total": total, "frames": frames})
+        return
+    table = Drawn("incident", "camera", "epoch", "frame", "sealed (UTC)", "why", title=f"{total} frames in quarantine")
+    for frame in frames:
+        where = (frame.incident_id[:_SHORT], frame.camera, str(frame.epoch), str(frame.sequence))
+        table.add_row(*where, _utc(frame.sealed_at), _plain(frame.reason))
+    Console().print(table)

@@ -1,0 +1,159 @@
+"""Incidents as people and reports read them: lists, one in full, and the clocks from first attacked frame to recovery.
+
+It decides what is shown and how long things took; it refuses to change anything. Reads the database only.
+
+Source: paper 4.7 (incident analysis), NIST SP 800-61r3 (metrics of response).
+"""
+
+from datetime import datetime
+from difflib import get_close_matches
+
+from msgspec import Struct
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from infra.tables import EffectRow, IncidentRow, QuarantinedFrame, TimelineRow
+from responders.incident import Resolution
+from responders.playbooks import State, Step
+from responders.store import impact_of, incident_of
+from streams.errors import BadInput
+from streams.events import Context, Kind, Severity, Window
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """One incident in short. Times are UTC; `seconds_*` count from the first attacked frame's camera time, None where not known."""
+
+    id: str
+    kind: Kind
+    camera: str
+    context: Context
+    state: State
+    severity: Severity
+    signals: int
+    escalated: str
+    resolution: Resolution | None
+    impact_at: datetime | None
+    detected_at: datetime
+    acknowledged_at: datetime | None
+    contained_at: datetime | None
+    recovered_at: datetime | None
+    closed_at: datetime | None
+    seconds_to_detect: float | None
+    seconds_to_contain: float | None
+    seconds_to_recover: float | None
+
+
+class Change(Struct, frozen=True):
+    """One row of the timeline."""
+
+    time: datetime
+    state: State
+    actor: str
+    action: str
+    what: str
+    cause_id: str
+
+
+class Effect(Struct, frozen=True):
+    """One thing that was, or is to be, sent."""
+
+    id: str
+    topic: str
+    state: str
+    attempts: int
+    error: str
+    created_at: datetime
+    done_at: datetime | None
+
+
+class Shown(Struct, frozen=True, kw_only=True):
+    """One incident in full; `step` is where its playbook stands."""
+
+    incident: Listed
+    playbook: str
+    techniques: tuple[str, ...]
+    steps: tuple[Step, ...]
+    step: str
+    relapses: int
+    acknowledged_by: str
+    suspicious: tuple[Window, ...]
+    frames_quarantined: int
+    timeline: tuple[Change, ...]
+    effects: tuple[Effect, ...]
+
+
+def listed(session: Session, *, only_open: bool = False, limit: int = 100) -> tuple[Listed, ...]:
+    """Incidents, newest first."""
+    query = select(IncidentRow).order_by(IncidentRow.opened_at.desc(), IncidentRow.id).limit(limit)
+    if only_open:
+        query = query.where(IncidentRow.state != State.CLOSED)
+    return tuple(_listed(session, row) for row in session.scalars(query))
+
+
+def _listed(session: Session, row: IncidentRow) -> Listed:
+    impact = row.impact_at or impact_of(session, incident_of(row), final=row.state == State.CLOSED)
+
+    def after(moment: datetime | None) -> float | None:
+        return None if moment is None or impact is None else (moment - impact).total_seconds()
+
+    return Listed(
+        id=row.id,
+        kind=Kind(row.kind),
+        camera=row.camera_id,
+        context=Context(row.context),
+        state=State(row.state),
+        severity=Severity(row.severity),
+        signals=row.signals,
+        escalated=row.escalated,
+        resolution=None if row.resolution is None else Resolution(row.resolution),
+        impact_at=impact,
+        detected_at=row.detected_at,
+        acknowledged_at=row.acknowledged_at,
+        contained_at=row.contained_at,
+        recovered_at=row.recovered_at,
+        closed_at=row.closed_at,
+        seconds_to_detect=after(row.detected_at),
+        seconds_to_contain=after(row.contained_at),
+        seconds_to_recover=after(row.recovered_at),
+    )
+
+
+def find(session: Session, text: str) -> str:
+    """The full id of the incident that `text` names, wholly or by an unmistakable beginning.
+
+    Raises BadInput otherwise, with the nearest id where there is one.
+    """
+    wanted = text.strip().lower()
+    if wanted:
+        ids = session.scalars(select(IncidentRow.id).where(IncidentRow.id.startswith(wanted, autoescape=True)).limit(2)).all()
+        if len(ids) == 1:
+            return ids[0]
+        if ids:
+            raise BadInput(f"incident {text!r} could be {ids[0]} or another: give more of the id")
+    recent = session.scalars(select(IncidentRow.id).order_by(IncidentRow.opened_at.desc()).limit(1000)).all()
+    starts = {id_[: max(len(wanted), 4)]: id_ for id_ in recent}
+    near = get_close_matches(wanted, starts, n=1, cutoff=0.5)
+    hint = f"did you mean {starts[near[0]]}?" if near else "see `kerbwatch incidents list`"
+    raise BadInput(f"no incident {text!r}; {hint}")
+
+
+def shown(session: Session, incident_id: str) -> Shown:
+    """One incident in full, by its full id (`find`)."""
+    row = session.get_one(IncidentRow, incident_id)
+    incident = incident_of(row)
+    changes = session.scalars(select(TimelineRow).where(TimelineRow.incident_id == incident_id).order_by(TimelineRow.number))
+    effects = session.scalars(select(EffectRow).where(EffectRow.incident_id == incident_id).order_by(EffectRow.number))
+    kept = select(func.count()).select_from(QuarantinedFrame).where(QuarantinedFrame.incident_id == incident_id)
+    return Shown(
+        incident=_listed(session, row),
+        playbook=f"{incident.playbook.kind} v{incident.playbook.version}",
+        techniques=incident.playbook.techniques,
+        steps=incident.playbook.steps,
+        step=incident.step.name,
+        relapses=incident.relapses,
+        acknowledged_by=incident.acknowledged_by,
+        suspicious=incident.seen,
+        frames_quarantined=session.scalar(kept) or 0,
+        timeline=tuple(Change(c.time, State(c.state), c.actor, c.action, c.what, c.cause_id) for c in changes),
+        effects=tuple(Effect(e.id, e.topic, e.state, e.attempts, e.error, e.created_at, e.done_at) for e in effects),
+    )
