@@ -181,7 +181,7 @@ def status(as_json: AsJson = False) -> None:
 
 def _show_all(settings: Settings, *, as_json: bool) -> bool:
     broker, working = kafka.status(settings), supervise.status(settings)
-    fine = broker.ready and all(process.state == "RUNNING" for process in working)
+    fine = broker.ready and all(process.up for process in working)
     if as_json:
         _print(
             {"ok": fine, "broker": dataclasses.asdict(broker), "processes": [dataclasses.asdict(process) for process in working]}

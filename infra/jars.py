@@ -15,7 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import jgo
-import requests
 from jgo.maven import MavenContext
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -119,7 +118,7 @@ def _fetch(jar: Jar, scratch: Path, folder: Path) -> None:
     context = MavenContext(repo_cache=scratch, timeout=30)
     try:
         path = context.project(group, artifact).at_version(version).artifact().resolve()
-    except (OSError, RuntimeError, requests.RequestException) as error:
+    except (OSError, RuntimeError) as error:  # a failed request is an OSError
         raise Unavailable(
             f"{jar.file} is not in {folder} and Maven Central does not give it ({type(error).__name__}): connect this machine once "
             "and run `kerbwatch kafka up`, or copy the folder `jars` from a machine that has it to KERBWATCH_CACHE"

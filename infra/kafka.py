@@ -162,7 +162,11 @@ def _start(settings: Settings, place: _Place, properties: bytes) -> None:
         _format(java, place)
     environment = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
     pid = processes.spawn([*java, "kafka.Kafka", str(place.properties)], place.root / "broker.out", environment)
-    write_whole(place.pid, str(pid).encode())
+    try:
+        write_whole(place.pid, str(pid).encode())
+    except BaseException:  # Ctrl-C too: a broker that is on no record could not be stopped
+        processes.stop(pid, str(place.properties), _STOP_S)
+        raise
 
 
 def _format(java: list[str], place: _Place) -> None:

@@ -34,9 +34,13 @@ ROLES = tuple(Service)
 _LONGEST_SOCKET = 90
 """A Unix socket's path may have 103 bytes on macOS and 107 on Linux; supervisor adds its process id while it binds."""
 _STEADY_S = 2
-"""A process that lives so long has started."""
-_TRIES = 20
-"""Starts that may fail in a row, each after a pause one second longer than the last: three and a half minutes."""
+"""`up` waits until a process has lived so long."""
+_STARTED_S = 15
+"""A process that ends sooner has failed to start, and waits a second longer before each next try; loading a model takes seconds."""
+_TRIES = 100
+"""Failures in a row before it is given up: more than an hour, so that it outlasts a broker's outage."""
+_HOPELESS = 3
+"""`up` gives a process so many tries."""
 _OBEY_S = 15
 """From the request to stop to being killed."""
 _GONE = 10
@@ -54,6 +58,11 @@ class ProcessStatus:
     pid: int | None
     up_s: float
     log: Path
+
+    @property
+    def up(self) -> bool:
+        """Whether it lives."""
+        return self.pid is not None and self.state in {"RUNNING", "STARTING"}
 
 
 @dataclass(frozen=True)
@@ -131,14 +140,18 @@ def up(settings: Settings, roles: Sequence[str] = ROLES, patience_s: float = 60.
             with contextlib.suppress(Fault):  # raised if it runs already
                 control.startProcess(str(role), False)  # noqa: FBT003 - XML-RPC has no names; do not wait
     until = time.monotonic() + patience_s
+    tried: dict[str, set[int | None]] = {role: set() for role in roles}
     while True:
         found = {process.role: process for process in status(settings)}
-        late = [found[role] for role in roles if found[role].state != "RUNNING"]
+        late = [found[role] for role in roles if not found[role].pid or found[role].up_s < _STEADY_S]
         if not late:
             return tuple(found.values())
-        if time.monotonic() > until or any(process.state == "FATAL" for process in late):
-            worst = late[0]
-            raise Unavailable(f"process {worst.role} does not stay up ({worst.state}); the end of {worst.log}:\n{_tail(worst.log)}")
+        for process in late:
+            tried[process.role].add(process.pid)
+            if time.monotonic() > until or len(tried[process.role] - {None}) > _HOPELESS or process.state == "FATAL":
+                raise Unavailable(
+                    f"process {process.role} does not stay up ({process.state}); the end of {process.log}:\n{_tail(process.log)}"
+                )
         time.sleep(0.1)
 
 
@@ -207,7 +220,11 @@ def _begin(place: _Place, config: bytes, variables: dict[str, str]) -> None:
     write_whole(place.config, config)
     argv = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--silent", "-c", str(place.config)]
     number = processes.spawn(argv, place.logs / "supervisord.out", variables)
-    write_whole(place.pid, str(number).encode())
+    try:
+        write_whole(place.pid, str(number).encode())
+    except BaseException:  # Ctrl-C too: a supervisor that is on no record could not be stopped
+        processes.stop(number, str(place.config), _OBEY_S)
+        raise
     until = time.monotonic() + 20
     gone = 0
     while True:
@@ -268,7 +285,7 @@ def _config(place: _Place, variables: dict[str, str]) -> str:
 command={quoted(shlex.join(command(role)))}
 autostart=false
 autorestart=true
-startsecs={_STEADY_S}
+startsecs={_STARTED_S}
 startretries={_TRIES}
 stopwaitsecs={_OBEY_S}
 stopasgroup=true
