@@ -20,7 +20,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import NullPool
 
 from infra.settings import Settings
 from infra.tables import Table
@@ -51,8 +50,7 @@ def engine_of(settings: Settings) -> Engine:
             return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_S})
         if url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # A file needs no pool, and without one no connection is left open behind a process's back.
-        engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": _BUSY_S})
+        engine = create_engine(url, connect_args={"timeout": _BUSY_S})
     except (ArgumentError, NoSuchModuleError) as error:
         raise BadInput(f"database address does not hold: {error}; mend KERBWATCH_DATABASE_URL") from error
     event.listen(engine, "connect", _prepare_sqlite)
