@@ -15,13 +15,15 @@ import shutil
 import tempfile
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from inference.network import CspNano, from_bytes
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Context, Digest, Mode, Share
+
+if TYPE_CHECKING:
+    from inference.network import CspNano
 
 _WEIGHTS, _CARD = "weights.safetensors", "card.json"
 _NAME_LENGTH = 64
@@ -37,7 +39,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     attack: str
     pictures: int
     people: int
-    recall: Share
+    recall: Share | None
     precision: Share | None
     average_precision: Share | None
     miss_rate: Share | None
@@ -102,7 +104,7 @@ class Registry:
             raise Tampered(
                 f"{weights_file} has digest {digest}, its card says {card.digest}: one of the two was changed; fetch both again"
             )
-        from_bytes(data)
+        _opened(data)
         target = self._root / digest
         if not target.exists():
             self._root.mkdir(parents=True, exist_ok=True)
@@ -148,9 +150,9 @@ class Registry:
         self.read(digest)
         return self._root / digest / _WEIGHTS
 
-    def network(self, digest: str) -> CspNano:
+    def network(self, digest: str) -> "CspNano":
         """The model as a torch network in evaluation mode, from verified bytes. Raises as `read`."""
-        return from_bytes(self.read(digest))
+        return _opened(self.read(digest))
 
     def card(self, digest: str) -> Card:
         """A model's card. Raises Unavailable if there is none, Tampered if it is another model's."""
@@ -192,3 +194,9 @@ def _entry(registry: Registry, digest: str) -> bool:
     except Unavailable:
         return False
     return True
+
+
+def _opened(data: bytes) -> "CspNano":
+    from inference.network import from_bytes  # noqa: PLC0415 - torch takes seconds; most who use the registry need none of it
+
+    return from_bytes(data)

@@ -13,9 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra import certificates, clients, db, doctor, kafka, keys, provision, supervise
+from infra import certificates, clients, doctor, kafka, keys, provision, supervise
 from infra.certificates import utc_now
-from infra.metrics import Service
 from infra.settings import Settings, read_settings
 
 kafka_app = typer.Typer(no_args_is_help=True, help="The local broker: real Apache Kafka, from packages.")
@@ -25,10 +24,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON."
 
 
 def mount(app: typer.Typer) -> None:
-    """Adds all of this module's commands to the one app."""
+    """Adds this module's commands to the one app; `up` needs weights as well and stands in `streams.stack`."""
     app.add_typer(kafka_app, name="kafka")
     app.add_typer(keys_app, name="keys")
-    for command in (up, down, status, diagnose):
+    for command in (down, status, diagnose):
         app.command(name={"diagnose": "doctor"}.get(command.__name__))(command)
 
 
@@ -145,23 +144,6 @@ def _show_made(settings: Settings, made: tuple[str, ...], cameras: list[str], *,
         typer.echo(f"certificates made: {', '.join(made) or 'none, all hold'}; in {settings.home.resolve() / 'keys'}")
 
 
-def up(
-    roles: Annotated[list[Service] | None, typer.Argument(help="Only these processes; all if none is named.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Start everything: keys, broker, database, processes. Repeat it freely. Example: `kerbwatch up`."""
-    settings = read_settings()
-    if settings.kafka_host in kafka.LOCAL_HOSTS:
-        _say("broker ...")
-        kafka.up(settings)
-    keys.quarantine_key(settings)
-    _say("database ...")
-    db.migrate(settings)
-    _say("processes ...")
-    supervise.up(settings, tuple(roles) if roles else supervise.ROLES)
-    _show_all(settings, as_json=as_json)
-
-
 def down(as_json: AsJson = False) -> None:
     """Stop everything that `up` started; data stays. Example: `kerbwatch down`."""
     settings = read_settings()
@@ -175,11 +157,12 @@ def down(as_json: AsJson = False) -> None:
 
 def status(as_json: AsJson = False) -> None:
     """Show broker and processes; exit code 1 if any is not up. Example: `kerbwatch status --json`."""
-    if not _show_all(read_settings(), as_json=as_json):
+    if not show_all(read_settings(), as_json=as_json):
         raise typer.Exit(1)
 
 
-def _show_all(settings: Settings, *, as_json: bool) -> bool:
+def show_all(settings: Settings, *, as_json: bool) -> bool:
+    """Print broker and processes; whether all are up."""
     broker, working = kafka.status(settings), supervise.status(settings)
     fine = broker.ready and all(process.up for process in working)
     if as_json:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import jgo
-from jgo.maven import MavenContext
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
@@ -114,6 +112,8 @@ def _download(jars: list[Jar], folder: Path) -> None:
 
 
 def _fetch(jar: Jar, scratch: Path, folder: Path) -> None:
+    from jgo.maven import MavenContext  # noqa: PLC0415 - its imports take a second, and jars are fetched once
+
     group, artifact, version = jar.coordinate.split(":")
     context = MavenContext(repo_cache=scratch, timeout=30)
     try:
@@ -129,6 +129,8 @@ def _fetch(jar: Jar, scratch: Path, folder: Path) -> None:
 
 def resolve() -> str:
     """The text of a fresh `jars.lock`: every jar that ENDPOINT needs, with its hash, as Maven Central gives it now."""
+    import jgo  # noqa: PLC0415 - as above
+
     rows = [f"# What `python -m infra.jars` resolved for {ENDPOINT}", "# coordinate, SHA-256, bytes"]
     for artifact in sorted(jgo.resolve(ENDPOINT), key=str):
         data = artifact.resolve().read_bytes()

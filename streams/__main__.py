@@ -10,16 +10,32 @@ from typing import Annotated
 
 import typer
 
+from dashboards.cli import app as dashboards
+from infra.cli import mount
 from infra.log import set_up_logs
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
+from streams import chaos, dlq
+from streams.camera import replay_command
+from streams.demo import demo
 from streams.errors import KerbwatchError
+from streams.stack import setup_command, up_command
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Watches a pedestrian detector in service, and defends it. Begin with: `kerbwatch demo`.",
 )
+
+
+app.command("demo")(demo)
+app.command("setup")(setup_command)
+app.command("up")(up_command)
+mount(app)
+app.command("replay")(replay_command)
+app.add_typer(chaos.app, name="chaos")
+app.add_typer(dlq.app, name="dlq")
+app.add_typer(dashboards, name="dashboards")
 
 
 @app.command()

@@ -24,7 +24,7 @@ from faust.types import EventT, TopicT
 from mode.utils.futures import maybe_async
 
 from infra.certificates import ssl_context
-from infra.metrics import AGENT_EVENTS, AGENT_FAULTS, Metrics, Service
+from infra.metrics import AGENT_FAULTS, Metrics, Service
 from infra.settings import Settings
 from streams import codec
 from streams.codec import Message
@@ -118,7 +118,7 @@ class Rim:
         except Exception as error:  # noqa: BLE001 - Faust would acknowledge and lose the event
             await self.set_aside(agent, message, error)
         self._handled += 1
-        self.metrics[AGENT_EVENTS].labels(agent=agent).inc()
+        self.metrics.handled(agent)
 
     async def until_available(self, agent: str, call: Callable[[], Awaitable[None]]) -> None:
         """Call until it does not raise Unavailable, with a pause in between."""
@@ -182,4 +182,4 @@ def message_of(event: EventT[bytes]) -> Message:
 
 def run(app: faust.App) -> None:
     """Run an app in this process until SIGTERM or SIGINT; leaves with the process's exit code."""
-    faust.Worker(app, loglevel=None, redirect_stdouts=False, override_logging=False).execute_from_commandline()
+    faust.Worker(app, quiet=True, loglevel=None, redirect_stdouts=False, override_logging=False).execute_from_commandline()

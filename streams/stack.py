@@ -4,22 +4,26 @@
 permissions, database, weights, processes; of stopping: the reverse.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
 
 from inference.registry import Registry, shipped
 from infra import certificates, clients, kafka, supervise
+from infra.cli import show_all
 from infra.db import migrate, open_database
 from infra.keys import quarantine_key
+from infra.metrics import Service
 from infra.provision import provision
-from infra.settings import Settings
+from infra.settings import Settings, read_settings
 from responders.playbooks import load
 from responders.store import Store
 from streams.events import Context, Mode
 
-LOCAL_HOSTS = ("localhost", "127.0.0.1")
 Say = Callable[[str], None]
 
 
@@ -39,7 +43,7 @@ def set_up(settings: Settings, now: datetime, say: Say) -> Weights:
     say("keys and certificates")
     certificates.make_certificates(settings, now)
     quarantine_key(settings)
-    if settings.kafka_host in LOCAL_HOSTS:
+    if settings.kafka_host in kafka.LOCAL_HOSTS:
         say(f"Kafka at {settings.bootstrap} (the first time its jars are fetched)")
         kafka.up(settings)
     else:
@@ -67,11 +71,11 @@ def open_store(settings: Settings) -> Store:
     return Store(open_database(settings), load(), settings.worker_lost_s, settings.clock_allowance_s)
 
 
-def start(settings: Settings, now: datetime, say: Say) -> Weights:
-    """Set up, then start all processes and wait until they stay alive."""
+def start(settings: Settings, now: datetime, say: Say, services: Sequence[Service] = tuple(Service)) -> Weights:
+    """Set up, then start these processes and wait until they stay alive."""
     weights = set_up(settings, now, say)
-    say("inference worker, watcher, responder, keeper")
-    supervise.up(settings)
+    say(f"processes: {', '.join(services)}")
+    supervise.up(settings, services)
     return weights
 
 
@@ -79,3 +83,23 @@ def stop(settings: Settings) -> bool:
     """Stop processes and the local broker; data stays. Returns whether anything ran."""
     ran = supervise.down(settings)
     return kafka.down(settings) or ran
+
+
+def setup_command() -> None:
+    """Make keys, broker, topics, database and model registry, and start no process. Example: `kerbwatch setup`."""
+    weights = set_up(read_settings(), datetime.now(UTC), _print_step)
+    typer.echo(f"weights: {weights.normal[:12]} normal, {weights.safe[:12]} safe")
+
+
+def up_command(
+    services: Annotated[list[Service] | None, typer.Argument(help="Only these processes; all if none is named.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Set up and start everything; repeat it freely. Example: `kerbwatch up`."""
+    settings = read_settings()
+    start(settings, datetime.now(UTC), _print_step, tuple(services or Service))
+    show_all(settings, as_json=as_json)
+
+
+def _print_step(step: str) -> None:
+    typer.echo(f"setting up: {step}", err=True)

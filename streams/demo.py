@@ -1,0 +1,308 @@
+"""The main job, shown: two cameras, one attack, one incident, start to end, on the real stack.
+
+After a clean stretch the urban camera's pictures are attacked (FGSM, eps 0.03, white box). The system must notice, open an
+incident, set the attacked frames aside, switch the urban context to its safe-mode model, see clean input again, recover and
+close, and leave the highway camera alone. Success is decided by `streams.facts` alone: every fact is read back from Kafka and
+the database.
+
+Source: paper 4.6 (safe mode, roll-back), 4.7 (incident response); issue "From camera to incident".
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from sqlalchemy import select
+
+from infra import supervise
+from infra.db import Sessions, open_database, reading
+from infra.settings import Settings, read_settings
+from infra.tables import WorkerRow
+from responders.incident import Resolution
+from responders.playbooks import State
+from streams import codec, stack, topics
+from streams.errors import BadInput, Unavailable
+from streams.events import Context, Health, Kind, Mode, WorkerStatus
+from streams.facts import Facts, gather
+from streams.ledger import Entry, read_ledger
+from streams.view import Sight, cameras_table, look, timeline_table
+
+FPS = 4.0
+CLEAN_FRAMES = 160
+ATTACKED_FRAMES = 100
+AFTER_FRAMES = 1200
+"""At most; the story ends some seconds after the incident is closed."""
+EPS = 0.03
+_CAMERAS = (("gate", Context.URBAN), ("bridge", Context.HIGHWAY))
+_SOURCES = ("street:urban", "street:highway")
+_MARK = ".demo"
+_LIMIT_S = 300.0
+_READY_S = 60.0
+_CALM_AFTER_S = 4.0
+_DRAIN_S = 30.0
+_LOOK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that must hold, and what was found."""
+
+    holds: bool
+    what: str
+
+
+def demo(
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Twice: what the urban and what the highway camera see; as for `replay`.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the facts to this file.")] = None,
+    keep_running: Annotated[bool, typer.Option(help="Leave the stack up afterwards, for the other commands.")] = False,
+) -> None:
+    """Two cameras, one attack, one incident, start to end. Example: `kerbwatch demo --json facts.json`."""
+    settings = read_settings()
+    sources = tuple(source or _SOURCES)
+    if len(sources) != len(_CAMERAS):
+        raise BadInput(f"{len(sources)} sources given, 2 are needed: --source for the urban camera, --source for the highway one")
+    console = Console()
+    with _interrupts() as stop, ExitStack() as left:
+        fresh_home(settings)
+        began = time.monotonic()
+        left.callback(_stop_stack, settings, console, keep_running=keep_running)
+        weights = stack.start(settings, datetime.now(UTC), lambda step: console.print(f"[dim]setting up:[/] {step}"))
+        sessions = open_database(settings)
+        if not _until(stop, _READY_S, lambda: _worker_serves(sessions)) and not stop.is_set():
+            raise Unavailable(f"the inference worker does not serve after {_READY_S:.0f} s; see {settings.home / 'logs'}")
+        console.print(f"[dim]ready after {time.monotonic() - began:.0f} s[/]")
+        ledgers = _play(settings, sources, sessions, stop, console)
+        if stop.is_set():
+            raise typer.Exit(130)
+        facts = gather(settings, ledgers)
+        checks = judge(facts, weights)
+        _report(facts, checks, ledgers, sessions, console)
+        if json_file is not None:
+            json_file.write_text(json.dumps(_as_json(facts, checks), indent=2) + "\n", encoding="utf-8")
+        if not all(check.holds for check in checks):
+            raise typer.Exit(1)
+
+
+def fresh_home(settings: Settings) -> None:
+    """Clear what an earlier demo left. Raises BadInput if the home is not a demo's: it is never cleared then."""
+    home = settings.home.resolve()
+    if (home / _MARK).exists():
+        stack.stop(settings)
+        for name in ("kafka", "faust", "quarantine", "logs", "demo"):
+            shutil.rmtree(home / name, ignore_errors=True)
+        for path in home.glob("kerbwatch.db*"):
+            path.unlink()
+    elif (home / "kerbwatch.db").exists() or settings.database_url is not None:
+        raise BadInput(f"{home} holds a deployment that is not a demo's: give the demo one of its own with KERBWATCH_HOME=var/demo")
+    home.mkdir(parents=True, exist_ok=True)
+    (home / _MARK).touch()
+
+
+def judge(facts: Facts, weights: stack.Weights) -> tuple[Check, ...]:
+    """Whether the run was what it should be, fact by fact."""
+    (attacked, _), (spared, _) = _CAMERAS
+    incident = next((one for one in facts.incidents if one.camera == attacked), None)
+    stretches = [one for one in facts.weights if one.camera == attacked]
+    modes = [one.mode for one in stretches]
+    served = {one.digest for one in stretches}
+    others = {one.digest for one in facts.weights if one.camera == spared}
+    frames = facts.frames
+    return (
+        Check(facts.events_lost == 0, f"{facts.events_lost} events lost"),
+        Check(facts.double_effects == 0, f"{facts.double_effects} effects done twice"),
+        Check(
+            frames.sent == frames.judged and frames.refused == 0,
+            f"{frames.judged} of {frames.sent} frames judged, {frames.refused} refused",
+        ),
+        Check(len(facts.incidents) == 1, f"{len(facts.incidents)} incident"),
+        Check(
+            incident is not None
+            and (incident.kind, incident.state, incident.resolution) == (Kind.EVASION, State.CLOSED, Resolution.RECOVERED),
+            "none on the attacked camera" if incident is None else f"{incident.kind} on {attacked}: {incident.resolution}",
+        ),
+        Check(
+            incident is not None and (incident.seconds_to_detect or -1.0) > 0.0,
+            "not detected" if incident is None else f"detected {incident.seconds_to_detect} s after the first attacked frame",
+        ),
+        Check(
+            frames.attacked > 0 and frames.attacked_not_quarantined == 0,
+            f"{frames.attacked - frames.attacked_not_quarantined} of {frames.attacked} attacked frames set aside",
+        ),
+        Check(
+            modes == [Mode.NORMAL, Mode.SAFE, Mode.NORMAL] and served == {weights.normal, weights.safe},
+            f"{attacked} was judged by the {', '.join(modes)} model",
+        ),
+        Check(others == {weights.normal}, f"{spared} was judged by {len(others)} model throughout"),
+    )
+
+
+def _play(
+    settings: Settings, sources: Sequence[str], sessions: Sessions, stop: threading.Event, console: Console
+) -> list[list[Entry]]:
+    """Run both cameras until the incident is over, then let everything arrive; returns their ledgers."""
+    folder = settings.home.resolve() / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    ledgers = [folder / f"{camera}.jsonl" for camera, _ in _CAMERAS]
+    with ExitStack() as left:
+        cameras = [_camera(settings, n, _sized(spec), ledgers[n], left) for n, spec in enumerate(sources)]
+        _follow(sessions, stop, list(zip(cameras, ledgers, strict=True)), console)
+        for camera in cameras:
+            camera.terminate()
+        for camera in cameras:
+            camera.wait(timeout=20)
+    read = [read_ledger(path) for path in ledgers]
+    if not stop.is_set():
+        sent = sum(map(len, read))
+        # What is late is not lost: everything gets its time to arrive before the count.
+        _until(stop, _DRAIN_S, lambda: (now := look(sessions)).judged >= sent and not now.waiting)
+    return read
+
+
+def _camera(settings: Settings, number: int, source: str, ledger: Path, left: ExitStack) -> "subprocess.Popen[bytes]":
+    """A camera as a process of its own session; the first one turns bad."""
+    name, context = _CAMERAS[number]
+    common = ["--camera", name, "--context", context, "--fps", str(FPS), "--ledger", str(ledger)]
+    attack = ["--from-frame", CLEAN_FRAMES, "--frames", ATTACKED_FRAMES, "--after", AFTER_FRAMES, "--eps", EPS]
+    kind = ["replay", source, "--loop"] if number else ["chaos", "run", "fgsm", "--source", source, *map(str, attack)]
+    log = left.enter_context((ledger.parent / f"{name}.log").open("wb"))
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", "streams", *kind, *common],
+        env=supervise.environment(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    left.callback(process.wait)
+    left.callback(process.terminate)
+    return process
+
+
+def _sized(spec: str) -> str:
+    """Real footage is shown at a size that two cores can judge and attack at the demo's rate."""
+    if spec.startswith("street:") or "size=" in spec:
+        return spec
+    return f"{spec}{'&' if '?' in spec else '?'}size=640x360"
+
+
+def _follow(
+    sessions: Sessions,
+    stop: threading.Event,
+    cameras: Sequence[tuple["subprocess.Popen[bytes]", Path]],
+    console: Console,
+) -> None:
+    began = time.monotonic()
+    over_at: float | None = None
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        while not stop.wait(_LOOK_S):
+            now = time.monotonic() - began
+            sight = look(sessions)
+            sent = [read_ledger(path) if path.exists() else [] for _, path in cameras]
+            live.update(_picture(sight, sent, now))
+            for process, path in cameras:
+                if process.poll() is not None:
+                    raise Unavailable(f"camera {path.stem} ended early; see {path.with_suffix('.log')}")
+            if sight.incidents and all(row.state == State.CLOSED for row in sight.incidents) and _attack_is_over(sent[0]):
+                over_at = over_at or now
+                if now - over_at >= _CALM_AFTER_S:
+                    return
+            if now > _LIMIT_S:
+                console.print(f"[red]the incident is not closed after {now:.0f} s[/]")
+                return
+
+
+def _attack_is_over(sent: Sequence[Entry]) -> bool:
+    return any(entry.attack for entry in sent) and not sent[-1].attack
+
+
+def _picture(sight: Sight, sent: Sequence[Sequence[Entry]], now_s: float) -> Group:
+    attack = sent[0][-1].attack if sent[0] else None
+    say = f"[red]{attack} on {sent[0][-1].camera_id}[/]" if attack else "input is clean"
+    counts = f"{sum(map(len, sent))} frames sent, {sight.judged} judged, {sight.quarantined} in quarantine"
+    return Group(cameras_table(sight, f"{now_s:4.0f} s   {say}"), timeline_table(sight.timeline), counts)
+
+
+def _report(
+    facts: Facts, checks: Sequence[Check], ledgers: Sequence[Sequence[Entry]], sessions: Sessions, console: Console
+) -> None:
+    attacked = [entry for ledger in ledgers for entry in ledger if entry.attack]
+    if attacked:
+        console.print(
+            f"first attacked frame: {attacked[0].camera_id} {attacked[0].sequence} at {attacked[0].camera_time:%H:%M:%S.%f}"[:-3]
+            + f" UTC, last: {attacked[-1].sequence}"
+        )
+    console.print(timeline_table(look(sessions).timeline))
+    clocks = Table(
+        "incident", "kind", "camera", "state", "detected", "contained", "recovered", title="clocks", title_justify="left"
+    )
+    for one in facts.incidents:
+        clocks.add_row(
+            one.id[:8], one.kind, one.camera, one.resolution or one.state,
+            f"{one.seconds_to_detect} s", f"{one.seconds_to_contain} s", f"{one.seconds_to_recover} s",
+        )  # fmt: skip
+    console.print(clocks)
+    served = Table(
+        "camera", "context", "mode", "weights", "frames", title="which weights judged which frames", title_justify="left"
+    )
+    for stretch in facts.weights:
+        served.add_row(
+            stretch.camera, stretch.context, stretch.mode, stretch.digest[:12], f"{stretch.from_frame} to {stretch.to_frame}"
+        )
+    console.print(served)
+    for check in checks:
+        console.print(f"[green]holds[/]  {check.what}" if check.holds else f"[red]FAILS[/]  {check.what}")
+
+
+def _as_json(facts: Facts, checks: Sequence[Check]) -> dict[str, object]:
+    return {**asdict(facts), "checks": [asdict(check) for check in checks], "ok": all(check.holds for check in checks)}
+
+
+def _worker_serves(sessions: Sessions) -> bool:
+    with reading(sessions) as session:
+        said = [codec.decode(body, topics.WORKER_STATUS, WorkerStatus).event for body in session.scalars(select(WorkerRow.body))]
+    return any(status.health is Health.SERVING for status in said)
+
+
+def _until(stop: threading.Event, limit_s: float, done: Callable[[], bool]) -> bool:
+    """Wait for `done`; False if it did not come in time or the user has had enough."""
+    until = time.monotonic() + limit_s
+    while not done():
+        if stop.wait(_LOOK_S) or time.monotonic() > until:
+            return False
+    return True
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set the event; whatever is being started is then stopped in order, and nothing is left behind."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop_stack(settings: Settings, console: Console, *, keep_running: bool) -> None:
+    if keep_running:
+        console.print("the stack is left running; try `kerbwatch incidents list`, then `kerbwatch down`")
+    else:
+        console.print("[dim]stopping[/]")
+        stack.stop(settings)
