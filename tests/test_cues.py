@@ -26,7 +26,7 @@ def flat(level: float = 0.1) -> SimpleNamespace:
 @given(picture=arrays(np.uint8, st.tuples(st.integers(16, 40), st.integers(16, 400), st.just(3))))
 def test_features_of_any_picture_are_what_the_event_allows(picture: NDArray[np.uint8]) -> None:
     seen = cues.features(picture, flat())
-    assert 0 <= min(seen.brightness, seen.contrast, seen.sharpness)
+    assert min(seen.brightness, seen.contrast, seen.sharpness) >= 0
     assert max(seen.brightness, seen.contrast, seen.sharpness) <= 1
 
 
