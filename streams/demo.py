@@ -87,7 +87,7 @@ def demo(
         if not _until(stop, _READY_S, lambda: _worker_serves(sessions)) and not stop.is_set():
             raise Unavailable(f"the inference worker does not serve after {_READY_S:.0f} s; see {settings.home / 'logs'}")
         console.print(f"[dim]ready after {time.monotonic() - began:.0f} s[/]")
-        ledgers = _play(settings, sources, sessions, stop, console)
+        ledgers = _play(settings, sources, weights, stop, console)
         if stop.is_set():
             raise typer.Exit(130)
         facts = gather(settings, ledgers)
@@ -153,14 +153,15 @@ def judge(facts: Facts, weights: stack.Weights) -> tuple[Check, ...]:
 
 
 def _play(
-    settings: Settings, sources: Sequence[str], sessions: Sessions, stop: threading.Event, console: Console
+    settings: Settings, sources: Sequence[str], weights: stack.Weights, stop: threading.Event, console: Console
 ) -> list[list[Entry]]:
     """Run both cameras until the incident is over, then let everything arrive; returns their ledgers."""
+    sessions = open_database(settings)
     folder = settings.home.resolve() / "demo"
     folder.mkdir(parents=True, exist_ok=True)
     ledgers = [folder / f"{camera}.jsonl" for camera, _ in _CAMERAS]
     with ExitStack() as left:
-        cameras = [_camera(settings, n, _sized(spec), ledgers[n], left) for n, spec in enumerate(sources)]
+        cameras = [_camera(settings, n, _sized(spec), weights.normal, ledgers[n], left) for n, spec in enumerate(sources)]
         _follow(sessions, stop, list(zip(cameras, ledgers, strict=True)), console)
         for camera in cameras:
             camera.terminate()
@@ -174,11 +175,11 @@ def _play(
     return read
 
 
-def _camera(settings: Settings, number: int, source: str, ledger: Path, left: ExitStack) -> "subprocess.Popen[bytes]":
+def _camera(settings: Settings, number: int, source: str, target: str, ledger: Path, left: ExitStack) -> "subprocess.Popen[bytes]":
     """A camera as a process of its own session; the first one turns bad."""
     name, context = _CAMERAS[number]
     common = ["--camera", name, "--context", context, "--fps", str(FPS), "--ledger", str(ledger)]
-    attack = ["--from-frame", CLEAN_FRAMES, "--frames", ATTACKED_FRAMES, "--after", AFTER_FRAMES, "--eps", EPS]
+    attack = ["--from-frame", CLEAN_FRAMES, "--frames", ATTACKED_FRAMES, "--after", AFTER_FRAMES, "--eps", EPS, "--weights", target]
     kind = ["replay", source, "--loop"] if number else ["chaos", "run", "fgsm", "--source", source, *map(str, attack)]
     log = left.enter_context((ledger.parent / f"{name}.log").open("wb"))
     process = subprocess.Popen(  # noqa: S603 - our own command
