@@ -42,7 +42,7 @@ def record_judged(session: Session, batch: Sequence[Detections]) -> int:
             "people": seen.features.people,
             "inconsistency": seen.scores.inconsistency,
         }
-        for seen in batch
+        for seen in sorted(batch, key=lambda seen: seen.frame_id)  # one order everywhere: two keepers cannot block each other
     ]
     insert = insert_into(session, JudgedFrame).on_conflict_do_nothing().returning(JudgedFrame.frame_id)
     return len(session.scalars(insert, rows).all())
