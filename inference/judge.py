@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from inference import cues
 from inference.intake import Accepted
-from inference.serving import Served, View
+from inference.serving import View
 from streams.errors import BrokenContract
 from streams.events import Context, Detections, InputScores, ModelState, Timings, event_id
 from streams.sources.base import Picture
@@ -49,22 +50,30 @@ class Sampler:
             self._usual[camera_id] = usual + _USUAL_SHARE * (score - usual)
 
 
+class Network(Protocol):
+    """What judges: pictures of one size in, one view each out (`inference.serving.Served`)."""
+
+    def look(self, pictures: Sequence[Picture]) -> list[View]:
+        """Views in the order of the pictures (H x W x 3, RGB, 0..255)."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Assigned:
     state: ModelState
-    served: Served
-    reference: Served
+    served: Network
+    reference: Network
 
 
 @dataclass
 class Judge:
     """`load` opens weights by digest (verified); `clock_s` is any steadily growing clock, for timings only."""
 
-    load: Callable[[str], Served]
+    load: Callable[[str], Network]
     source: str
     sampler: Sampler
     clock_s: Callable[[], float]
-    _loaded: dict[str, Served] = field(default_factory=dict)
+    _loaded: dict[str, Network] = field(default_factory=dict)
     _assigned: dict[Context, _Assigned] = field(default_factory=dict)
 
     def assign(self, state: ModelState) -> bool:
@@ -80,7 +89,7 @@ class Judge:
         self._forget_unused()
         return True
 
-    def _open(self, digest: str) -> Served:
+    def _open(self, digest: str) -> Network:
         if digest not in self._loaded:
             self._loaded[digest] = self.load(digest)
         return self._loaded[digest]

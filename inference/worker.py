@@ -20,10 +20,10 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from inference.intake import Accepted, Intake
-from inference.judge import Judge, Sampler
+from inference.judge import Judge, Network, Sampler
 from inference.refusals import Refusals
 from inference.registry import Registry
-from inference.serving import load
+from inference.serving import load as load_served
 from infra.clients import consumer, producer
 from infra.keys import verify_frame
 from infra.metrics import BATCH, Metrics
@@ -235,8 +235,11 @@ class Worker:
         self._metrics.waiting(topics.FRAMES.name, behind)
 
 
-def serve(settings: Settings, metrics: Metrics, stop: threading.Event) -> None:
-    """Be an inference worker as the settings say, until `stop` is set. Raises Unavailable without a broker."""
+def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Callable[[str], Network] | None = None) -> None:
+    """Be an inference worker as the settings say, until `stop` is set. Raises Unavailable without a broker.
+
+    `load` opens weights by digest; the registry's, served as `inference.serving` does, if not given.
+    """
     role, source = Role.INFERENCE, f"inference/{settings.worker_id}"
     clients = Clients(
         frames=consumer(settings, role, group=app_id(role)),
@@ -244,8 +247,9 @@ def serve(settings: Settings, metrics: Metrics, stop: threading.Event) -> None:
         producer=producer(settings, role),
     )
     registry = Registry(settings.home / "registry")
+    from_registry = partial(load_served, registry, device=settings.device, threads=settings.worker_threads)
     judge = Judge(
-        load=lambda digest: load(registry, digest, device=settings.device, threads=settings.worker_threads),
+        load=load or from_registry,
         source=source,
         sampler=Sampler(settings.score_every),
         clock_s=time.perf_counter,
