@@ -47,6 +47,8 @@ class Settings(BaseSettings):
 
     worker_id: str = "worker-1"
     """Tells workers apart; two that run side by side need two names."""
+    responder_id: str = "responder-1"
+    """Tells responders apart; the same after a restart, so that it takes up at once what it held."""
     worker_batch: PositiveInt = 4
     """Most frames judged in one forward pass."""
     worker_threads: PositiveInt = 2

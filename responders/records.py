@@ -5,6 +5,7 @@ It decides what is shown and how long things took; it refuses to change anything
 Source: paper 4.7 (incident analysis), NIST SP 800-61r3 (metrics of response).
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from infra.tables import EffectRow, IncidentRow, QuarantinedFrame, TimelineRow
 from responders.incident import Resolution
+from responders.outbox import WAITING
 from responders.playbooks import State, Step
 from responders.store import impact_of, incident_of
 from streams.errors import BadInput
@@ -156,4 +158,29 @@ def shown(session: Session, incident_id: str) -> Shown:
         frames_quarantined=session.scalar(kept) or 0,
         timeline=tuple(Change(c.time, State(c.state), c.actor, c.action, c.what, c.cause_id) for c in changes),
         effects=tuple(Effect(e.id, e.topic, e.state, e.attempts, e.error, e.created_at, e.done_at) for e in effects),
+    )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How things stand now, for metrics: open incidents by kind and state, those nobody acknowledged by kind, effects that wait."""
+
+    open: dict[tuple[Kind, str], int]
+    unacknowledged: dict[Kind, int]
+    waiting: int
+
+
+def standing(session: Session) -> Standing:
+    """Counts over all open incidents and the outbox."""
+    of_open = IncidentRow.state != State.CLOSED
+    states = session.execute(
+        select(IncidentRow.kind, IncidentRow.state, func.count()).where(of_open).group_by(IncidentRow.kind, IncidentRow.state)
+    )
+    alone = session.execute(
+        select(IncidentRow.kind, func.count()).where(of_open, IncidentRow.acknowledged_at.is_(None)).group_by(IncidentRow.kind)
+    )
+    return Standing(
+        open={(Kind(kind), state): count for kind, state, count in states},
+        unacknowledged={Kind(kind): count for kind, count in alone},
+        waiting=session.scalar(select(func.count()).select_from(EffectRow).where(EffectRow.state == WAITING)) or 0,
     )

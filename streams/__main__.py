@@ -15,7 +15,9 @@ from infra.cli import mount
 from infra.log import set_up_logs
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
-from streams import chaos, dlq
+from responders.cli import app as incidents
+from responders.cli import quarantine_app
+from streams import bench, chaos, dlq
 from streams.camera import replay_command
 from streams.demo import demo
 from streams.errors import KerbwatchError
@@ -32,10 +34,13 @@ app.command("demo")(demo)
 app.command("setup")(setup_command)
 app.command("up")(up_command)
 mount(app)
+app.add_typer(incidents, name="incidents")
+app.add_typer(quarantine_app, name="quarantine")
 app.command("replay")(replay_command)
 app.add_typer(chaos.app, name="chaos")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(dashboards, name="dashboards")
+app.add_typer(bench.app, name="bench")
 
 
 @app.command()

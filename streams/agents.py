@@ -11,7 +11,6 @@ SQL and Kafka's log are read in one worker thread: a blocking call would stall F
 """
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -26,18 +25,20 @@ from faust.types import EventT, StreamT
 
 from detectors.watch import watch
 from infra.db import open_database, reading, writing
-from infra.metrics import AUDITED, QUARANTINED, Metrics, Service
+from infra.metrics import AUDITED, EFFECT_ATTEMPTS, EFFECTS_PENDING, QUARANTINED, Metrics, Outcome, Service
 from infra.settings import Settings
 from responders import playbooks
 from responders.effects import carry_out
 from responders.keeping import record_audit, record_judged
+from responders.playbooks import State
 from responders.quarantine import offsets_of, set_aside
+from responders.records import Standing, standing
 from responders.store import Store
 from streams import codec, topics
 from streams.app import Rim, base_app
 from streams.codec import Message
 from streams.errors import BadInput, BrokenContract, Unavailable
-from streams.events import Detections, Event, IncidentChange, QuarantineOrder, WorkerStatus
+from streams.events import Detections, Event, IncidentChange, Kind, QuarantineOrder, WorkerStatus
 from streams.frame_log import read_frames
 
 T = TypeVar("T")
@@ -110,6 +111,7 @@ class _Responder:
         self._store = Store(self._sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
         self._port = _Port(rim)
         self._apart = _Apart()
+        self._runner = settings.responder_id
         for topic in (topics.SIGNALS, topics.WORKER_STATUS):
             _on_batches(rim, topic, f"respond-{topic.name}", partial(self._respond, topic))
         rim.app.timer(interval=_TICK_S)(self._tick)
@@ -127,16 +129,31 @@ class _Responder:
         await self._apart(self._store.accept, event, now)
 
     async def _act(self) -> None:
+        """Carry out what was decided, until nothing is due."""
         self._port.loop = asyncio.get_running_loop()
-        while (await self._apart(carry_out, self._sessions, self._port, lambda: datetime.now(UTC), f"respond/{os.getpid()}")).sent:
-            pass
+        attempts = self._rim.metrics[EFFECT_ATTEMPTS]
+        while True:
+            carried = await self._apart(carry_out, self._sessions, self._port, lambda: datetime.now(UTC), self._runner)
+            attempts.labels(outcome=Outcome.DONE).inc(carried.sent)
+            attempts.labels(outcome=Outcome.FAILED).inc(carried.delayed + carried.refused)
+            if not carried.sent:
+                return
 
     async def _tick(self) -> None:
         try:
             await self._apart(self._store.tick, datetime.now(UTC))
             await self._act()
+            now = await self._apart(self._standing)
         except Unavailable as error:
             log.warning("waiting", agent="respond", cause=str(error))
+            return
+        calm = {(kind, State.OPEN): 0 for kind in Kind}
+        self._rim.metrics.incidents(calm | now.open, now.unacknowledged)
+        self._rim.metrics[EFFECTS_PENDING].set(now.waiting)
+
+    def _standing(self) -> Standing:
+        with reading(self._sessions) as session:
+            return standing(session)
 
 
 class _Keeper:

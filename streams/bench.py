@@ -31,7 +31,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from sqlalchemy import select
 
 from inference.registry import Registry
-from inference.worker import serve
 from infra import supervise
 from infra.clients import consumer, producer
 from infra.db import open_database, reading
@@ -254,6 +253,8 @@ def _worker(settings: Settings, *, null: bool) -> Iterator[None]:
 
 
 def _work(settings: Settings, null: bool) -> None:
+    from inference.worker import serve  # noqa: PLC0415 - torch is loaded by this process alone
+
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     serve(settings, Metrics(Service.INFER), stop, load=NullNetwork if null else None)
