@@ -77,12 +77,14 @@ class Judge:
     _assigned: dict[Context, _Assigned] = field(default_factory=dict)
 
     def assign(self, state: ModelState) -> bool:
-        """Serve `state.context` as it says from the next frame on. Returns False if it is served so already.
+        """Serve `state.context` as it says from the next frame on. Returns False if it is served so already, or by a later order.
+
+        A responder that was stalled may put an old order behind a newer one on the topic.
 
         Raises whatever loading raises (Tampered, Unavailable); the context then stays as it was.
         """
         now = self._assigned.get(state.context)
-        if now is not None and now.state.decision_id == state.decision_id:
+        if now is not None and (now.state.decision_id == state.decision_id or state.time < now.state.time):
             return False
         served, reference = self._open(state.weights_digest), self._open(state.reference_digest)
         self._assigned[state.context] = _Assigned(state, served, reference)

@@ -47,7 +47,8 @@ Batch = Sequence[EventT[bytes]]
 _BATCH = 256
 _WITHIN_S = 0.02
 _TICK_S = 0.5
-_SEND_LIMIT_S = 10.0
+_SEND_LIMIT_S = 5.0
+"""Half an effect's lease (`responders.effects.LEASE`): nobody else takes an effect over while it is being sent."""
 _RECORDS_LATE = timedelta(seconds=60)
 """So long a quarantine order waits for the records of its frames; then it takes what there is and the rest is dead-lettered."""
 
@@ -236,7 +237,7 @@ class _Port:
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def send(self, topic: topics.Topic, key: str, event: Event) -> None:
-        """Return once the broker has the event. Raises Unavailable after 10 s."""
+        """Return once the broker has the event. Raises Unavailable after 5 s."""
         assert self.loop is not None
         future = asyncio.run_coroutine_threadsafe(self._rim.send(topic, key, event), self.loop)
         try:

@@ -150,6 +150,11 @@ def decode_frame(headers: Iterable[tuple[str, bytes]], body: bytes | None) -> Fr
         frame = msgspec.convert(fields, Frame, strict=False)
     except msgspec.ValidationError as error:
         raise BadInput(f"frame headers do not hold: {error}", Refusal.BAD_VALUE) from error
+    if frame.id != event_id("frame", frame.camera_id, frame.epoch, frame.sequence):
+        raise BadInput(
+            f"frame {frame.sequence} of camera {frame.camera_id} has an id that is not its own; find out who sent it",
+            Refusal.BAD_VALUE,
+        )
     if hashlib.sha256(body).hexdigest() != frame.digest:
         raise BadInput(
             f"frame {frame.sequence} of camera {frame.camera_id}: the picture is not the one that its digest names",

@@ -136,6 +136,7 @@ def test_a_frame_travels_in_headers_as_cloudevents_prescribes() -> None:
         ("ce_sequence", b"-1", Refusal.BAD_VALUE),
         ("ce_time", b"2026-01-02T03:04:05", Refusal.BAD_VALUE),
         ("content-type", b"image/tiff", Refusal.BAD_VALUE),
+        ("ce_id", b"another", Refusal.BAD_VALUE),
         ("ce_subject", b"\xff", Refusal.UNDECODABLE),
         ("ce_subject", b"x" * 9000, Refusal.TOO_LARGE),
     ],

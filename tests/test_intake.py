@@ -46,7 +46,8 @@ def a_frame(body: bytes, **changes: object) -> Frame:
         digest=hashlib.sha256(body).hexdigest(),
         signature="",
     )
-    return msgspec.structs.replace(frame, **changes)
+    frame = msgspec.structs.replace(frame, **changes)
+    return msgspec.structs.replace(frame, id=event_id("frame", frame.camera_id, frame.epoch, frame.sequence))
 
 
 def admit(intake: Intake, body: bytes, *, offset: int = 0, key: bytes = b"gate", **changes: object) -> object:

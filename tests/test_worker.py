@@ -139,10 +139,10 @@ class Site:
             self.clock_s += 0.6
             self.worker.round()
 
-    def serve(self, context: Context, digest: str = NORMAL, mode: Mode = Mode.NORMAL, decision: str = "") -> None:
+    def serve(self, context: Context, digest: str = NORMAL, mode: Mode = Mode.NORMAL, decision: str = "", later_s: int = 0) -> None:
         decision = decision or f"initial-{context}"
         state = ModelState(
-            id=decision, source="responder/r", time=NOW, subject=context, context=context, weights_digest=digest, mode=mode,
+            id=decision, source="responder/r", time=NOW + timedelta(seconds=later_s), subject=context, context=context, weights_digest=digest, mode=mode,
             reference_digest=NORMAL, decision_id=decision, reason="test",
         )  # fmt: skip
         self.log.put(topics.MODEL_STATE.name, codec.encode(state), context.encode())
@@ -213,6 +213,14 @@ def test_the_same_order_again_changes_nothing(site: Site) -> None:
     site.shoot(0)
     site.rounds(3)
     assert site.read(topics.WORKER_STATUS)[-1].serving == before
+
+
+def test_an_old_order_that_arrives_late_is_not_obeyed(site: Site) -> None:
+    site.serve(Context.URBAN, SAFE, Mode.SAFE, "decision-7", later_s=5)
+    site.serve(Context.URBAN, NORMAL, Mode.NORMAL, "decision-6", later_s=3)
+    site.rounds(2)
+    modes = {serving.context: serving.mode for serving in site.read(topics.WORKER_STATUS)[-1].serving}
+    assert modes[Context.URBAN] == Mode.SAFE
 
 
 def test_weights_that_were_tampered_with_are_not_served_and_not_reported(site: Site) -> None:

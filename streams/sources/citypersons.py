@@ -1,8 +1,8 @@
 """CityPersons: Cityscapes frames with annotated people, from either form of annotation.
 
-It decides which annotations are people and which are `ignore`, by the data set's training convention: class 1 of at least 50 px is a
-person, riders, sitting people, groups, small ones and fake humans are `ignore`. It refuses a frame folder without annotations. Truth
-goes into the shot, never into an event. No topic; it stands in for a camera.
+It decides which annotations are people and which are `ignore`, by the data set's training convention: class 1 of at least 50 px is
+a person, riders, sitting people, groups, small ones and fake humans are `ignore`. It refuses a frame folder without annotations.
+Truth goes into the shot, never into an event. No topic; it stands in for a camera.
 
 Source: Zhang et al., CityPersons, CVPR 2017, sections 3.1 and 4; annotations' README (rows are class, x, y, w, h, instance, x_vis,
 y_vis, w_vis, h_vis) and the JSON form (`objects` with `label`, `bbox`, `bboxVis`).
@@ -10,11 +10,10 @@ y_vis, w_vis, h_vis) and the JSON form (`objects` with `label`, `bbox`, `bboxVis
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from zlib import error as ZlibError
 
 import msgspec
 import numpy as np
-import scipy.io
+import scipy.io  # type: ignore[import-untyped] # ships no types
 
 from streams.errors import BadInput, Refusal
 from streams.sources.base import Person, Shot
@@ -49,24 +48,28 @@ def _person(box: tuple[float, float, float, float], visible: tuple[float, float,
 def read_mat(path: Path) -> Mapping[str, tuple[Person, ...]]:
     """People by frame file name from `anno_train.mat` or `anno_val.mat`. Raises BadInput naming the file if it is not one."""
     try:
-        content = scipy.io.loadmat(path)
-        table = next(value for name, value in content.items() if name.startswith("anno_"))
-        found: dict[str, tuple[Person, ...]] = {}
-        for record in table.ravel():
-            entry = record[0, 0]
-            # int first: rows come as uint8 where an image has few boxes, and y + h would wrap
-            rows = np.asarray(entry["bbs"]).reshape(-1, 10).astype(np.int64)
-            found[str(entry["im_name"][0])] = tuple(
-                _person(_four(row[1:5]), _four(row[6:10]), pedestrian=int(row[0]) == _PEDESTRIAN)
-                for row in rows
-                if row[3] > 0 and row[4] > 0
-            )
+        with path.open("rb") as file:
+            return _table(scipy.io.loadmat(file))
     except OSError as error:
         raise BadInput(f"annotations {path} are not readable: {error}; check path and permissions") from error
-    except (ValueError, TypeError, KeyError, IndexError, StopIteration, NotImplementedError, ZlibError) as error:
+    except Exception as error:
         raise BadInput(
             f"{path} holds no CityPersons annotations ({error}); expected anno_train.mat or anno_val.mat", Refusal.UNDECODABLE
         ) from error
+
+
+def _table(content: Mapping[str, np.ndarray]) -> Mapping[str, tuple[Person, ...]]:  # type: ignore[type-arg] # whatever the file holds
+    table = next(value for name, value in content.items() if name.startswith("anno_"))
+    found: dict[str, tuple[Person, ...]] = {}
+    for record in table.ravel():
+        entry = record[0, 0]
+        # int first: rows come as uint8 where an image has few boxes, and y + h would wrap
+        rows = np.asarray(entry["bbs"]).reshape(-1, 10).astype(np.int64)
+        found[str(entry["im_name"][0])] = tuple(
+            _person(_four(row[1:5]), _four(row[6:10]), pedestrian=int(row[0]) == _PEDESTRIAN)
+            for row in rows
+            if row[3] > 0 and row[4] > 0
+        )
     return found
 
 

@@ -5,8 +5,9 @@ in metres before a level pinhole camera, so that size, feet line and overlap agr
 People are annotated as CityPersons does it: a box from crown to sole whose width is 0.41 of its height (Zhang et al. 2017, 3.1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import ceil, cos, floor, pi, sin
 
 import cv2
@@ -17,6 +18,8 @@ Colour = tuple[float, float, float]
 Point = tuple[float, float]
 ASPECT = 0.41
 """Width of a person's box over its height."""
+_SMALL_PX = 60  # smaller figures need finer drawing
+_SWING = 0.37  # of the thigh in a step, in radians
 _FINE = 2  # drawn at twice the size, then averaged down: soft edges as a lens gives them
 _BITS = 4  # fractional bits of cv2's coordinates
 
@@ -127,7 +130,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a person is and how: `side` is 1 walking across the view to the right, -1 to the left, 0 along it; `phase` in radians."""
+    """Where a person is and how: `side` is 1 walking to the right, -1 to the left, 0 along the view; `phase` in radians."""
 
     x_m: float
     z_m: float
@@ -138,74 +141,92 @@ class Pose:
 
 
 def person(lens: Lens, look: Look, pose: Pose, shadow: float) -> tuple[Stamp, tuple[float, float, float, float]]:
-    """A person's stamp and CityPersons box (left, top, width, height; may leave the picture). `shadow` is its opacity, under 0.5."""
-    axis, soles = lens.at(pose.x_m, 0.0, pose.z_m)
-    size = lens.focal_px * look.height_m / pose.z_m
-    easel = _Easel(axis - 0.42 * size, soles - 1.04 * size, axis + 0.42 * size, soles + 0.06 * size, 3 if size < 60 else _FINE)  # noqa: PLR2004 small figures need finer drawing
+    """A person's stamp and CityPersons box (left, top, width, height in pixels; may leave the picture).
 
-    def spot(right: float, up: float) -> Point:
-        return (axis + right * size, soles - up * size)
-
+    `shadow` is the opacity of the shadow at the feet, under 0.5, so that it never counts as the person's own pixels.
+    """
+    figure = _Figure(lens, look, pose)
     if shadow:
-        easel.oval(spot(0.05, 0.005), 0.24 * size, 0.035 * size, (0, 0, 0), shadow)
-    across, facing = abs(pose.side), 1.0 if pose.side >= 0 else -1.0
-    wide = look.build * (1 - 0.42 * across)
-    shoulder, hip = 0.112 * wide, 0.08 * wide * (1 + 0.3 * across)
-    trousers = look.skin if look.bare_legs else look.bottom
-    swing = 0.37 * pose.stride
+        figure.easel.oval(figure.spot(0.05, 0.005), 0.24 * figure.size, 0.035 * figure.size, (0, 0, 0), shadow)
+    figure.arm(-1, 0.72)
+    figure.leg(-1, 0.78)
+    figure.leg(1, 1.0)
+    figure.trunk()
+    figure.arm(1, 0.9)
+    figure.head()
+    size = figure.size
+    return figure.easel.stamp(look.light), (figure.axis - ASPECT * size / 2, figure.soles - size, ASPECT * size, size)
 
-    def leg(sign: float, shade: float) -> None:
-        beat = pose.phase + (0 if sign > 0 else pi)
-        thigh = swing * sin(beat)
-        bend = pose.stride * (0.12 + 0.75 * max(0.0, cos(beat)) ** 2)
-        root = spot(sign * hip * 0.55 * (1 - 0.8 * across), 0.5)
-        lift = 0.0 if across > 0.5 else 0.05 * pose.stride * max(0.0, cos(beat))  # noqa: PLR2004 seen from the front a step is a lifted foot
-        shin = thigh - bend
-        knee = (root[0] + facing * across * 0.235 * size * sin(thigh), root[1] + (0.235 * cos(thigh) - lift * 0.5) * size)
-        ankle = (knee[0] + facing * across * 0.225 * size * sin(shin), knee[1] + (0.225 * cos(shin) - lift * 0.5) * size)
-        ankle = (ankle[0], min(ankle[1], soles - 0.03 * size))
-        thick = 0.105 * look.build
-        easel.limb(root, knee, thick * size, 0.078 * look.build * size, tone(trousers, shade))
-        easel.limb(knee, ankle, 0.075 * look.build * size, 0.05 * size, tone(trousers, shade))
-        toe = (ankle[0] + facing * across * 0.045 * size, ankle[1] + 0.012 * size)
-        easel.oval(toe, (0.032 + 0.033 * across) * size, 0.0185 * size, tone(look.shoes, shade))
 
-    def arm(sign: float, shade: float) -> None:
-        beat = pose.phase + (pi if sign > 0 else 0)
-        lean = 0.5 * swing / 0.37 * sin(beat)
-        root = spot(sign * shoulder * (1 - 0.75 * across) * 0.95, 0.80)
-        out = 0.012 * sign * (1 - across) * size
-        elbow = (root[0] + facing * across * 0.17 * size * sin(lean) + out, root[1] + 0.17 * size * cos(lean))
-        reach = lean + 0.25 * pose.stride
-        hand = (elbow[0] + facing * across * 0.16 * size * sin(reach) + out * 0.3, elbow[1] + 0.15 * size * cos(reach))
-        easel.limb(root, elbow, 0.062 * look.build * size, 0.05 * look.build * size, tone(look.top, shade))
-        easel.limb(elbow, hand, 0.05 * look.build * size, 0.038 * size, tone(look.top, shade))
-        easel.oval(hand, 0.022 * size, 0.026 * size, tone(look.skin, shade))
+class _Figure:
+    """A person's parts. Lengths are shares of the height; far limbs are drawn first and darker."""
 
-    arm(-1, 0.72)
-    leg(-1, 0.78)
-    leg(1, 1.0)
-    hem = 0.49 - 0.2 * look.coat
-    flare = hip * (1 + 0.45 * look.coat)
-    trunk = [
-        spot(-shoulder * 0.45, 0.865), spot(shoulder * 0.45, 0.865), spot(shoulder, 0.835), spot(shoulder * 1.02, 0.79),
-        spot(shoulder * 0.86, 0.66), spot(hip * 1.02, 0.55), spot(flare, hem), spot(-flare, hem),
-        spot(-hip * 1.02, 0.55), spot(-shoulder * 0.86, 0.66), spot(-shoulder * 1.02, 0.79), spot(-shoulder, 0.835),
-    ]  # fmt: skip
-    easel.polygon(trunk, look.top)
-    if look.bag is not None:
-        place = spot(-facing * across * 0.09, 0.71)
-        easel.oval(place, (0.085 - 0.03 * across) * size, 0.1 * size, look.bag)
-    arm(1, 0.9)
-    crown = spot(facing * across * 0.012, 0.932)
-    easel.limb(spot(0, 0.84), spot(0, 0.89), 0.055 * size, 0.05 * size, tone(look.skin, 0.85))
-    if look.long_hair:
-        easel.oval(spot(-facing * across * 0.02, 0.9), 0.056 * size, 0.085 * size, look.hair)
-    easel.oval(crown, 0.05 * size, 0.066 * size, look.skin)
-    away = across < 0.5 and pose.side >= 0  # noqa: PLR2004 walking away: the back of the head
-    hair_at = spot(-facing * across * 0.014, 0.952 if not away else 0.938)
-    easel.oval(hair_at, 0.053 * size, (0.048 if not away else 0.06) * size, look.hair)
-    return easel.stamp(look.light), (axis - ASPECT * size / 2, soles - size, ASPECT * size, size)
+    def __init__(self, lens: Lens, look: Look, pose: Pose) -> None:
+        self.look, self.pose = look, pose
+        self.axis, self.soles = lens.at(pose.x_m, 0.0, pose.z_m)
+        self.size = size = lens.focal_px * look.height_m / pose.z_m
+        left, right = self.axis - 0.42 * size, self.axis + 0.42 * size
+        self.easel = _Easel(left, self.soles - 1.04 * size, right, self.soles + 0.06 * size, 3 if size < _SMALL_PX else _FINE)
+        self.across = abs(pose.side)
+        self.facing = 1.0 if pose.side >= 0 else -1.0
+        self.sideways = self.facing * self.across
+        self.frontal = self.across < 0.5  # noqa: PLR2004 halfway between along and across
+        wide = look.build * (1 - 0.42 * self.across)
+        self.shoulder, self.hip = 0.112 * wide, 0.08 * wide * (1 + 0.3 * self.across)
+
+    def spot(self, right: float, up: float) -> Point:
+        return (self.axis + right * self.size, self.soles - up * self.size)
+
+    def leg(self, sign: float, shade: float) -> None:
+        size, build, stride = self.size, self.look.build, self.pose.stride
+        beat = self.pose.phase + (0 if sign > 0 else pi)
+        thigh = _SWING * stride * sin(beat)
+        shin = thigh - stride * (0.12 + 0.75 * max(0.0, cos(beat)) ** 2)
+        lift = 0.05 * stride * max(0.0, cos(beat)) if self.frontal else 0.0  # seen from the front a step is a lifted foot
+        root = self.spot(sign * self.hip * 0.55 * (1 - 0.8 * self.across), 0.5)
+        knee = (root[0] + self.sideways * 0.235 * size * sin(thigh), root[1] + (0.235 * cos(thigh) - lift * 0.5) * size)
+        ankle = (knee[0] + self.sideways * 0.225 * size * sin(shin), knee[1] + (0.225 * cos(shin) - lift * 0.5) * size)
+        ankle = (ankle[0], min(ankle[1], self.soles - 0.03 * size))
+        cloth = tone(self.look.skin if self.look.bare_legs else self.look.bottom, shade)
+        self.easel.limb(root, knee, 0.105 * build * size, 0.078 * build * size, cloth)
+        self.easel.limb(knee, ankle, 0.075 * build * size, 0.05 * size, cloth)
+        toe = (ankle[0] + self.sideways * 0.045 * size, ankle[1] + 0.012 * size)
+        self.easel.oval(toe, (0.032 + 0.033 * self.across) * size, 0.0185 * size, tone(self.look.shoes, shade))
+
+    def arm(self, sign: float, shade: float) -> None:
+        size, build = self.size, self.look.build
+        lean = 0.5 * self.pose.stride * sin(self.pose.phase + (pi if sign > 0 else 0))
+        reach = lean + 0.25 * self.pose.stride
+        out = 0.012 * sign * (1 - self.across) * size
+        root = self.spot(sign * self.shoulder * (1 - 0.75 * self.across) * 0.95, 0.80)
+        elbow = (root[0] + self.sideways * 0.17 * size * sin(lean) + out, root[1] + 0.17 * size * cos(lean))
+        hand = (elbow[0] + self.sideways * 0.16 * size * sin(reach) + out * 0.3, elbow[1] + 0.15 * size * cos(reach))
+        sleeve = tone(self.look.top, shade)
+        self.easel.limb(root, elbow, 0.062 * build * size, 0.05 * build * size, sleeve)
+        self.easel.limb(elbow, hand, 0.05 * build * size, 0.038 * size, sleeve)
+        self.easel.oval(hand, 0.022 * size, 0.026 * size, tone(self.look.skin, shade))
+
+    def trunk(self) -> None:
+        hem, flare = 0.49 - 0.2 * self.look.coat, self.hip * (1 + 0.45 * self.look.coat)
+        half = (
+            (self.shoulder * 0.45, 0.865), (self.shoulder, 0.835), (self.shoulder * 1.02, 0.79), (self.shoulder * 0.86, 0.66),
+            (self.hip * 1.02, 0.55), (flare, hem),
+        )  # fmt: skip
+        outline = [self.spot(right, up) for right, up in half] + [self.spot(-right, up) for right, up in reversed(half)]
+        self.easel.polygon(outline, self.look.top)
+        if self.look.bag is not None:
+            place = self.spot(-self.sideways * 0.09, 0.71)
+            self.easel.oval(place, (0.085 - 0.03 * self.across) * self.size, 0.1 * self.size, self.look.bag)
+
+    def head(self) -> None:
+        size, look = self.size, self.look
+        self.easel.limb(self.spot(0, 0.84), self.spot(0, 0.89), 0.055 * size, 0.05 * size, tone(look.skin, 0.85))
+        if look.long_hair:
+            self.easel.oval(self.spot(-self.sideways * 0.02, 0.9), 0.056 * size, 0.085 * size, look.hair)
+        self.easel.oval(self.spot(self.sideways * 0.012, 0.932), 0.05 * size, 0.066 * size, look.skin)
+        away = self.frontal and self.pose.side >= 0  # the back of the head
+        hair = self.spot(-self.sideways * 0.014, 0.938 if away else 0.952)
+        self.easel.oval(hair, 0.053 * size, (0.06 if away else 0.048) * size, look.hair)
 
 
 @dataclass(frozen=True)
@@ -225,10 +246,8 @@ CAR = Body(1.8, 4.4, 1.46, (120, 120, 125))
 def vehicle(lens: Lens, body: Body, x_m: float, z_m: float, *, towards: bool, lights: bool, shadow: float) -> Stamp:
     """A vehicle whose nearest face is `z_m` ahead, centred on `x_m`; `towards` shows its front. Needs z_m of at least 2."""
     half, far = body.width_m / 2, z_m + body.length_m
-    waist = body.height_m * (0.9 if body.tall else 0.6)
-    corners = [
-        lens.at(x_m + dx, y, z) for dx in (-half - 0.1, half + 0.1) for y in (-0.05, body.height_m + 0.05) for z in (z_m, far)
-    ]
+    around = product((-half - 0.1, half + 0.1), (-0.05, body.height_m + 0.05), (z_m, far))
+    corners = [lens.at(x_m + dx, y, z) for dx, y, z in around]
     columns, rows = [c for c, _ in corners], [r for _, r in corners]
     bound = (-0.2 * lens.width_px, 1.2 * lens.width_px)
     left, right = max(min(columns), bound[0]), min(max(columns), bound[1])
@@ -243,10 +262,10 @@ def vehicle(lens: Lens, body: Body, x_m: float, z_m: float, *, towards: bool, li
             (0, 0, 0),
             0.45,
         )
-    flank = x_m - half if x_m > 0 else x_m + half
     if abs(x_m) > half:
-        _side(easel, lens, body, flank, z_m, waist)
-    _end(easel, lens, body, x_m, z_m, waist, towards=towards, lights=lights)
+        flank = x_m - half if x_m > 0 else x_m + half
+        _side(easel, body, lambda up, along: lens.at(flank, up, z_m + along))
+    _end(easel, body, lambda right, up: lens.at(x_m + right, up, z_m), towards=towards, lights=lights)
     return easel.stamp()
 
 
@@ -254,61 +273,72 @@ _GLASS: Colour = (46, 56, 66)
 _TYRE: Colour = (24, 24, 26)
 
 
-def _side(easel: _Easel, lens: Lens, body: Body, flank: float, z: float, waist: float) -> None:
-    far, paint = z + body.length_m, tone(body.paint, 0.78)
+_Surface = Callable[[float, float], Point]
+"""From metres on one face of a vehicle to pixels."""
 
-    def line(*points: tuple[float, float]) -> list[Point]:
-        return [lens.at(flank, up, z + along) for up, along in points]
 
-    end = body.length_m
-    easel.polygon(line((0.28, 0), (waist, 0.02), (waist, end - 0.1), (0.28, end)), paint)
+def _waist(body: Body) -> float:
+    return body.height_m * (0.9 if body.tall else 0.6)
+
+
+def _side(easel: _Easel, body: Body, at: _Surface) -> None:
+    end, waist, top, paint = body.length_m, _waist(body), body.height_m, tone(body.paint, 0.78)
+
+    def face(*points: Point) -> list[Point]:
+        return [at(up, along) for up, along in points]
+
+    easel.polygon(face((0.28, 0), (waist, 0.02), (waist, end - 0.1), (0.28, end)), paint)
     if body.tall:
-        easel.polygon(line((waist, 0.02), (body.height_m, 0.1), (body.height_m, end - 0.1), (waist, end)), paint)
+        easel.polygon(face((waist, 0.02), (top, 0.1), (top, end - 0.1), (waist, end)), paint)
     else:
-        easel.polygon(line((waist, 0.25), (body.height_m, 0.75), (body.height_m, end - 1.9), (waist, end - 1.1)), tone(paint, 1.05))
-        easel.polygon(line((waist, 0.5), (body.height_m - 0.1, 0.85), (body.height_m - 0.1, end - 2.0), (waist, end - 1.4)), _GLASS)
+        easel.polygon(face((waist, 0.25), (top, 0.75), (top, end - 1.9), (waist, end - 1.1)), tone(paint, 1.05))
+        easel.polygon(face((waist, 0.5), (top - 0.1, 0.85), (top - 0.1, end - 2.0), (waist, end - 1.4)), _GLASS)
     for hub in (0.85, end - 0.85):
-        wheel = [lens.at(flank, 0.31 + 0.31 * dy, min(far, z + hub + 0.31 * dx)) for dx, dy in _CIRCLE]
-        easel.polygon(wheel, _TYRE)
-        easel.polygon([lens.at(flank, 0.31 + 0.17 * dy, z + hub + 0.17 * dx) for dx, dy in _CIRCLE], (120, 122, 126))
+        easel.polygon([at(0.31 + 0.31 * dy, hub + 0.31 * dx) for dx, dy in _CIRCLE], _TYRE)
+        easel.polygon([at(0.31 + 0.17 * dy, hub + 0.17 * dx) for dx, dy in _CIRCLE], (120, 122, 126))
 
 
-def _end(easel: _Easel, lens: Lens, body: Body, x: float, z: float, waist: float, *, towards: bool, lights: bool) -> None:
-    half, top = body.width_m / 2, body.height_m
+def _end(easel: _Easel, body: Body, at: _Surface, *, towards: bool, lights: bool) -> None:
+    half, waist, top = body.width_m / 2, _waist(body), body.height_m
 
-    def quad(x0: float, x1: float, y0: float, y1: float, narrow: float = 0.0) -> list[Point]:
-        return [lens.at(x + dx, y, z) for dx, y in ((x0, y0), (x1, y0), (x1 - narrow, y1), (x0 + narrow, y1))]
+    def quad(sides: Point, heights: Point, narrow: float = 0.0) -> list[Point]:
+        (x0, x1), (y0, y1) = sides, heights
+        return [at(x0, y0), at(x1, y0), at(x1 - narrow, y1), at(x0 + narrow, y1)]
 
     for sign in (-1, 1):
-        easel.polygon(quad(*sorted((sign * half * 0.62, sign * half * 0.97)), 0.0, 0.4), _TYRE)
-    easel.polygon(quad(-half, half, 0.26, waist, 0.03), body.paint)
-    easel.polygon(quad(-half * 0.94, half * 0.94, waist, top, 0.02 if body.tall else 0.2), tone(body.paint, 0.95))
+        easel.polygon(quad((sign * half * 0.62, sign * half * 0.97), (0.0, 0.4)), _TYRE)
+    easel.polygon(quad((-half, half), (0.26, waist), 0.03), body.paint)
+    easel.polygon(quad((-half * 0.94, half * 0.94), (waist, top), 0.02 if body.tall else 0.2), tone(body.paint, 0.95))
     if not body.tall or towards:
         low, high = (waist * 0.55, waist) if body.tall else (waist + 0.03, top - 0.1)
-        easel.polygon(quad(-half * 0.84, half * 0.84, low, high, 0.17), _GLASS)
-        easel.polygon(quad(-half * 0.6, -half * 0.2, low + 0.1, high - 0.04, 0.1), tone(_GLASS, 1.5))
-    easel.polygon(quad(-half, half, 0.26, 0.42), tone(body.paint, 0.6))
-    easel.polygon(quad(-0.26, 0.26, 0.46, 0.57), (225, 225, 215))
-    lamp = ((255, 250, 225) if lights else (215, 215, 210)) if towards else ((255, 60, 45) if lights else (150, 25, 25))
+        easel.polygon(quad((-half * 0.84, half * 0.84), (low, high), 0.17), _GLASS)
+        easel.polygon(quad((-half * 0.6, -half * 0.2), (low + 0.1, high - 0.04), 0.1), tone(_GLASS, 1.5))
+    easel.polygon(quad((-half, half), (0.26, 0.42)), tone(body.paint, 0.6))
+    easel.polygon(quad((-0.26, 0.26), (0.46, 0.57)), (225, 225, 215))
+    front: Colour = (255, 250, 225) if lights else (215, 215, 210)
+    rear: Colour = (255, 60, 45) if lights else (150, 25, 25)
     for sign in (-1, 1):
-        easel.polygon(quad(*sorted((sign * half * 0.62, sign * half * 0.95)), 0.62, 0.78), lamp)
+        easel.polygon(quad((sign * half * 0.62, sign * half * 0.95), (0.62, 0.78)), front if towards else rear)
 
 
-def tree(
-    lens: Lens, x_m: float, z_m: float, leaves: Sequence[tuple[float, float, float, float]], green: Colour, tall_m: float
-) -> Stamp:
-    """A tree of `tall_m`; each leaf cluster is (right, up, radius, brightness) with lengths as shares of the crown's size."""
-    foot, top = lens.at(x_m, 0, z_m), lens.at(x_m, tall_m, z_m)
+@dataclass(frozen=True)
+class Crown:
+    """A tree's shape: its height, and leaf clusters as (right, up, radius, brightness), lengths as shares of the crown's size."""
+
+    tall_m: float
+    green: Colour
+    leaves: Sequence[tuple[float, float, float, float]]
+
+
+def tree(lens: Lens, crown: Crown, x_m: float, z_m: float) -> Stamp:
+    """A tree that stands at (x_m, z_m)."""
+    foot, top = lens.at(x_m, 0, z_m), lens.at(x_m, crown.tall_m, z_m)
     size = foot[1] - top[1]
     easel = _Easel(foot[0] - 0.45 * size, top[1] - 0.1 * size, foot[0] + 0.45 * size, foot[1] + 1, 1)
     easel.limb(foot, (foot[0], foot[1] - 0.5 * size), 0.045 * size, 0.035 * size, (74, 62, 52))
-    for right, up, radius, light in leaves:
-        easel.oval(
-            (foot[0] + right * 0.3 * size, foot[1] - (0.68 + up * 0.28) * size),
-            radius * 0.3 * size,
-            radius * 0.24 * size,
-            tone(green, light),
-        )
+    for right, up, radius, light in crown.leaves:
+        middle = (foot[0] + right * 0.3 * size, foot[1] - (0.68 + up * 0.28) * size)
+        easel.oval(middle, radius * 0.3 * size, radius * 0.24 * size, tone(crown.green, light))
     return easel.stamp()
 
 
@@ -328,13 +358,10 @@ def pole(lens: Lens, x_m: float, z_m: float, tall_m: float, sign: Colour | None)
 
 def rail(lens: Lens, x_m: float, near_m: float, far_m: float) -> Stamp:
     """A guard rail along the road from `near_m` to `far_m` ahead."""
-    (left, _), (right, bottom) = lens.at(x_m, 0, near_m), lens.at(x_m, 0, far_m)
-    low, high = lens.at(x_m, 0, near_m)[1], lens.at(x_m, 1, near_m)[1]
-    easel = _Easel(
-        max(min(left, right), -8.0), min(high, bottom) - 2, max(left, right) + 2, min(max(low, bottom), lens.height_px + 8.0), 1
-    )
-    for bottom_m, top_m, colour in ((0.48, 0.80, (168.0, 172.0, 176.0)), (0.60, 0.66, (112.0, 116.0, 120.0))):
-        easel.polygon(
-            [lens.at(x_m, up, z) for up, z in ((bottom_m, near_m), (top_m, near_m), (top_m, far_m), (bottom_m, far_m))], colour
-        )
+    (left, near), (right, far) = lens.at(x_m, 0, near_m), lens.at(x_m, 0, far_m)
+    top = min(lens.at(x_m, 1, near_m)[1], far) - 2
+    easel = _Easel(max(min(left, right), -8.0), top, max(left, right) + 2, min(max(near, far), lens.height_px + 8.0), 1)
+    for low, high, colour in ((0.48, 0.80, (168.0, 172.0, 176.0)), (0.60, 0.66, (112.0, 116.0, 120.0))):
+        corners = ((low, near_m), (high, near_m), (high, far_m), (low, far_m))
+        easel.polygon([lens.at(x_m, up, z) for up, z in corners], colour)
     return easel.stamp()

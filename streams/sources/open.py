@@ -44,7 +44,8 @@ class Places(Protocol):
     """What is needed of the settings."""
 
     @property
-    def shared_data(self) -> Path: ...
+    def shared_data(self) -> Path:
+        """Where the real data lie."""
 
 
 class Resized:
@@ -104,7 +105,7 @@ def _hint(spec: str, kind: str) -> str:
         return f"did you mean {near[0]}:...? Kinds are {', '.join(OPTIONS)}"
     if "://" in spec or Path(spec).suffix.lower() in {".mp4", ".avi", ".mkv", ".mov"}:
         return f"a video is given as video:{_without_secret(spec)}"
-    if Path(spec).is_dir():
+    if spec and Path(spec).is_dir():
         return f"a folder of pictures is given as images:{spec}"
     return f"give KIND:WHERE, e.g. street:urban or video:film.mp4; kinds are {', '.join(OPTIONS)}"
 

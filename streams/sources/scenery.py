@@ -1,7 +1,7 @@
 """Draws where a street lies: sky, houses, road and pavement of a town, or a highway that moves under the camera; and weather.
 
-It decides surfaces and light; people and cars are `figures`. All randomness comes from the generator that is passed in, so a seed is
-a place. It refuses to know time: a highway is asked for its picture after so many metres. No topic.
+It decides surfaces and light; people and cars are `figures`. All randomness comes from the generator that is passed in, so a seed
+is a place. It refuses to know time: a highway is asked for its picture after so many metres. No topic.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Weather(StrEnum):
 
 @dataclass(frozen=True)
 class Air:
-    """What a weather does to a picture: gain per channel, noise (standard deviation, grey levels), haze per metre and its colour."""
+    """What a weather does to a picture: gain per channel, noise (standard deviation in grey levels), haze per metre, colours."""
 
     gain: Colour
     noise: float
@@ -57,12 +57,8 @@ def cloudy(rng: Generator, height: int, width: int, cells: int) -> Field:
     """Smooth noise of height x width around 0, standard deviation about 1, with so many cells across."""
     coarse = rng.standard_normal((max(2, cells * height // width) + 1, cells + 1)).astype(np.float32)
     fine = rng.standard_normal((max(2, cells * 4 * height // width) + 1, cells * 4 + 1)).astype(np.float32)
-    size = (width, height)
-    return np.asarray(
-        0.9 * cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
-        + 0.45 * cv2.resize(fine, size, interpolation=cv2.INTER_CUBIC),
-        np.float32,
-    )
+    slow, fast = (cv2.resize(cells_, (width, height), interpolation=cv2.INTER_CUBIC) for cells_ in (coarse, fine))
+    return np.asarray(0.9 * slow + 0.45 * fast, np.float32)
 
 
 def hazed(colours: Field, depth_m: Field, air: Air) -> Field:
@@ -71,8 +67,8 @@ def hazed(colours: Field, depth_m: Field, air: Air) -> Field:
     return np.asarray(colours * clear + np.array(air.haze, np.float32) * (1 - clear), np.float32)
 
 
-def put(picture: Picture, mask: NDArray[np.uint8] | None, stamp: Stamp, number: int, clear: float, air: Air) -> None:
-    """Put a stamp into the picture seen through air of which `clear` (0..1) lets light pass; its solid pixels get `number` in `mask`."""
+def put(picture: Picture, stamp: Stamp, z_m: float, air: Air, marks: tuple[NDArray[np.uint8], int] | None) -> None:
+    """Puts a stamp into the picture, seen through `z_m` of air. Its solid pixels get the number in the mask of `marks`."""
     height, width = picture.shape[:2]
     tall, wide = stamp.opacity.shape
     x0, y0 = max(0, stamp.left_px), max(0, stamp.top_px)
@@ -81,14 +77,20 @@ def put(picture: Picture, mask: NDArray[np.uint8] | None, stamp: Stamp, number: 
         return
     cut = (slice(y0 - stamp.top_px, y1 - stamp.top_px), slice(x0 - stamp.left_px, x1 - stamp.left_px))
     opacity, colours = stamp.opacity[cut], stamp.colours[cut]
-    spread = cv2.merge((opacity, opacity, opacity))
+    spread = np.asarray(cv2.merge((opacity, opacity, opacity)), np.uint8)
+    clear = exp(-air.haze_per_m * z_m)
     if clear < 0.999:  # noqa: PLR2004 air that thin changes no grey level
-        haze = cv2.multiply(spread, (*air.haze, 0.0), scale=(1 - clear) / 255)
-        colours = cv2.addWeighted(colours, clear, haze, 1.0, 0.0)
+        colours = np.asarray(cv2.addWeighted(colours, clear, _tinted(spread, air.haze, (1 - clear) / 255), 1.0, 0.0), np.uint8)
     here = picture[y0:y1, x0:x1]
     here[:] = cv2.add(cv2.multiply(here, cv2.bitwise_not(spread), scale=1 / 255), colours)
-    if mask is not None:
+    if marks is not None:
+        mask, number = marks
         mask[y0:y1, x0:x1][opacity > 127] = number  # noqa: PLR2004 more than half covered
+
+
+def _tinted(spread: NDArray[np.uint8], colour: Colour, scale: float) -> NDArray[np.uint8]:
+    tint = np.array((*colour, 0.0))
+    return np.asarray(cv2.multiply(spread, tint, scale=scale), np.uint8)
 
 
 def _sky(rng: Generator, height: int, width: int, air: Air) -> Field:
@@ -125,7 +127,8 @@ def town_picture(lens: Lens, town: Town, air: Air, rng: Generator) -> Picture:
     seen = _sky(rng, height, width, air)
     _far_end(rng, seen, dx * FAR_M, lens.eye_m + dy * FAR_M)
     for side in (dx < 0, dx >= 0):
-        _houses(rng, seen, side & (wall < FAR_M) & (wall < ground), wall, (lens.eye_m + dy * wall).astype(np.float32), air)
+        here = side & (wall < FAR_M) & (wall < ground)
+        _houses(rng, seen, here, (wall, (lens.eye_m + dy * wall).astype(np.float32)), air)
     paved = ground <= np.minimum(wall, FAR_M)
     seen[paved] = _ground(rng, town, (dx[paved] * ground[paved]).astype(np.float32), ground[paved])
     if air.wet:
@@ -148,7 +151,7 @@ def _ground(rng: Generator, town: Town, x: Field, z: Field) -> Field:
     level = road[..., None] * np.array((1.0, 1.0, 1.03), np.float32)
     away = np.abs(x)
     tile = rng.uniform(0.5, 1.1)
-    joint = ((z / tile) % 1 < 0.05) | (((away + 3) / tile) % 1 < 0.05)
+    joint = np.minimum((z / tile) % 1, ((away + 3) / tile) % 1) < 0.05  # noqa: PLR2004 of a tile
     stone = (rng.uniform(135, 175) + 5 * rough + 5 * worn) * np.where(joint & (z < 30), 0.84, 1.0)  # noqa: PLR2004 finer than a pixel beyond
     paving = stone[..., None] * np.array((1.0, 0.98, 0.94), np.float32)
     level = np.where((away > town.road_half_m)[..., None], paving, level)
@@ -171,8 +174,9 @@ def _far_end(rng: Generator, seen: Field, x: Field, y: Field) -> None:
     seen[here] = np.where(pane[:, None], paint * 0.55, paint)
 
 
-def _houses(rng: Generator, seen: Field, side: NDArray[np.bool_], z_all: Field, y_all: Field, air: Air) -> None:
+def _houses(rng: Generator, seen: Field, side: NDArray[np.bool_], wall_zy: tuple[Field, Field], air: Air) -> None:
     """One side's facades, painted over what is behind them: house by house with its own colour, storeys and windows."""
+    z_all, y_all = wall_zy
     edges = np.cumsum(rng.uniform(6, 13, 12))
     count = len(edges) + 1
     roof = rng.uniform(9, 19, count).astype(np.float32)
@@ -190,7 +194,8 @@ def _houses(rng: Generator, seen: Field, side: NDArray[np.bool_], z_all: Field, 
     bars = window & ((across < 0.03) | (np.abs(up - 0.6) < 0.02))  # noqa: PLR2004 same
     shop = (y < 2.9) & (y > 0.5) & (across < 0.4) & (number % 3 == 0)  # noqa: PLR2004 every third house has a shop
     chance = rng.random((64, 64)).astype(np.float32)[column.astype(np.int32) & 63, floor.astype(np.int32) & 63]
-    level = 1 + 0.05 * cloudy(rng, *z_all.shape, 24)[side]
+    height, width = side.shape
+    level = 1 + 0.05 * cloudy(rng, height, width, 24)[side]
     level *= np.where(y < 3.4, 0.9, 1.0)  # noqa: PLR2004 a darker ground floor
     level *= np.where((up < 0.05) & (y > 3), 0.82, 1.0)  # noqa: PLR2004 a ledge at each storey
     level[frame] = 1.18
@@ -213,15 +218,12 @@ class Highway:
         self.air, self.lens = air, lens
         width, height = lens.width_px, lens.height_px
         self.top = int(lens.horizon_px) + 1
-        self.sky = _sky(rng, height, width, air)
-        self._hills(rng)
-        self.sky = np.clip(self.sky, 0, 255).astype(np.uint8)
+        self.backdrop = self._hills(rng, _sky(rng, height, width, air))
         rows = np.arange(self.top, height, dtype=np.float32)[:, None] + 0.5
-        self.z = np.broadcast_to(lens.focal_px * lens.eye_m / (rows - lens.horizon_px), (height - self.top, width)).astype(
-            np.float32
-        )
+        ahead = np.broadcast_to(lens.focal_px * lens.eye_m / (rows - lens.horizon_px), (height - self.top, width))
+        self.z = ahead.astype(np.float32)
         x = ((np.arange(width, dtype=np.float32)[None] + 0.5 - width / 2) / lens.focal_px * self.z).astype(np.float32)
-        self.grain = cv2.GaussianBlur(rng.standard_normal((512, 256)).astype(np.float32), (0, 0), 0.8) * 9
+        self.grain = np.asarray(cv2.GaussianBlur(rng.standard_normal((512, 256)).astype(np.float32), (0, 0), 0.8) * 9, np.float32)
         self.columns = (x * 9).astype(int) & 255
         road = (x > -14.5) & (x < self.EDGE_M + 2.2) & ~((x > self.RAIL_M - 1.2) & (x < self.RAIL_M + 0.4))  # noqa: PLR2004 widths of the carriageways
         asphalt, grass = rng.uniform(95, 130), np.array(rng.uniform((80, 100, 50), (120, 130, 75)), np.float32)
@@ -235,31 +237,33 @@ class Highway:
         self.base += solid[..., None] * (225 - self.base)
         self.dashed = stripe(-1.8 + self.LANE_M) + stripe(-1.8 + 2 * self.LANE_M) + stripe(-7.8)
         clear = np.exp(-air.haze_per_m * self.z).astype(np.float32)
-        self.clear = cv2.merge((clear, clear, clear))
+        self.clear = np.asarray(cv2.merge((clear, clear, clear)), np.float32)
         self.veil = np.array(air.haze, np.float32) * (1 - self.clear)
         self.rows = (self.z[:, 0] * 9).astype(int)
 
-    def _hills(self, rng: Generator) -> None:
+    def _hills(self, rng: Generator, sky: Field) -> Picture:
         width, horizon = self.lens.width_px, self.lens.horizon_px
         leaves = cloudy(rng, self.lens.height_px, width, 60)
         for tall, shade, far in ((0.16, 1.15, 260.0), (0.09, 0.8, 110.0)):
             ridge = horizon - np.abs(cloudy(rng, 4, width, 6)[0] * 0.45 + 1) * tall * self.lens.height_px
             green = np.array(rng.uniform((62, 84, 50), (92, 112, 74)), np.float32) * shade
-            depth = np.full(self.sky.shape[:2], far, np.float32)
+            depth = np.full(sky.shape[:2], far, np.float32)
             hill = hazed(green * (1 + 0.16 * leaves)[..., None], depth, self.air)
             under = np.arange(self.lens.height_px)[:, None] > ridge[None]
-            self.sky = np.where(under[..., None], hill, self.sky).astype(np.float32)
+            sky = np.where(under[..., None], hill, sky).astype(np.float32)
+        return np.clip(sky, 0, 255).astype(np.uint8)
 
     def picture(self, driven_m: float) -> Picture:
         """The empty highway after `driven_m` metres."""
-        seen = self.sky.copy()
+        seen = self.backdrop.copy()
         rough = self.grain[((self.rows + int(driven_m * 9)) & 511)[:, None], self.columns]
         dash = self.dashed * ((self.z[:, :1] + driven_m) % 12 < 4)  # noqa: PLR2004 four metres of line, eight of gap
         rough += dash * (225 - self.base[..., 2])
-        level = cv2.add(self.base, cv2.merge((rough, rough, rough)))
-        level = cv2.add(cv2.multiply(level, self.clear), self.veil)
+        level = cv2.add(self.base, np.asarray(cv2.merge((rough, rough, rough)), np.float32))
+        level = np.asarray(cv2.add(cv2.multiply(level, self.clear), self.veil), np.float32)
         if self.air.wet:
             mirror = seen[: self.top][::-1][: len(level)]
-            level[: len(mirror)] += self.air.wet * 0.4 * (mirror - level[: len(mirror)])
+            below = level[: len(mirror)]
+            level[: len(mirror)] = below + self.air.wet * 0.4 * (mirror - below)
         seen[self.top :] = np.clip(level, 0, 255).astype(np.uint8)
         return seen

@@ -1,13 +1,13 @@
 """The synthetic street: a deterministic video of a town street or a highway, with exact ground truth, for any length of time.
 
 It decides who walks and drives where: everything is a closed form of time, so shot i is the same whichever way it is reached.
-It refuses to be a real photograph: figures that a model reaches on it are about it, not about a road. No topic feeds it; as a source
-it stands in for a camera (paper 4.6 names the two contexts). Boxes follow CityPersons; `visible_px` bounds the pixels really seen.
+It refuses to be taken for photographs: what a model reaches on it is about it, not about a road. No topic feeds it; as a source it
+stands in for a camera (paper 4.6 names the two contexts). Boxes follow CityPersons; `visible_px` bounds the pixels really seen.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp, pi, sin
+from math import pi
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from streams.errors import BadInput
 from streams.events import Context
 from streams.sources import figures, scenery
 from streams.sources.base import Person, Picture, Shot
-from streams.sources.figures import Body, Colour, Lens, Look, Pose, Stamp
+from streams.sources.figures import Body, Colour, Crown, Lens, Look, Pose, Stamp
 from streams.sources.scenery import AIRS, Air, Highway, Town, Weather
 
 MIN_HEIGHT_PX = 20.0
@@ -112,7 +112,8 @@ def _look(rng: Generator) -> Look:
     return Look(
         height_m=float(rng.uniform(1.1, 1.4) if child else np.clip(rng.normal(1.70, 0.09), 1.5, 1.95)),
         build=float(np.clip(rng.normal(1.08, 0.14), 0.85, 1.45)),
-        skin=_skin(rng), hair=(hair[0], hair[1], hair[2]), top=_cloth(rng), bottom=_cloth(rng), shoes=figures.tone(_cloth(rng), 0.8),
+        skin=_skin(rng), hair=(hair[0], hair[1], hair[2]),
+        top=_cloth(rng), bottom=_cloth(rng), shoes=figures.tone(_cloth(rng), 0.8),
         coat=float(rng.choice((0.0, 0.2, 0.5, 1.0), p=(0.4, 0.25, 0.2, 0.15))),
         bare_legs=bool(rng.random() < 0.08), long_hair=bool(rng.random() < 0.4),  # noqa: PLR2004 shares of people
         bag=_cloth(rng) if rng.random() < 0.35 else None,  # noqa: PLR2004 same
@@ -127,16 +128,15 @@ def _paint(rng: Generator) -> Colour:
 
 
 def _tree(lens: Lens, rng: Generator, x_m: float, z_m: float) -> Stamp:
-    green = tuple(float(part) for part in rng.uniform((58, 84, 38), (96, 122, 62)))
+    red, green, blue = (float(part) for part in rng.uniform((58, 84, 38), (96, 122, 62)))
     count = 90
     angle, reach = rng.uniform(0, 2 * pi, count), np.sqrt(rng.random(count))
-    order = np.argsort(np.sin(angle) * reach)
+    right, up = np.cos(angle) * reach, np.sin(angle) * reach
     leaves = [
-        (float(np.cos(angle[k]) * reach[k]), float(np.sin(angle[k]) * reach[k]), float(rng.uniform(0.12, 0.3)),
-         float(0.75 + 0.3 * np.sin(angle[k]) * reach[k] + rng.uniform(-0.22, 0.22)))
-        for k in order
-    ]  # fmt: skip
-    return figures.tree(lens, x_m, z_m, leaves, (green[0], green[1], green[2]), float(rng.uniform(4.5, 8)))
+        (float(right[k]), float(up[k]), float(rng.uniform(0.12, 0.3)), float(0.75 + 0.3 * up[k] + rng.uniform(-0.22, 0.22)))
+        for k in np.argsort(up)
+    ]
+    return figures.tree(lens, Crown(float(rng.uniform(4.5, 8)), (red, green, blue), leaves), x_m, z_m)
 
 
 class Street:
@@ -146,7 +146,7 @@ class Street:
     Raises BadInput for sizes and rates that make no picture.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 read as one line: Street("urban", "rain", 3, 640, 320)
         self,
         context: Context | str,
         weather: Weather | str = Weather.DAY,
@@ -172,9 +172,8 @@ class Street:
         gain = np.arange(256)[:, None] * np.array(self._air.gain) * rng.uniform(0.85, 1.08)
         self._gain = np.clip(gain, 0, 255).astype(np.uint8)[None]
         side = max(width_px, height_px) + 128
-        self._grain = cv2.GaussianBlur(rng.standard_normal((side, side, 3)).astype(np.float32), (0, 0), 0.6)
-        self._grain *= self._air.noise / max(1e-6, float(self._grain.std()))
-        self._grain = self._grain.astype(np.int8)
+        grain = np.asarray(cv2.GaussianBlur(rng.standard_normal((side, side, 3)).astype(np.float32), (0, 0), 0.6))
+        self._grain = (grain * (self._air.noise / float(grain.std()))).astype(np.int8)
         self._walkers: list[_Walker] = []
         self._drivers: list[_Driver] = []
         self._standing: list[_Item] = []
@@ -208,14 +207,11 @@ class Street:
         items.sort(key=lambda item: -item.order)
         shown: list[tuple[int, tuple[float, float, float, float]]] = []
         for item in items:
-            clear = exp(-self._air.haze_per_m * item.z_m)
-            if item.box is None:
-                scenery.put(picture, mask, item.stamp, 0, clear, self._air)
-                continue
-            shown.append((len(shown) + 1, item.box))
-            if self._air.wet:
-                scenery.put(picture, None, _mirrored(item.stamp, self._air.wet), 0, clear, self._air)
-            scenery.put(picture, mask, item.stamp, len(shown), clear, self._air)
+            if item.box is not None:
+                shown.append((len(shown) + 1, item.box))
+                if self._air.wet:
+                    scenery.put(picture, _mirrored(item.stamp, self._air.wet), item.z_m, self._air, None)
+            scenery.put(picture, item.stamp, item.z_m, self._air, (mask, 0 if item.box is None else len(shown)))
         picture = self._develop(picture, rng)
         people = tuple(person for number_, box in shown if (person := _seen(mask, number_, box)) is not None)
         return Shot(f"{self.name}-{number:06d}", time_s, picture, people)
@@ -272,7 +268,7 @@ class Street:
         for sign, wall in ((-1, left), (1, right)):
             z = float(rng.uniform(6, 9))
             while z < 50:  # noqa: PLR2004 beyond, cars are dots
-                clear = all(z + 4.8 < start - 0.4 or z > end + 0.4 for start, end in town.crossings_m)  # noqa: PLR2004 a car's length and some room
+                clear = all(z + 4.8 < start - 0.4 or z > end + 0.4 for start, end in town.crossings_m)
                 if clear and rng.random() < 0.62:  # noqa: PLR2004 most places are taken
                     body = Body(1.8, 4.4, float(rng.uniform(1.42, 1.9)), _paint(rng))
                     stamp = figures.vehicle(
@@ -332,7 +328,7 @@ def _mirrored(stamp: Stamp, wet: float) -> Stamp:
     tall = stamp.opacity.shape[0]
     colours = cv2.convertScaleAbs(stamp.colours[::-1], alpha=0.4 * wet)
     opacity = cv2.convertScaleAbs(stamp.opacity[::-1], alpha=0.4 * wet)
-    return Stamp(stamp.left_px, stamp.top_px + round(tall * 0.9), colours, opacity)
+    return Stamp(stamp.left_px, stamp.top_px + round(tall * 0.9), np.asarray(colours, np.uint8), np.asarray(opacity, np.uint8))
 
 
 def _seen(mask: NDArray[np.uint8], number: int, box: tuple[float, float, float, float]) -> Person | None:

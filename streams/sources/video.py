@@ -1,8 +1,8 @@
 """A video file or a live RTSP stream as a source.
 
 It decides when a stream is lost and opened again. A file's timing is its own; a live stream's is ours, so that an outage shows as a
-gap in time and nothing is invented to fill it. It refuses to wait for ever: past `patience_s` without a picture it gives up. Addresses
-may hold a password, so only the host is ever named. No topic; it stands in for a camera.
+gap in time and nothing is invented to fill it. It refuses to wait for ever: past `patience_s` without a picture it gives up.
+Addresses may hold a password, so only the host is ever named. No topic; it stands in for a camera.
 """
 
 import time
@@ -27,10 +27,17 @@ _OPEN_MS = 10_000
 class Capture(Protocol):
     """What is used of cv2.VideoCapture."""
 
-    def isOpened(self) -> bool: ...  # noqa: N802 as cv2 spells it
-    def read(self) -> tuple[bool, NDArray[np.uint8]]: ...
-    def get(self, prop: int, /) -> float: ...
-    def release(self) -> None: ...
+    def isOpened(self) -> bool:  # noqa: N802 as cv2 spells it
+        """Whether the stream is there."""
+
+    def read(self) -> tuple[bool, NDArray[np.uint8]]:
+        """Whether there was a picture, and the next one (BGR)."""
+
+    def get(self, prop: int, /) -> float:
+        """A property by cv2's number."""
+
+    def release(self) -> None:
+        """Closes it."""
 
 
 def _capture(address: str) -> Capture:
