@@ -212,4 +212,4 @@ def from_bytes(data: bytes) -> CspNano:
         raise BadInput(
             f"these {len(data)} bytes hold no CSP-nano weights: {error}; use a file written by `kerbwatch train`"
         ) from error
-    return network.eval()
+    return network.eval().to(memory_format=torch.channels_last)

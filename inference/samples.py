@@ -24,6 +24,8 @@ from streams.sources.base import Person, Picture
 from streams.sources.scenery import Weather
 from streams.sources.street import Street
 
+PHOTOGRAPHS = "penn-fudan"
+"""The pool of real photographs."""
 GREY = 127
 """What lies outside a picture: the network's zero."""
 SMALLEST_PX = 20.0
@@ -67,7 +69,7 @@ def penn_fudan(folder: Path) -> list[Sample]:
             fault = f"its picture {path} is unreadable" if picture is None else "no box found in it"
             raise BadInput(f"{note}: {fault}; fetch Penn-Fudan again")
         people = tuple(shaped((x1 - 1.0, y1 - 1.0, x2 - x1 + 1.0, y2 - y1 + 1.0)) for x1, y1, x2, y2 in corners)
-        samples.append(Sample("penn-fudan", note.stem, np.ascontiguousarray(picture[:, :, ::-1], np.uint8), people))
+        samples.append(Sample(PHOTOGRAPHS, note.stem, np.ascontiguousarray(picture[:, :, ::-1], np.uint8), people))
     return samples
 
 
@@ -88,6 +90,13 @@ def split(samples: Sequence[Sample], held: int, seed: int) -> tuple[list[Sample]
     order = np.random.default_rng(seed).permutation(len(samples))
     out = set(order[:held].tolist())
     return [one for at, one in enumerate(samples) if at not in out], [one for at, one in enumerate(samples) if at in out]
+
+
+def halved(sample: Sample) -> Sample:
+    """The sample at half its size."""
+    picture = cv2.resize(sample.picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    people = tuple(_moved(person, 0.5, 0.0, 0.0) for person in sample.people)
+    return Sample(sample.origin, sample.name, np.asarray(picture, np.uint8), people)
 
 
 def shaped(box_px: tuple[float, float, float, float], *, ignore: bool = False) -> Person:

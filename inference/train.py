@@ -72,7 +72,6 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Strongest attack trained against (the paper's eps_AT); each crop gets a strength of its own below it. 0: none."""
     attack_steps: int = 2
     attacked_share: float = 0.5
-    threads: int = 2
     half: bool = True
     """Forward and backward in bfloat16 (losses and weights stay float32)."""
 
@@ -82,7 +81,9 @@ PRESETS = {
     "csp-nano-safe": TrainSettings(
         model="csp-nano-safe",
         seed=21,
-        steps=1200,
+        steps=900,
+        height_px=224,
+        width_px=288,
         backbone_rate=4e-4,
         head_rate=1e-3,
         frozen_blocks=0,
@@ -133,7 +134,9 @@ def batch(settings: TrainSettings, pools: Pools, step: int) -> tuple[Tensor, Tar
     return pictures.float().contiguous(memory_format=torch.channels_last), targets
 
 
-def run(settings: TrainSettings, pools: Pools, start: CspNano, folder: Path, report: Callable[[Progress], None]) -> Path:
+def run(
+    settings: TrainSettings, pools: Pools, start: CspNano, folder: Path, *, threads: int, report: Callable[[Progress], None]
+) -> Path:
     """Train until `settings.steps`; goes on from the folder's checkpoint if there is one. Returns the weights file.
 
     Raises:
@@ -144,7 +147,7 @@ def run(settings: TrainSettings, pools: Pools, start: CspNano, folder: Path, rep
     if (folder / _SETTINGS).exists() and (folder / _SETTINGS).read_bytes() != written:
         raise BadInput(f"{folder} holds a run with other settings; choose another --folder, or delete it")
     (folder / _SETTINGS).write_bytes(written)
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(threads)
     cv2.setNumThreads(1)
     network = start.to(memory_format=torch.channels_last).train()
     _freeze(network, settings.frozen_blocks)
@@ -230,7 +233,7 @@ def train(
         if model not in PRESETS:
             raise BadInput(f"no model {model!r}; there are {', '.join(PRESETS)}")
         deployment = read_settings()
-        settings = msgspec.structs.replace(PRESETS[model], threads=threads, steps=steps or PRESETS[model].steps)
+        settings = msgspec.structs.replace(PRESETS[model], steps=steps or PRESETS[model].steps)
         torch.manual_seed(settings.seed)
         if parent is None:
             network = CspNano()
@@ -248,7 +251,7 @@ def train(
                 elif at.step % 25 == 0:
                     console.print(line)
 
-            weights = run(settings, pools, network, folder or deployment.home / "training" / model, show)
+            weights = run(settings, pools, network, folder or deployment.home / "training" / model, threads=threads, report=show)
     except KerbwatchError as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         raise typer.Exit(error.exit_code) from error
