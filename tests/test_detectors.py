@@ -98,7 +98,7 @@ def test_a_camera_attacked_from_its_first_frame_alarms_and_never_learns_the_atta
     detector = catalogue.ALL["evasion"].detector
     state, statuses = detector.start(), []
     for sequence in range(60):
-        state, verdict = detector.step(state, Observation(4 * sequence, 0.0, 0.8))
+        state, verdict = detector.step(state, Observation(4 * sequence, 0.0, 0.4))
         statuses.append(verdict.status)
     assert Status.ALARM in statuses[:6]
     assert statuses[-1] is Status.ALARM
@@ -108,10 +108,10 @@ def test_the_suspicious_stretch_begins_right_after_the_last_usual_sample() -> No
     detector = catalogue.ALL["evasion"].detector
     state = detector.start()
     for sequence in range(0, 120, 4):
-        state, _ = detector.step(state, Observation(sequence, 0.0, 0.2))
+        state, _ = detector.step(state, Observation(sequence, 0.0, 0.12))
     verdicts = []
     for sequence in range(120, 140, 4):
-        state, verdict = detector.step(state, Observation(sequence, 0.0, 0.7))
+        state, verdict = detector.step(state, Observation(sequence, 0.0, 0.3))
         verdicts.append(verdict)
     alarm = next(verdict for verdict in verdicts if verdict.status is Status.ALARM)
     assert alarm.since_sequence == 117
@@ -138,7 +138,7 @@ def judged(
         "sharpness": 0.05,
         "heat": 0.02,
     } | seen
-    sampled = 0.2 + 0.05 * wobble if sequence % 4 == 0 else None
+    sampled = 0.12 + 0.05 * wobble if sequence % 4 == 0 else None
     time = START + timedelta(seconds=sequence / 4)
     return Detections(
         id=event_id("detections", "cam", epoch, sequence), source="inference/w1", time=time, subject="cam",
@@ -159,7 +159,7 @@ def story(events: list[Detections], state: dict | None = None) -> tuple[dict, li
 
 
 def attack(first: int = 200, last: int = 260, end: int = 330) -> list[Detections]:
-    return [judged(n, score=0.8 if first <= n <= last else None) for n in range(end)]
+    return [judged(n, score=0.35 if first <= n <= last else None) for n in range(end)]
 
 
 def test_an_attack_is_raised_told_and_calmed_with_windows_that_hold_every_bad_frame() -> None:
@@ -204,7 +204,7 @@ def test_a_frame_that_comes_late_is_not_judged_twice() -> None:
 
 def test_a_camera_that_starts_again_keeps_its_baselines_and_its_alarm() -> None:
     state, before = story(attack(end=240))
-    again = [judged(n, score=0.8 if n < 20 else None, epoch=2000) for n in range(120)]
+    again = [judged(n, score=0.35 if n < 20 else None, epoch=2000) for n in range(120)]
     _, after = story(again, state)
     assert [signal.phase for signal in before if signal.phase is Phase.RAISED] == [Phase.RAISED]
     assert Phase.RAISED not in {signal.phase for signal in after}
@@ -217,14 +217,14 @@ def test_a_camera_that_starts_again_keeps_its_baselines_and_its_alarm() -> None:
 
 def test_a_clock_set_back_does_not_blind_the_watch() -> None:
     state, _ = story([judged(n) for n in range(200)])
-    _, signals = story([judged(n, score=0.8, epoch=10) for n in range(0, 40, 4)], state)
+    _, signals = story([judged(n, score=0.35, epoch=10) for n in range(0, 40, 4)], state)
     assert signals[0].phase is Phase.RAISED
     assert signals[0].window == type(signals[0].window)(epoch=10, first_sequence=0, last_sequence=signals[0].window.last_sequence)
 
 
 def test_an_attack_raises_no_drift_even_where_it_changes_the_picture() -> None:
     clean = [judged(n) for n in range(600)]
-    bad = [judged(n, score=0.8, sharpness=0.07 if n > 620 else 0.05) for n in range(600, 1000)]
+    bad = [judged(n, score=0.35, sharpness=0.07 if n > 620 else 0.05) for n in range(600, 1000)]
     _, signals = story(clean + bad)
     assert {signal.kind for signal in signals} == {Kind.EVASION}
 
