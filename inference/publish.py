@@ -92,9 +92,12 @@ def draft(model: str, run: Path, parent: str | None, notes: str) -> Card:
         architecture="csp-nano: centre-and-scale head on MobileNetV2 at strides 4, 8, 16, 32 (inference/network.py)",
         parent=parent,
         threshold=THRESHOLDS[model],
-        data=f"Trained on Penn-Fudan, 90 of 120 pictures (split seed {SPLIT_SEED}), and synthetic streets, seeds from "
-        f"{STREET_SEEDS.start} on, both contexts, all weathers. Figures: the other {HELD_OUT} photographs at half size; streets of seeds {seeds}; a "
-        f"person's width is 0.41 of the height; IoU {IOU}; all pictures sent as JPEG {_JPEG}; attacks are white-box unless named otherwise.",
+        data=(
+            f"Trained on Penn-Fudan, 90 of 120 pictures (split seed {SPLIT_SEED}), and synthetic streets, seeds from "
+            f"{STREET_SEEDS.start} on, both contexts, all weathers. Figures: the other {HELD_OUT} photographs at half size; "
+            f"streets of seeds {seeds}; a person's width is 0.41 of the height; IoU {IOU}; all pictures sent as JPEG {_JPEG}; "
+            f"attacks are white-box unless named otherwise."
+        ),
         settings=msgspec.Raw(msgspec.json.format((run / "settings.json").read_bytes(), indent=0)),
         commands=(
             f"kerbwatch train --model {model}" + ("" if parent is None else " --parent inference/weights/csp-nano.safetensors"),

@@ -120,7 +120,7 @@ class Registry:
                 if not target.exists():  # else somebody else put the same model a moment before
                     raise
         self.weights(digest)
-        if self.card(digest) != card:
+        if write_card(self.card(digest)) != write_card(card):  # as written: `settings` keeps its spacing
             raise BadInput(
                 f"model {digest[:12]} is already in {self._root} with another card, and entries are written once; keep the old card"
             )

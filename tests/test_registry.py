@@ -1,0 +1,102 @@
+"""Models by digest: written once, verified before use, whole or not there."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from inference.network import CspNano, to_bytes
+from inference.registry import Card, Registry, digest_of, read_card, shipped
+from streams.errors import BadInput, Tampered, Unavailable
+from streams.events import Context, Mode
+
+NOBODY = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("weights") / "some.safetensors"
+    path.write_bytes(to_bytes(CspNano()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def card(weights: Path) -> Card:
+    return Card(
+        name="some",
+        digest=digest_of(weights.read_bytes()),
+        mode=Mode.NORMAL,
+        contexts=tuple(Context),
+        architecture="csp-nano",
+        parent=None,
+        threshold=0.4,
+        data="none",
+        settings=msgspec.Raw(b'{"steps": 1}'),
+        commands=(),
+        figures=(),
+        notes="",
+        licence="",
+    )
+
+
+def test_a_model_goes_in_and_comes_out_by_its_digest(tmp_path: Path, weights: Path, card: Card) -> None:
+    registry = Registry(tmp_path / "models")
+    digest = registry.put(weights, card)
+    assert registry.weights(digest).read_bytes() == weights.read_bytes()
+    assert to_bytes(registry.network(digest)) == weights.read_bytes()
+    assert list(registry.cards()) == [digest]
+    assert registry.put(weights, card) == digest
+    assert not list((tmp_path / "models").glob(".put-*"))
+
+
+def test_an_entry_is_never_given_another_card(tmp_path: Path, weights: Path, card: Card) -> None:
+    registry = Registry(tmp_path)
+    registry.put(weights, card)
+    with pytest.raises(BadInput, match="written once"):
+        registry.put(weights, msgspec.structs.replace(card, notes="better"))
+
+
+def test_changed_weights_are_not_handed_out(tmp_path: Path, weights: Path, card: Card) -> None:
+    registry = Registry(tmp_path)
+    path = registry.weights(registry.put(weights, card))
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    for use in (registry.read, registry.weights, registry.network):
+        with pytest.raises(Tampered, match="do not serve it"):
+            use(card.digest)
+
+
+def test_a_file_that_is_not_its_cards_is_refused(tmp_path: Path, weights: Path, card: Card) -> None:
+    with pytest.raises(Tampered):
+        Registry(tmp_path).put(weights, msgspec.structs.replace(card, digest=NOBODY))
+    other = tmp_path / "other"
+    other.write_bytes(b"no weights")
+    with pytest.raises(BadInput, match="no CSP-nano weights"):
+        Registry(tmp_path).put(other, msgspec.structs.replace(card, digest=digest_of(b"no weights")))
+
+
+def test_what_is_not_there_and_what_is_no_digest_are_said_so(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="no model 000000000000"):
+        Registry(tmp_path).read(NOBODY)
+    with pytest.raises(BadInput, match="no model digest"):
+        Registry(tmp_path).read("../../etc/passwd")
+    (tmp_path / "card.json").write_text('{"name": 1}')
+    with pytest.raises(BadInput, match="no model card"):
+        read_card(tmp_path / "card.json")
+
+
+def test_the_shipped_models_verify_and_carry_figures_and_licence(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    digests = shipped(registry)
+    assert shipped(registry) == digests
+    assert set(digests) == set(Mode)
+    for mode, digest in digests.items():
+        card = registry.card(digest)
+        assert card.mode is mode
+        assert "cftang" in card.licence
+        assert card.figures
+    assert registry.card(digests[Mode.SAFE]).parent == digests[Mode.NORMAL]
