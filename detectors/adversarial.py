@@ -116,7 +116,7 @@ class Inconsistency:
         return cast("State", after), Verdict(Status.NORMAL, max(0.0, strange))
 
     def _learn(self, after: _Memory, value: float) -> None:
-        after["usual"] = usual = [*after["usual"], value][-self.memory :]
+        after["usual"] = usual = [*after["usual"], round(value, 4)][-self.memory :]  # finer is noise, and the state travels
         if len(usual) >= self.learn:
             after["level"] = level = median(usual)
             after["spread"] = max(1.4826 * median([abs(each - level) for each in usual]), self.least_spread)

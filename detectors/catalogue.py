@@ -1,7 +1,7 @@
 """The one list of detectors: what runs on every camera, what does not, and why.
 
 Decides parameters and budgets; refuses nothing. Each entry owes everything in `checks.py`, and a test walks this package for a
-detector that is not listed here. Figures behind the choices: docs/detection.md and `kerbwatch bench detectors`.
+detector that is not listed here. Priors and resolutions are measured on the synthetic street in all weathers and on real footage.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What every detector of the catalogue owes, as code that anyone can run on an entry of their own.
 
 A check takes an entry (and readings, where it holds on any) and raises BrokenContract when the promise is broken. It decides
-nothing about a detector's worth: how soon it sees which change is measured by `kerbwatch bench detectors`. Topic: none.
+nothing about a detector's worth beyond what its entry declares. Topic: none.
 
 Source: river's estimator checks (the idea of a shipped suite); docs of `base.py` (the promises).
 """
