@@ -31,7 +31,7 @@ from sqlalchemy import select
 from infra import supervise
 from infra.db import Sessions, open_database, reading
 from infra.settings import Settings, read_settings
-from infra.tables import WorkerRow
+from infra.tables import TimelineRow, WorkerRow
 from responders.incident import Resolution
 from responders.playbooks import State
 from streams import codec, stack, topics
@@ -39,22 +39,30 @@ from streams.errors import BadInput, Unavailable
 from streams.events import Context, Health, Kind, Mode, WorkerStatus
 from streams.facts import Facts, gather
 from streams.ledger import Entry, read_ledger
+from streams.sources.open import open_source
 from streams.view import Sight, cameras_table, look, timeline_table
 
-FPS = 4.0
-CLEAN_FRAMES = 160
-ATTACKED_FRAMES = 100
-AFTER_FRAMES = 1200
-"""At most; the story ends some seconds after the incident is closed."""
-EPS = 0.03
 _CAMERAS = (("gate", Context.URBAN), ("bridge", Context.HIGHWAY))
-_SOURCES = ("street:urban", "street:highway")
+_SOURCES = ("street:urban?size=512x256", "street:highway?size=512x256")
+_LONGEST_PX = 512
 _MARK = ".demo"
-_LIMIT_S = 300.0
-_READY_S = 60.0
+_READY_S = 120.0
+_AFTER = 100_000
+_END_S = 20.0
 _CALM_AFTER_S = 4.0
 _DRAIN_S = 30.0
 _LOOK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Script:
+    """How the cameras play: pictures a second, clean ones, attacked ones, and clean ones again until the incident is over."""
+
+    fps: float = 3.0
+    clean: int = 135
+    attacked: int = 75
+    eps: float = 0.03
+    limit_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -73,45 +81,52 @@ def demo(
     keep_running: Annotated[bool, typer.Option(help="Leave the stack up afterwards, for the other commands.")] = False,
 ) -> None:
     """Two cameras, one attack, one incident, start to end. Example: `kerbwatch demo --json facts.json`."""
-    settings = read_settings()
     sources = tuple(source or _SOURCES)
     if len(sources) != len(_CAMERAS):
         raise BadInput(f"{len(sources)} sources given, 2 are needed: --source for the urban camera, --source for the highway one")
     console = Console()
+    settings = demo_home(read_settings(), console)
     with _interrupts() as stop, ExitStack() as left:
-        fresh_home(settings)
         began = time.monotonic()
         left.callback(_stop_stack, settings, console, keep_running=keep_running)
         weights = stack.start(settings, datetime.now(UTC), lambda step: console.print(f"[dim]setting up:[/] {step}"))
-        sessions = open_database(settings)
-        if not _until(stop, _READY_S, lambda: _worker_serves(sessions)) and not stop.is_set():
-            raise Unavailable(f"the inference worker does not serve after {_READY_S:.0f} s; see {settings.home / 'logs'}")
+        wait_until_served(settings, stop)
         console.print(f"[dim]ready after {time.monotonic() - began:.0f} s[/]")
-        ledgers = _play(settings, sources, weights, stop, console)
+        ledgers = play(settings, sources, weights, stop, console=console)
         if stop.is_set():
             raise typer.Exit(130)
         facts = gather(settings, ledgers)
         checks = judge(facts, weights)
-        _report(facts, checks, ledgers, sessions, console)
+        _report(facts, checks, ledgers, look(open_database(settings)).timeline, console)
         if json_file is not None:
             json_file.write_text(json.dumps(_as_json(facts, checks), indent=2) + "\n", encoding="utf-8")
         if not all(check.holds for check in checks):
             raise typer.Exit(1)
 
 
-def fresh_home(settings: Settings) -> None:
-    """Clear what an earlier demo left. Raises BadInput if the home is not a demo's: it is never cleared then."""
+def demo_home(settings: Settings, console: Console) -> Settings:
+    """Settings with a home that is the demo's to clear, cleared: the given one unless a deployment lives there."""
     home = settings.home.resolve()
+    if not (home / _MARK).exists() and ((home / "kerbwatch.db").exists() or settings.database_url is not None):
+        home = home / "demo"
+        console.print(f"{settings.home} holds a deployment; the demo lives in {home} (KERBWATCH_HOME for the other commands)")
+    settings = settings.model_copy(update={"home": home, "database_url": None})
     if (home / _MARK).exists():
         stack.stop(settings)
-        for name in ("kafka", "faust", "quarantine", "logs", "demo"):
+        for name in ("kafka", "faust", "quarantine", "logs", "cameras"):
             shutil.rmtree(home / name, ignore_errors=True)
         for path in home.glob("kerbwatch.db*"):
             path.unlink()
-    elif (home / "kerbwatch.db").exists() or settings.database_url is not None:
-        raise BadInput(f"{home} holds a deployment that is not a demo's: give the demo one of its own with KERBWATCH_HOME=var/demo")
     home.mkdir(parents=True, exist_ok=True)
     (home / _MARK).touch()
+    return settings
+
+
+def wait_until_served(settings: Settings, stop: threading.Event) -> None:
+    """Return when a worker serves, or the user has had enough. Raises Unavailable after two minutes."""
+    sessions = open_database(settings)
+    if not _until(stop, _READY_S, lambda: _worker_serves(sessions)) and not stop.is_set():
+        raise Unavailable(f"the inference worker does not serve after {_READY_S:.0f} s; see {settings.home / 'logs'}")
 
 
 def judge(facts: Facts, weights: stack.Weights) -> tuple[Check, ...]:
@@ -152,21 +167,31 @@ def judge(facts: Facts, weights: stack.Weights) -> tuple[Check, ...]:
     )
 
 
-def _play(
-    settings: Settings, sources: Sequence[str], weights: stack.Weights, stop: threading.Event, console: Console
+def play(
+    settings: Settings,
+    sources: Sequence[str],
+    weights: stack.Weights,
+    stop: threading.Event,
+    *,
+    script: Script = Script(),
+    console: Console | None = None,
+    meanwhile: Callable[[Sight], None] = lambda _sight: None,
 ) -> list[list[Entry]]:
-    """Run both cameras until the incident is over, then let everything arrive; returns their ledgers."""
+    """Run both cameras until the incident is over or `script.limit_s` is, let everything arrive, and return their ledgers.
+
+    `meanwhile` is called at every look at the database; tests kill processes there.
+    """
     sessions = open_database(settings)
-    folder = settings.home.resolve() / "demo"
+    folder = settings.home.resolve() / "cameras"
     folder.mkdir(parents=True, exist_ok=True)
     ledgers = [folder / f"{camera}.jsonl" for camera, _ in _CAMERAS]
     with ExitStack() as left:
-        cameras = [_camera(settings, n, _sized(spec), weights.normal, ledgers[n], left) for n, spec in enumerate(sources)]
-        _follow(sessions, stop, list(zip(cameras, ledgers, strict=True)), console)
-        for camera in cameras:
-            camera.terminate()
-        for camera in cameras:
-            camera.wait(timeout=20)
+        cameras: list[subprocess.Popen[bytes]] = []
+        for (name, context), spec, ledger in zip(_CAMERAS, sources, ledgers, strict=True):
+            target = None if cameras else weights.normal
+            command = _camera_command(name, context, _sized(spec, settings), ledger, script, target)
+            cameras.append(left.enter_context(_process(command, settings, ledger.with_suffix(".log"))))
+        _follow(sessions, stop, list(zip(cameras, ledgers, strict=True)), script, console or Console(quiet=True), meanwhile)
     read = [read_ledger(path) for path in ledgers]
     if not stop.is_set():
         sent = sum(map(len, read))
@@ -175,38 +200,56 @@ def _play(
     return read
 
 
-def _camera(settings: Settings, number: int, source: str, target: str, ledger: Path, left: ExitStack) -> "subprocess.Popen[bytes]":
-    """A camera as a process of its own session; the first one turns bad."""
-    name, context = _CAMERAS[number]
-    common = ["--camera", name, "--context", context, "--fps", str(FPS), "--ledger", str(ledger)]
-    attack = ["--from-frame", CLEAN_FRAMES, "--frames", ATTACKED_FRAMES, "--after", AFTER_FRAMES, "--eps", EPS, "--weights", target]
-    kind = ["replay", source, "--loop"] if number else ["chaos", "run", "fgsm", "--source", source, *map(str, attack)]
-    log = left.enter_context((ledger.parent / f"{name}.log").open("wb"))
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "streams", *kind, *common],
-        env=supervise.environment(settings),
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-    left.callback(process.wait)
-    left.callback(process.terminate)
-    return process
+def _camera_command(  # noqa: PLR0917 - one line at its only call
+    name: str, context: Context, source: str, ledger: Path, script: Script, target: str | None
+) -> list[str]:
+    """A camera that plays its source; with the digest of a `target` it turns bad after the clean stretch."""
+    common = ["--camera", name, "--context", context, "--fps", str(script.fps), "--ledger", str(ledger)]
+    if target is None:
+        return ["replay", source, "--loop", *common]
+    stretch = ["--from-frame", str(script.clean), "--frames", str(script.attacked), "--after", str(_AFTER)]
+    return ["chaos", "run", "fgsm", "--source", source, "--eps", str(script.eps), "--weights", target, *stretch, *common]
 
 
-def _sized(spec: str) -> str:
+@contextmanager
+def _process(command: Sequence[str], settings: Settings, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """One of our commands in a session of its own, ended in order when the block is left."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, "-m", "streams", *command],
+            env=supervise.environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _sized(spec: str, settings: Settings) -> str:
     """Real footage is shown at a size that two cores can judge and attack at the demo's rate."""
     if spec.startswith("street:") or "size=" in spec:
         return spec
-    return f"{spec}{'&' if '?' in spec else '?'}size=640x360"
+    width_px, height_px = next(iter(open_source(spec, settings))).picture.shape[1::-1]
+    scale = min(1.0, _LONGEST_PX / width_px)
+    return f"{spec}{'&' if '?' in spec else '?'}size={round(width_px * scale)}x{round(height_px * scale)}"
 
 
-def _follow(
+def _follow(  # noqa: PLR0917 - one line at its only call
     sessions: Sessions,
     stop: threading.Event,
     cameras: Sequence[tuple["subprocess.Popen[bytes]", Path]],
+    script: Script,
     console: Console,
+    meanwhile: Callable[[Sight], None],
 ) -> None:
     began = time.monotonic()
     over_at: float | None = None
@@ -214,6 +257,7 @@ def _follow(
         while not stop.wait(_LOOK_S):
             now = time.monotonic() - began
             sight = look(sessions)
+            meanwhile(sight)
             sent = [read_ledger(path) if path.exists() else [] for _, path in cameras]
             live.update(_picture(sight, sent, now))
             for process, path in cameras:
@@ -223,8 +267,8 @@ def _follow(
                 over_at = over_at or now
                 if now - over_at >= _CALM_AFTER_S:
                     return
-            if now > _LIMIT_S:
-                console.print(f"[red]the incident is not closed after {now:.0f} s[/]")
+            if now > script.limit_s:
+                console.print(f"[red]not over after {now:.0f} s[/]")
                 return
 
 
@@ -240,7 +284,11 @@ def _picture(sight: Sight, sent: Sequence[Sequence[Entry]], now_s: float) -> Gro
 
 
 def _report(
-    facts: Facts, checks: Sequence[Check], ledgers: Sequence[Sequence[Entry]], sessions: Sessions, console: Console
+    facts: Facts,
+    checks: Sequence[Check],
+    ledgers: Sequence[Sequence[Entry]],
+    timeline: Sequence[TimelineRow],
+    console: Console,
 ) -> None:
     attacked = [entry for ledger in ledgers for entry in ledger if entry.attack]
     if attacked:
@@ -248,7 +296,7 @@ def _report(
             f"first attacked frame: {attacked[0].camera_id} {attacked[0].sequence} at {attacked[0].camera_time:%H:%M:%S.%f}"[:-3]
             + f" UTC, last: {attacked[-1].sequence}"
         )
-    console.print(timeline_table(look(sessions).timeline))
+    console.print(timeline_table(timeline))
     clocks = Table(
         "incident", "kind", "camera", "state", "detected", "contained", "recovered", title="clocks", title_justify="left"
     )
