@@ -48,10 +48,10 @@ class Inconsistency:
     least_spread: float
     learn: int = 16
     memory: int = 64
-    allowance: float = 1.0
+    allowance: float = 1.5
     clip: float = 4.0
-    alarm: float = 8.0
-    usual: float = 1.5
+    alarm: float = 7.5
+    usual: float = 2.0
     dwell: int = 8
 
     @property

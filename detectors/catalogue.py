@@ -89,7 +89,7 @@ def _drift(reads: str, baseline: Baseline, *, resolution: float, level: float, s
 _ENTRIES = (
     Entry(
         name="evasion",
-        detector=Inconsistency(prior_level=0.12, prior_spread=0.08, least_spread=0.04),
+        detector=Inconsistency(prior_level=0.17, prior_spread=0.08, least_spread=0.04),
         kind=Kind.EVASION,
         reads="inconsistency",
         baseline=Baseline.REFERENCE,
