@@ -12,9 +12,11 @@ from sqlalchemy import func, select
 from infra.db import Sessions, reading
 from infra.tables import EffectRow, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
 from responders.outbox import WAITING
+from responders.playbooks import Action
 from streams.events import Mode
 
 _LAST_ROWS = 14
+QUARANTINE = str(Action.QUARANTINE)
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,14 @@ def cameras_table(sight: Sight, title: str) -> Table:
 
 
 def timeline_table(rows: Sequence[TimelineRow]) -> Table:
-    """The latest changes of all incidents."""
+    """The latest changes of all incidents; a quarantine that grows step by step is one line."""
     table = Table("time (UTC)", "incident", "state", "what", title="incidents", title_justify="left")
-    for row in rows[-_LAST_ROWS:]:
-        table.add_row(f"{row.time:%H:%M:%S.%f}"[:-3], row.incident_id[:8], row.state, row.what)
+    lines: list[tuple[TimelineRow, str]] = []
+    for row in rows:
+        if lines and row.action == QUARANTINE == lines[-1][0].action and row.incident_id == lines[-1][0].incident_id:
+            lines[-1] = (row, f"{row.what} (the last of several orders)")
+        else:
+            lines.append((row, row.what))
+    for row, what in lines[-_LAST_ROWS:]:
+        table.add_row(f"{row.time:%H:%M:%S.%f}"[:-3], row.incident_id[:8], row.state, what)
     return table
