@@ -16,7 +16,7 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as Drawn
+from rich.table import Table
 from sqlalchemy.orm import Session
 
 from infra.db import Sessions, open_database, reading
@@ -64,6 +64,11 @@ def _print_json(value: object) -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def _table(*columns: str, title: str | None = None) -> Table:
+    """Without lines: what there is to read fits a terminal of 80 characters."""
+    return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+
+
 def _utc(moment: datetime | None, *, millis: bool = False) -> str:
     if moment is None:
         return "-"
@@ -89,13 +94,13 @@ def list_incidents(
     if not rows:
         typer.echo("no open incident" if only_open else "no incident so far")
         return
-    table = Drawn("id", "kind", "camera", "context", "state", "severity", "signals", "detected (UTC)", "contained after", "note")
+    # What fits a terminal of 80 characters; the rest is in `show` and `--json`.
+    table = _table("id", "kind", "camera", "state", "severity", "detected (UTC)", "contained", "note")
     for row in rows:
         note = f"[bold red]escalated: {_plain(row.escalated)}[/]" if row.escalated else (row.resolution or "")
         severity = f"[{_COLOUR[row.severity]}]{row.severity}[/]"
         after = _seconds(row.seconds_to_contain)
-        cells = (row.id[:_SHORT], row.kind, row.camera, row.context, row.state, severity, str(row.signals))
-        table.add_row(*cells, _utc(row.detected_at), after, note)
+        table.add_row(row.id[:8], row.kind, row.camera, row.state, severity, _utc(row.detected_at), after, note)
     Console().print(table)
 
 
@@ -114,16 +119,16 @@ def show(incident: Id, as_json: AsJson = False) -> None:
     if short.escalated:
         console.print(f"[bold red]escalated: {_plain(short.escalated)}[/]")
     _print_clocks(console, short, full.acknowledged_by)
-    steps = Drawn("", "step", "does", "state", "NIST", title=f"playbook {full.playbook} ({', '.join(full.techniques)})")
+    steps = _table("", "step", "does", "state", "NIST", title=f"playbook {full.playbook} ({', '.join(full.techniques)})")
     for step in full.steps:
         does = f"{step.action} {step.mode or ''}".strip()
         steps.add_row(">" if step.name == full.step else "", step.name, does, step.state, step.function)
     console.print(steps)
-    timeline = Drawn("time (UTC)", "state", "actor", "action", "what", title="timeline")
+    timeline = _table("time (UTC)", "state", "actor", "what", title="timeline")
     for change in full.timeline:
-        timeline.add_row(_utc(change.time, millis=True), change.state, _plain(change.actor), change.action, _plain(change.what))
+        timeline.add_row(f"{change.time:%H:%M:%S.%f}"[:-3], change.state, _plain(change.actor), _plain(change.what))
     console.print(timeline)
-    effects = Drawn("created (UTC)", "topic", "state", "tries", "sent (UTC)", "error", title="effects")
+    effects = _table("created (UTC)", "topic", "state", "tries", "sent (UTC)", "error", title="effects")
     for effect in full.effects:
         sent = _utc(effect.done_at, millis=True)
         effects.add_row(
@@ -134,7 +139,7 @@ def show(incident: Id, as_json: AsJson = False) -> None:
 
 
 def _print_clocks(console: Console, short: Listed, acknowledged_by: str) -> None:
-    clocks = Drawn("clock", "time (UTC)", "after impact")
+    clocks = _table("clock", "time (UTC)", "after impact")
     clocks.add_row("impact start", _utc(short.impact_at, millis=True), "")
     clocks.add_row("detected", _utc(short.detected_at, millis=True), _seconds(short.seconds_to_detect))
     clocks.add_row("contained", _utc(short.contained_at, millis=True), _seconds(short.seconds_to_contain))
@@ -213,7 +218,7 @@ def list_quarantine(
     if as_json:
         _print_json({"total": total, "frames": frames})
         return
-    table = Drawn("incident", "camera", "epoch", "frame", "sealed (UTC)", "why", title=f"{total} frames in quarantine")
+    table = _table("incident", "camera", "epoch", "frame", "sealed (UTC)", "why", title=f"{total} frames in quarantine")
     for frame in frames:
         where = (frame.incident_id[:_SHORT], frame.camera, str(frame.epoch), str(frame.sequence))
         table.add_row(*where, _utc(frame.sealed_at), _plain(frame.reason))
