@@ -1,7 +1,9 @@
 """What is measured of a picture and of the model's view of it."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+import inference
+from detectors import catalogue
+from detectors.base import Observation, Status
 from inference import cues
+from inference.attacks import fgsm
+from inference.registry import Registry, read_card
+from inference.serving import load
 from streams.events import Box
+from streams.sources.base import Picture
+from streams.sources.street import Street
 
 
 def view(heat: NDArray[np.float32], boxes: tuple[Box, ...] = ()) -> SimpleNamespace:
@@ -69,3 +79,35 @@ def test_a_view_that_is_not_finite_is_wholly_inconsistent_and_still_makes_an_eve
     heat = np.full((16, 24), wild, np.float32)
     assert cues.inconsistency(view(heat), flat()) == 1.0
     assert 0 <= cues.features(np.zeros((32, 32, 3), np.uint8), view(heat)).heat <= 1
+
+
+def test_the_shipped_model_tells_attacked_street_pictures_from_honest_ones_as_the_catalogue_assumes(tmp_path: Path) -> None:
+    weights = Path(inference.__file__).parent / "weights"
+    registry = Registry(tmp_path)
+    digest = registry.put(weights / "csp-nano.safetensors", read_card(weights / "csp-nano.json"))
+    served, network = load(registry, digest, threads=1), registry.network(digest)
+    detector = catalogue.ALL["evasion"].detector
+    for context in ("urban", "highway"):
+        street = Street(context, seed=21, fps=4.0)
+        honest = [sent(street.shot(20 * number).picture) for number in range(4)]
+        attacked = [sent(fgsm(network, street.shot(20 * number).picture, None, 0.03)) for number in range(2)]
+        usual, strange = (
+            [cues.inconsistency(*served.look([picture, cues.squeeze(picture)])) for picture in pictures]
+            for pictures in (honest, attacked)
+        )
+        assert max(usual) < min(strange)
+        state = detector.start()
+        for number in range(16):
+            state, verdict = detector.step(state, Observation(4 * number, 0.0, usual[number % 4]))
+        assert verdict.status is Status.NORMAL
+        statuses = []
+        for number in range(16, 23):
+            state, verdict = detector.step(state, Observation(4 * number, 0.0, strange[number % 2]))
+            statuses.append(verdict.status)
+        assert Status.ALARM in statuses
+
+
+def sent(picture: Picture) -> Picture:
+    """As a camera sends it: JPEG at quality 92."""
+    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
