@@ -35,8 +35,16 @@ from streams.sources.scenery import Weather
 
 FOLDER = Path(__file__).parent / "weights"
 """Where shipped models live in the repository."""
-THRESHOLDS = {"csp-nano": 0.4, "csp-nano-safe": 0.4}
-"""Serving threshold of each shipped model."""
+THRESHOLDS = {"csp-nano": 0.4, "csp-nano-safe": 0.2}
+"""Serving threshold of each shipped model; adversarial training makes a model less sure of everything, so its is lower."""
+MADE_BY = {
+    "csp-nano": ("kerbwatch train --model csp-nano",),
+    "csp-nano-safe": (
+        "kerbwatch train --model csp-nano-safe-1 --parent inference/weights/csp-nano.safetensors",
+        "kerbwatch train --model csp-nano-safe --parent var/training/csp-nano-safe-1/weights.safetensors",
+    ),
+}
+"""The runs behind each shipped model, in order."""
 
 _SEEDS, _SHOTS = range(6), (15, 90)
 _LOW = 0.02  # boxes below this are not even listed
@@ -99,10 +107,7 @@ def draft(model: str, run: Path, parent: str | None, notes: str) -> Card:
             f"attacks are white-box unless named otherwise."
         ),
         settings=msgspec.Raw(msgspec.json.format((run / "settings.json").read_bytes(), indent=0)),
-        commands=(
-            f"kerbwatch train --model {model}" + ("" if parent is None else " --parent inference/weights/csp-nano.safetensors"),
-            f"kerbwatch publish --model {model}",
-        ),
+        commands=(*MADE_BY[model], f"kerbwatch publish --model {model}"),
         figures=(),
         notes=notes,
         licence=NOTICE,

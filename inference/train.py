@@ -69,7 +69,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     shares: tuple[float, float, float] = (0.42, 0.40, 0.18)
     """Of crops from Penn-Fudan, urban streets, highways."""
     eps_levels: float = 0.0
-    """Strongest attack trained against (the paper's eps_AT); each crop gets a strength of its own below it. 0: none."""
+    """Strongest attack trained against (the paper's eps_AT); each crop gets a strength of its own up to it. 0: none."""
+    least_levels: float = 0.0
     attack_steps: int = 2
     attacked_share: float = 0.5
     half: bool = True
@@ -78,8 +79,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 PRESETS = {
     "csp-nano": TrainSettings(model="csp-nano", seed=20, steps=1800),
-    "csp-nano-safe": TrainSettings(
-        model="csp-nano-safe",
+    "csp-nano-safe-1": TrainSettings(
+        model="csp-nano-safe-1",
         seed=21,
         steps=900,
         height_px=224,
@@ -90,8 +91,21 @@ PRESETS = {
         eps_levels=10.0,
         attacked_share=0.625,
     ),
+    "csp-nano-safe": TrainSettings(
+        model="csp-nano-safe",
+        seed=22,
+        steps=850,
+        height_px=224,
+        width_px=288,
+        backbone_rate=5e-4,
+        head_rate=1.5e-3,
+        frozen_blocks=0,
+        eps_levels=10.0,
+        least_levels=3.0,
+        attacked_share=0.75,
+    ),
 }
-"""The two shipped models."""
+"""The shipped models; the safe one is trained twice, from the normal model and then, against stronger attacks, from the first."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +228,9 @@ def plot(folder: Path) -> Path:
 
 
 def train(
-    model: Annotated[str, typer.Option(help="csp-nano or csp-nano-safe.")] = "csp-nano",
+    model: Annotated[
+        str, typer.Option(help="csp-nano, csp-nano-safe-1 (from csp-nano) or csp-nano-safe (from that).")
+    ] = "csp-nano",
     folder: Annotated[
         Path | None, typer.Option(help="Where the run is kept and resumed; default: training/MODEL in the home.")
     ] = None,
@@ -226,7 +242,7 @@ def train(
 ) -> None:
     """Train CSP-nano, or go on with a run that was stopped.
 
-    Example: kerbwatch train --model csp-nano-safe --parent var/training/csp-nano/weights.safetensors
+    Example: kerbwatch train --model csp-nano-safe-1 --parent var/training/csp-nano/weights.safetensors
     """
     console = Console(stderr=True)
     try:
@@ -278,7 +294,7 @@ def _attacked(settings: TrainSettings, network: CspNano, pictures: Tensor, targe
         return pictures
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     clean = pictures[:count]
-    eps = settings.eps_levels * torch.rand((count, 1, 1, 1), generator=generator)
+    eps = settings.least_levels + (settings.eps_levels - settings.least_levels) * torch.rand((count, 1, 1, 1), generator=generator)
     begin = clean + eps * (2 * torch.rand(clean.shape, generator=generator) - 1)
     begin = begin.clamp(0, 255).contiguous(memory_format=torch.channels_last)
     part = Targets(*(values[:count] for values in targets))
