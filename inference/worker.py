@@ -86,6 +86,8 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set. Raises Unavailable if the broker takes nothing for 30 s; start again then."""
+        # Asked for first: a consumer that joins its group before it knows the topic is given no partitions (seen with 3.0.12).
+        self._clients.frames.partitions_for_topic(topics.FRAMES.name)
         self._clients.frames.subscribe([topics.FRAMES.name])
         self._watch_model_state()
         try:
@@ -170,6 +172,8 @@ class Worker:
         records = [r for batch in self._clients.frames.poll(timeout_ms=_POLL_MS, max_records=self._batch).values() for r in batch]
         if not records:
             self._commit()
+            if not self._clients.frames.assignment():  # then a poll returns at once
+                time.sleep(_POLL_MS / 1000)
             return
         accepted = [frame for record in records if (frame := self._admit(record)) is not None]
         self._metrics[BATCH].observe(len(accepted))

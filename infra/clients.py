@@ -69,6 +69,8 @@ def consumer(settings: Settings, role: Role, *, group: str | None, from_start: b
         max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
         fetch_max_bytes=4 * MAX_MESSAGE_BYTES,
         fetch_max_wait_ms=100,
+        # A consumer that missed a topic or a broker finds it within seconds, not after the default of five minutes.
+        metadata_max_age_ms=10_000,
         # A dead worker's partitions move on after this long.
         session_timeout_ms=10_000,
         heartbeat_interval_ms=2_000,

@@ -142,9 +142,17 @@ class Site:
     def serve(self, context: Context, digest: str = NORMAL, mode: Mode = Mode.NORMAL, decision: str = "", later_s: int = 0) -> None:
         decision = decision or f"initial-{context}"
         state = ModelState(
-            id=decision, source="responder/r", time=NOW + timedelta(seconds=later_s), subject=context, context=context, weights_digest=digest, mode=mode,
-            reference_digest=NORMAL, decision_id=decision, reason="test",
-        )  # fmt: skip
+            id=decision,
+            source="responder/r",
+            time=NOW + timedelta(seconds=later_s),
+            subject=context,
+            context=context,
+            weights_digest=digest,
+            mode=mode,
+            reference_digest=NORMAL,
+            decision_id=decision,
+            reason="test",
+        )
         self.log.put(topics.MODEL_STATE.name, codec.encode(state), context.encode())
 
     def shoot(self, sequence: int, context: Context = Context.URBAN, signature: str = "good") -> None:
