@@ -11,7 +11,7 @@ nothing. State is plain JSON of bounded size: baselines by context and weights, 
 Source: design.md, promises 1 and 5; issue 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
@@ -20,6 +20,8 @@ from detectors.catalogue import RUNNING, Baseline, Entry
 from detectors.features import observations
 from streams.errors import BrokenContract
 from streams.events import Context, Detections, Evidence, Kind, Phase, Signal, Window, event_id
+
+Heard = Callable[[Entry, Verdict], None]
 
 VERSION = 1
 KEPT_BASELINES = 12  # (context, digest) pairs a camera remembers: two contexts, some normal and safe weights each
@@ -68,7 +70,12 @@ class _Place:
 
 
 def watch(
-    state: dict[str, Json], event: Detections, *, entries: Sequence[Entry] = RUNNING, source: str = "watcher/watch"
+    state: dict[str, Json],
+    event: Detections,
+    *,
+    entries: Sequence[Entry] = RUNNING,
+    source: str = "watcher/watch",
+    heard: Heard = lambda _entry, _verdict: None,
 ) -> tuple[dict[str, Json], tuple[Signal, ...]]:
     """One frame further for one camera.
 
@@ -77,6 +84,7 @@ def watch(
         event: the judged frame. A frame seen before returns the same state and no signals.
         entries: the detectors; those of kind evasion first.
         source: who signs the signals, "role/name".
+        heard: told every verdict, for metrics; it must not raise.
 
     Returns:
         The camera's new state and the signals, in the order in which to send them.
@@ -104,7 +112,7 @@ def watch(
         cells = after["baselines"].get(key, {})
         cell = cells.get(entry.key)
         if reading is not None:
-            cell, signal = _look(entry, cell, reading, _Place(event, key, event.epoch, after["offset"], source))
+            cell, signal = _look(entry, cell, reading, _Place(event, key, event.epoch, after["offset"], source), heard)
             after["baselines"][key] = {**cells, entry.key: cell}
             if signal is not None:
                 signals.append(signal)
@@ -156,10 +164,11 @@ def _change_epoch(after: _Memory, event: Detections, entries: Sequence[Entry], s
     return signals
 
 
-def _look(entry: Entry, cell: _Cell | None, reading: Observation, place: _Place) -> tuple[_Cell, Signal | None]:
+def _look(entry: Entry, cell: _Cell | None, reading: Observation, place: _Place, heard: Heard) -> tuple[_Cell, Signal | None]:
     """One detector, one reading: its cell afterwards, and what is to be said."""
     state, finding = (cell["state"], cell["finding"]) if cell is not None else (entry.detector.start(), None)
     state, verdict = entry.detector.step(state, reading)
+    heard(entry, verdict)
     now = reading.sequence
     if verdict.status is Status.REFUSED:
         return {"state": state, "finding": finding}, None

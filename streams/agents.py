@@ -23,6 +23,8 @@ import structlog
 from faust.streams import Stream
 from faust.types import EventT, StreamT
 
+from detectors.base import Verdict
+from detectors.catalogue import Entry
 from detectors.watch import watch
 from infra.db import open_database, reading, writing
 from infra.metrics import AUDITED, EFFECT_ATTEMPTS, EFFECTS_PENDING, QUARANTINED, Metrics, Outcome, Service
@@ -95,7 +97,11 @@ class _Watcher:
         camera = event.camera_id.encode()
         if camera not in states:
             states[camera] = msgspec.json.decode(self._cameras[camera]) if camera in self._cameras else {}
-        state, signals = watch(states[camera], event)
+
+        def heard(entry: Entry, verdict: Verdict) -> None:
+            self._rim.metrics.verdict(entry.kind, event, entry.key, verdict.score, verdict.evidence)
+
+        state, signals = watch(states[camera], event, heard=heard)
         for signal in signals:
             self._rim.metrics.signalled(signal)
         await self._rim.send(topics.SIGNALS, event.camera_id, *signals)
