@@ -11,6 +11,7 @@ SQL and Kafka's log are read in one worker thread: a blocking call would stall F
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -37,7 +38,7 @@ from responders.quarantine import offsets_of, set_aside
 from responders.records import Standing, standing
 from responders.store import Store
 from streams import codec, topics
-from streams.app import Rim, base_app
+from streams.app import EXIT_FAULT, Rim, base_app
 from streams.codec import Message
 from streams.errors import BadInput, BrokenContract, Unavailable
 from streams.events import Detections, Event, IncidentChange, Kind, QuarantineOrder, WorkerStatus
@@ -78,11 +79,7 @@ class _Watcher:
 
     def __init__(self, rim: Rim) -> None:
         self._rim = rim
-        # The partitioner places a camera's state where it places the camera's events (murmur2 of the same key, as many partitions);
-        # Faust's other way, the current event's partition, is not to be had while a batch is handled.
-        self._cameras: Any = rim.app.Table(
-            "cameras", partitions=topics.DETECTIONS.partitions, key_type=bytes, value_type=bytes, use_partitioner=True
-        )
+        self._cameras: Any = rim.app.Table("cameras", partitions=topics.DETECTIONS.partitions, key_type=bytes, value_type=bytes)
         _on_batches(rim, topics.DETECTIONS, "watch", self._watch)
 
     async def _watch(self, batch: Batch) -> None:
@@ -95,6 +92,7 @@ class _Watcher:
     async def _watch_one(self, states: dict[bytes, dict[str, Any]], message: Message) -> None:
         event = codec.decode(message.value, topics.DETECTIONS, Detections).event
         camera = event.camera_id.encode()
+        self._cameras.place(camera, message.partition)
         if camera not in states:
             states[camera] = msgspec.json.decode(self._cameras[camera]) if camera in self._cameras else {}
 
@@ -220,7 +218,13 @@ def _on_batches(rim: Rim, topic: topics.Topic, name: str, handle: Callable[[Batc
     async def agent(stream: StreamT[bytes]) -> None:
         assert isinstance(stream, Stream)
         async for batch in stream.take_events(_BATCH, within=_WITHIN_S):
-            await handle(batch)
+            try:
+                await handle(batch)
+            except Exception:
+                # Single events are guarded; what fails here is storing. Faust would acknowledge the batch and lose it, so the
+                # process ends before it can, and reads the batch again when it is started again.
+                log.exception("a batch could not be stored; ending to be started again", agent=name, topic=topic.name)
+                os._exit(EXIT_FAULT)
 
     rim.app.agent(rim.topic(topic), name=name)(agent)
 

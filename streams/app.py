@@ -20,6 +20,7 @@ from typing import Any
 import faust
 import structlog
 from aiokafka.errors import KafkaError
+from faust.tables.table import Table
 from faust.types import EventT, TopicT
 from mode.utils.futures import maybe_async
 
@@ -39,6 +40,8 @@ _RETRY_S = 0.5
 _STALL_S = 30.0
 _STALL_CHECK_S = 5.0
 EXIT_STALLED = 70
+EXIT_FAULT = 71
+"""Exit codes that tell the supervisor's log why a process ended itself."""
 
 log = structlog.get_logger("agents")
 
@@ -70,9 +73,30 @@ def base_app(settings: Settings, service: Service) -> faust.App:
         topic_disable_leader=True,
         topic_replication_factor=1,
         web_enabled=False,
+        Table=PlacedTable,
         datadir=str(data),
         autodiscover=False,
     )
+
+
+class PlacedTable(Table[bytes, bytes]):
+    """A table whose values lie in the partition that `place` says: the one that their key's events come from.
+
+    Faust takes the current event's partition, and there is none while a batch is handled; its other way, to ask the producer's
+    partitioner, fails for as long as the producer has not heard of the changelog topic (seen with 0.15.3 and a fresh topic).
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._places: dict[bytes, int] = {}
+
+    def place(self, key: bytes, partition: int) -> None:
+        """Say where a key belongs, before it is set."""
+        self._places[key] = partition
+
+    def partition_for_key(self, key: Any) -> int:
+        """Where a key's changes are logged."""
+        return self._places[key]
 
 
 class Rim:
