@@ -1,0 +1,92 @@
+"""The command as people meet it: every command explains itself with an example, and no document names one that does not exist."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from infra.metrics import Service
+from infra.settings import Settings
+from streams.__main__ import app, main
+from streams.demo import demo_home
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LONGEST_MODULE = 400
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command by its words; typer brings click's classes of its own, so they are told apart by what they have."""
+
+    def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if hasattr(command, "commands"):
+            for inner in command.commands.values():
+                yield from walk(inner, f"{name} {inner.name}".strip())
+        else:
+            yield name, command
+
+    yield from walk(typer.main.get_command(app), "")
+
+
+ALL = dict(commands())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_explains_itself_with_an_example(name: str) -> None:
+    text = ALL[name].help or ""
+    assert f"kerbwatch {name}" in text, text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_document_names_a_command_that_does_not_exist(document: Path) -> None:
+    lines = re.findall(r"`([^`\n]+)`", document.read_text()) + re.findall(r"^    (\S.*)$", document.read_text(), re.MULTILINE)
+    for line in lines:
+        for words in re.findall(r"(?:^|/)kerbwatch ([a-z][a-z |-]*)", line):
+            group, *rest = words.replace("|", " ").split()
+            known = {name for name in ALL if name.split()[0] == group}
+            assert known, f"{document.name}: {line}"
+            if f"{group}" not in ALL and rest:
+                assert f"{group} {rest[0]}" in ALL, f"{document.name}: {line}"
+
+
+def test_help_of_the_whole_command_loads_neither_torch_nor_faust() -> None:
+    code = "import streams.__main__, sys; sys.exit(bool({'torch', 'faust', 'jgo'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_wrong_settings_are_told_in_plain_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("KERBWATCH_KAFKA_PORT", "99999")
+    monkeypatch.setattr("sys.argv", ["kerbwatch", "status"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "KERBWATCH_KAFKA_PORT" in capsys.readouterr().err
+
+
+def test_the_demo_never_clears_a_home_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "kerbwatch.db").write_text("precious")
+    settings = demo_home(Settings(home=tmp_path), Console(quiet=True))
+    assert settings.home == tmp_path / "demo"
+    assert (tmp_path / "kerbwatch.db").read_text() == "precious"
+
+
+def test_every_process_can_be_asked_for() -> None:
+    result = CliRunner().invoke(app, ["work", "--help"])
+    assert all(service in result.output for service in Service)
+
+
+def test_no_module_is_longer_than_four_hundred_lines() -> None:
+    modules = [
+        path
+        for folder in ("streams", "detectors", "inference", "responders", "infra", "dashboards")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert len(modules) > 50
+    assert [path.name for path in modules if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST_MODULE] == []
