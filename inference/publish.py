@@ -35,7 +35,7 @@ from streams.sources.scenery import Weather
 
 FOLDER = Path(__file__).parent / "weights"
 """Where shipped models live in the repository."""
-THRESHOLDS = {"csp-nano": 0.4, "csp-nano-safe": 0.2}
+THRESHOLDS = {"csp-nano": 0.4, "csp-nano-safe": 0.3}
 """Serving threshold of each shipped model; adversarial training makes a model less sure of everything, so its is lower."""
 MADE_BY = {
     "csp-nano": ("kerbwatch train --model csp-nano",),
