@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 found something wrong, 2 bad usage or input, 3 unavailable
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -62,6 +63,32 @@ def work(service: Annotated[Service, typer.Argument(help="Which process to be.")
             from streams.app import run
 
             run(create_app(settings, service, metrics))
+
+
+_LATE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""For commands whose modules need torch: their own options are read when they are called, `--help` included."""
+
+
+@app.command(context_settings=_LATE)
+def train(context: typer.Context) -> None:
+    """Train a model, or go on with a run that was stopped. Example: `kerbwatch train --model csp-nano`."""
+    from inference.train import train as command
+
+    _call(command, context)
+
+
+@app.command(context_settings=_LATE)
+def publish(context: typer.Context) -> None:
+    """Measure a trained model and write weights and card. Example: `kerbwatch publish --model csp-nano`."""
+    from inference.publish import publish as command
+
+    _call(command, context)
+
+
+def _call(command: Callable[..., None], context: typer.Context) -> None:
+    late = typer.Typer(pretty_exceptions_enable=False)
+    late.command()(command)
+    late(context.args, prog_name=context.command_path)
 
 
 def main() -> None:
