@@ -17,6 +17,8 @@ _SECRET_NAME = re.compile(r"passw|secret|token|private|credential|authorization"
 _PASSWORD_IN_ADDRESS = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
 _CHATTY = ("kafka", "aiokafka", "faust", "mode", "alembic", "urllib3", "asyncio")
 _HIDDEN = "***"
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+"""Without local variables: they hold pictures and keys."""
 
 
 def set_up_logs(service: str, *, as_json: bool | None = None) -> None:
@@ -36,7 +38,7 @@ def set_up_logs(service: str, *, as_json: bool | None = None) -> None:
         hide_secrets,
     ]
     last: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, hide_secrets, structlog.processors.JSONRenderer()]
+        [_TRACEBACKS, hide_secrets, structlog.processors.JSONRenderer()]
         if as_json
         else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
