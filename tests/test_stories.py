@@ -138,7 +138,8 @@ def test_every_part_is_killed_mid_attack_and_nothing_is_lost_or_done_twice(site:
     assert facts.frames.sent == facts.frames.judged
     with reading(open_database(site)) as session:
         kept = set(session.scalars(select(QuarantinedFrame.frame_id)))
-        scores = dict(session.execute(select(JudgedFrame.frame_id, JudgedFrame.inconsistency)).tuples())
+        rows = session.execute(select(JudgedFrame.frame_id, JudgedFrame.inconsistency))
+        scores = {row.frame_id: row.inconsistency for row in rows}
     missed = [(entry.sequence, scores[entry.frame_id]) for entry in ledgers[0] if entry.attack and entry.frame_id not in kept]
     assert missed == []
     evasions = [one for one in facts.incidents if one.kind == Kind.EVASION]
