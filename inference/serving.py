@@ -152,8 +152,6 @@ def _onnx_engine(graph: _Graph, threads: int) -> _Engine:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # waiting threads sleep: a worker shares its cores with broker and agents, where spinning made a frame cost three times the time
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Idle threads must sleep: spinning for the next batch would take a core from broker and agents on a small machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(_export(graph), options, providers=["CPUExecutionProvider"])
 
     def run(batch: NDArray[np.uint8]) -> _Maps:

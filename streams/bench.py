@@ -8,6 +8,7 @@ Every figure counts what arrived on a topic, by the broker's clock and the event
 """
 
 import json
+import logging
 import multiprocessing
 import signal
 import socket
@@ -23,6 +24,7 @@ from typing import Annotated, Any
 from urllib.request import urlopen
 
 import numpy as np
+import structlog
 import typer
 from kafka import TopicPartition
 from msgspec.structs import replace
@@ -59,7 +61,7 @@ _NULL_FRAMES = 3000
 _EVENTS = 20_000
 _EVENT_CAMERAS = 16
 _FPS = 5.0
-_CLEAN_PICTURES, _ATTACKED_PICTURES = 130, 250
+_CLEAN_PICTURES, _ATTACKED_PICTURES = 130, 400
 _EPS = 0.03
 _WARM_UP = 0.1
 """Share of the frames, and of the events, that come before the clock starts."""
@@ -255,6 +257,7 @@ def _worker(settings: Settings, *, null: bool) -> Iterator[None]:
 def _work(settings: Settings, null: bool) -> None:
     from inference.worker import serve  # noqa: PLC0415 - torch is loaded by this process alone
 
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     serve(settings, Metrics(Service.INFER), stop, load=NullNetwork if null else None)
