@@ -23,6 +23,7 @@ from streams.camera import replay_command
 from streams.demo import demo
 from streams.errors import KerbwatchError
 from streams.stack import setup_command, up_command
+from streams.view import watch_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +36,7 @@ app.command("demo")(demo)
 app.command("setup")(setup_command)
 app.command("up")(up_command)
 mount(app)
+app.command("watch")(watch_command)
 app.add_typer(incidents, name="incidents")
 app.add_typer(quarantine_app, name="quarantine")
 app.command("replay")(replay_command)

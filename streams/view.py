@@ -3,13 +3,20 @@
 It only reads. `kerbwatch watch` follows it live; the demo adds what its cameras know.
 """
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Annotated
 
+import typer
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
 from sqlalchemy import func, select
 
-from infra.db import Sessions, reading
+from infra.db import Sessions, open_database, reading
+from infra.settings import read_settings
 from infra.tables import EffectRow, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
 from responders.outbox import WAITING
 from responders.playbooks import Action
@@ -91,3 +98,24 @@ def timeline_table(rows: Sequence[TimelineRow]) -> Table:
     for row, what in lines[-_LAST_ROWS:]:
         table.add_row(f"{row.time:%H:%M:%S.%f}"[:-3], row.incident_id[:8], row.state, what)
     return table
+
+
+def watch_command(
+    every_s: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option(help="Look once and end.")] = False,
+) -> None:
+    """Follow cameras and incidents live, until Ctrl-C. Example: `kerbwatch watch`."""
+    sessions = open_database(read_settings())
+
+    def picture() -> Group:
+        sight = look(sessions)
+        counts = f"{sight.judged} frames judged, {sight.quarantined} in quarantine, {sight.waiting} effects waiting"
+        return Group(cameras_table(sight, "cameras"), timeline_table(sight.timeline), counts)
+
+    if once:
+        Console().print(picture())
+        return
+    with Live(picture(), refresh_per_second=4) as live, suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(every_s)
+            live.update(picture())
