@@ -45,7 +45,6 @@ from streams.view import Sight, cameras_table, look, timeline_table
 _CAMERAS = (("gate", Context.URBAN), ("bridge", Context.HIGHWAY))
 _SOURCES = ("street:urban?size=512x256", "street:highway?size=512x256")
 _LONGEST_PX = 512
-_MARK = ".demo"
 _READY_S = 120.0
 _AFTER = 100_000
 _END_S = 20.0
@@ -107,18 +106,18 @@ def demo(
 def demo_home(settings: Settings, console: Console) -> Settings:
     """Settings with a home that is the demo's to clear, cleared: the given one unless a deployment lives there."""
     home = settings.home.resolve()
-    if not (home / _MARK).exists() and ((home / "kerbwatch.db").exists() or settings.database_url is not None):
+    if not (home / stack.DEMO_MARK).exists() and ((home / "kerbwatch.db").exists() or settings.database_url is not None):
         home = home / "demo"
         console.print(f"{settings.home} holds a deployment; the demo lives in {home} (KERBWATCH_HOME for the other commands)")
     settings = settings.model_copy(update={"home": home, "database_url": None})
-    if (home / _MARK).exists():
+    if (home / stack.DEMO_MARK).exists():
         stack.stop(settings)
         for name in ("kafka", "faust", "quarantine", "logs", "cameras"):
             shutil.rmtree(home / name, ignore_errors=True)
         for path in home.glob("kerbwatch.db*"):
             path.unlink()
     home.mkdir(parents=True, exist_ok=True)
-    (home / _MARK).touch()
+    (home / stack.DEMO_MARK).touch()
     return settings
 
 

@@ -25,6 +25,8 @@ from streams.events import AuditEntry, DeadLetter, Event, event_id
 from streams.topics import Role, Topic
 
 REPLAYED = "dead-letter.replay"
+_CAUSE = 80
+"""Characters of a cause that a list shows; `show` has it all."""
 
 app = typer.Typer(no_args_is_help=True, help="What could not be read: list it, look into it, send it once more.")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -116,16 +118,17 @@ def list_letters(as_json: JsonOption = False) -> None:
     """What was refused, oldest first. Example: `kerbwatch dlq list --json`."""
     settings = read_settings()
     again = replayed(settings)
-    rows = [_row(letter, again) for letter in letters(settings)]
+    found = letters(settings)
+    rows = [_row(letter, again) for letter in found]
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    table = Table("id", "when (UTC)", "from", "reason", "bytes", "replayed", "cause", title=f"{len(rows)} dead letters")
-    for row in rows:
-        table.add_row(
-            str(row["id"])[:12], str(row["time"])[:19], f"{row['topic']}/{row['partition']}/{row['offset']}", str(row["reason"]),
-            str(row["body_bytes"]), "yes" if row["replayed"] else "", str(row["cause"])[:80],
-        )  # fmt: skip
+    table = Table("id", "when (UTC)", "from", "reason", "cause", box=None, pad_edge=False, title_justify="left")
+    table.title = f"{len(rows)} dead letters"
+    for letter in found:
+        reason = f"{letter.reason}, replayed" if letter.id in again else letter.reason
+        cause = letter.cause.removeprefix("BadInput: ")[:_CAUSE]
+        table.add_row(letter.id[:8], f"{letter.time:%m-%d %H:%M:%S}", letter.subject, reason, cause)
     Console().print(table)
 
 

@@ -25,6 +25,8 @@ from responders.store import Store
 from streams.events import Context, Mode
 
 Say = Callable[[str], None]
+DEMO_MARK = ".demo"
+"""A file in a home that a demo made and may clear; `setup` and `up` take it away: from then on somebody relies on what is there."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ def stop(settings: Settings) -> bool:
 
 def setup_command() -> None:
     """Make keys, broker, topics, database and model registry, and start no process. Example: `kerbwatch setup`."""
-    weights = set_up(read_settings(), datetime.now(UTC), _print_step)
+    settings = read_settings()
+    (settings.home / DEMO_MARK).unlink(missing_ok=True)
+    weights = set_up(settings, datetime.now(UTC), _print_step)
     typer.echo(f"weights: {weights.normal[:12]} normal, {weights.safe[:12]} safe")
 
 
@@ -97,6 +101,7 @@ def up_command(
 ) -> None:
     """Set up and start everything; repeat it freely. Example: `kerbwatch up`."""
     settings = read_settings()
+    (settings.home / DEMO_MARK).unlink(missing_ok=True)
     start(settings, datetime.now(UTC), _print_step, tuple(services or Service))
     show_all(settings, as_json=as_json)
 
