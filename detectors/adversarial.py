@@ -9,7 +9,7 @@ are there, and ever after as a cap, a prior measured on many clean scenes stands
 learned, so a camera attacked from its first frame cannot make the attack its normal. A one-sided CUSUM of the clipped, standardised
 scores says when the strangeness is more than a passing one.
 
-Source: Page 1954 (CUSUM); Xu, Evans, Qi 2018 (feature squeezing); reference/detection-methods.md (figures).
+Source: Page 1954 (CUSUM); Xu, Evans, Qi 2018 (feature squeezing); measured figures in `catalogue.py`.
 """
 
 import math

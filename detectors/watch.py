@@ -8,7 +8,7 @@ Pure: `watch(state, event)` touches neither its arguments nor a clock. The agent
 killed in between it meets the old state again and sends the same signals with the same ids, and a repeat after the storing changes
 nothing. State is plain JSON of bounded size: baselines by context and weights, the most recent kept.
 
-Source: design.md, promises 1 and 5; issue 3.
+Source: README, promises 1 and 5.
 """
 
 from collections.abc import Callable, Sequence

@@ -3,7 +3,7 @@
 Decides what is measured and how; refuses to judge it: thresholds belong to the detectors. Topic: detections (as part of the event).
 
 Prediction consistency carries the adversarial cue: a picture that was made to fool the model is seen otherwise once it is squeezed,
-an honest one hardly is. Frequency cues alone told no attack from noise (reference/detection-methods.md).
+an honest one hardly is. Frequency cues alone told no attack from noise.
 
 Source: Xu, Evans, Qi 2018 (feature squeezing); paper section 4.5.3 (SC-4, input validation).
 """

@@ -4,7 +4,7 @@ It decides how safely bytes are sent and read: acknowledged by all, idempotent, 
 accident. It refuses to speak without the role's certificate. Sizes follow the table of topics.
 kafka-python's clients do their own I/O in threads: never inside an agents' event loop (Faust takes `ssl_context` alone).
 
-Source: design promises 1 and 3; paper SC-9.
+Source: README, promises 1 and 3; paper SC-9.
 """
 
 from typing import Any

@@ -4,7 +4,7 @@ It decides columns, keys and what may stand only once. It refuses naive times: e
 Migrations (`migrations/`) make the same tables; a test compares the two. Written by the responder (incidents, timeline, inbox,
 effects, workers, assignments) and the keeper (judged_frames, quarantined_frames, audit_entries); everybody else reads.
 
-Source: design promises 1-4 and 6; paper SC-10 (audit trails), 4.7 (evidence preservation).
+Source: README, promises 1-4; paper SC-10 (audit trails), 4.7 (evidence preservation).
 """
 
 from datetime import UTC, datetime

@@ -5,7 +5,7 @@ anything about incidents. An effect is taken under a lease; a runner that dies l
 the same event under the same id, which every consumer recognises. Effects of one lane (topic and key) never overtake each
 other, and orders to workers go before records. Fed by the database only.
 
-Source: design promises 1 and 3.
+Source: README, promises 1 and 3.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 It decides which events follow from a decision - a quarantine order, the incident's change, an audit entry, a context's model
 state - and gives each an id that is the same at every repeat. It refuses to send: `effects.py` does, later. Fed by `store.py`.
 
-Source: design promises 1 and 3; paper SC-10 (audit trails).
+Source: README, promises 1 and 3; paper SC-10 (audit trails).
 """
 
 from datetime import datetime

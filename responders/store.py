@@ -7,7 +7,7 @@ carried out by `effects.py`. Fed by topics `signals` and `worker-status`, by hum
 Transactions that touch a context hold its `model_assignments` row, so two responders side by side take turns; all contexts are
 locked in one order.
 
-Source: design promises 1, 3 and 4; paper 4.6, 4.7.
+Source: README, promises 1, 3 and 4; paper 4.6, 4.7.
 """
 
 from collections.abc import Mapping, Sequence

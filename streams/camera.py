@@ -4,7 +4,7 @@ It decides a frame's identity (epoch, sequence, time, digest) and keeps a ledger
 enters an event. It refuses to drop: while the broker does not acknowledge, the camera waits. Attacks enter here as a compromised
 camera or network would add them (`streams.chaos`). Writes `frames`; the ledger is a file beside.
 
-Source: design promises 1 and 3; paper 4.4 (data collection), SC-4 (signed input).
+Source: README, promises 1 and 3; paper 4.4 (data collection), SC-4 (signed input).
 """
 
 import hashlib

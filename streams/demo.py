@@ -5,7 +5,7 @@ incident, set the attacked frames aside, switch the urban context to its safe-mo
 close, and leave the highway camera alone. Success is decided by `streams.facts` alone: every fact is read back from Kafka and
 the database.
 
-Source: paper 4.6 (safe mode, roll-back), 4.7 (incident response); issue "From camera to incident".
+Source: paper 4.6 (safe mode, roll-back), 4.7 (incident response).
 """
 
 import json

@@ -3,7 +3,7 @@
 It decides whether a run kept its promises: nothing lost, nothing acted on twice, attacked frames set aside, the other camera
 left in peace. It believes no process's own word. The truth about attacks comes from the cameras' ledgers, never from events.
 
-Source: design promises 1 to 4; the checks after a fault that Jepsen's Kafka suite makes (lost, doubled, a drain first).
+Source: README, promises 1 to 4; the checks after a fault that Jepsen's Kafka suite makes (lost, doubled, a drain first).
 """
 
 from collections import Counter

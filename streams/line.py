@@ -4,7 +4,7 @@ It decides when a message counts as sent (acknowledged, with its place in the lo
 refuses to drop or to reorder. What was unacknowledged when a connection was given up is sent again: a repeat then carries the same
 event id and is refused as repeated downstream, which costs nothing but a count. Writes `frames`.
 
-Source: design promise 1 (at least once in); Kafka's idempotent producer (KIP-98) for order and repeats within one connection.
+Source: README, promise 1 (at least once in); Kafka's idempotent producer (KIP-98) for order and repeats within one connection.
 """
 
 import threading
