@@ -1,14 +1,13 @@
 """What a frame must be before a model looks at it."""
 
-import hashlib
 import io
 import struct
 import zlib
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-import msgspec
 import numpy as np
 import pytest
+from frames import NOW, a_frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,9 +17,8 @@ from inference.refusals import STRANGER, Refusals
 from streams import codec
 from streams.codec import Message
 from streams.errors import BadInput, Refusal
-from streams.events import Context, Frame, Phase, event_id
+from streams.events import Frame, Phase
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PICTURE = np.linspace(0, 255, 64 * 96 * 3).reshape(64, 96, 3).astype(np.uint8)
 
 
@@ -28,26 +26,6 @@ def encoded(kind: str = "jpeg") -> bytes:
     out = io.BytesIO()
     Image.fromarray(PICTURE).save(out, kind)
     return out.getvalue()
-
-
-def a_frame(body: bytes, **changes: object) -> Frame:
-    frame = Frame(
-        id=event_id("frame", "gate", 7, 3),
-        source="cameras/gate",
-        time=NOW,
-        subject="gate",
-        camera_id="gate",
-        context=Context.URBAN,
-        epoch=7,
-        sequence=3,
-        width_px=96,
-        height_px=64,
-        content_type="image/jpeg",
-        digest=hashlib.sha256(body).hexdigest(),
-        signature="",
-    )
-    frame = msgspec.structs.replace(frame, **changes)
-    return msgspec.structs.replace(frame, id=event_id("frame", frame.camera_id, frame.epoch, frame.sequence))
 
 
 def admit(intake: Intake, body: bytes, *, offset: int = 0, key: bytes = b"gate", **changes: object) -> object:
