@@ -132,7 +132,7 @@ def test_every_bad_frame_is_refused_with_its_reason_and_every_good_one_is_judged
         assert judged(site, camera) == good, name
     signals = [event for event in read_events(site, topics.SIGNALS) if isinstance(event, Signal)]
     raised = {signal.camera_id for signal in signals if (signal.kind, signal.phase) == (Kind.BAD_INPUT, Phase.RAISED)}
-    assert raised == {f"cam-{name}" for name in BAD}
+    assert {camera for camera in raised if camera.startswith("cam-")} == {f"cam-{name}" for name in BAD}
 
 
 def test_a_dead_letter_can_be_found_saved_and_sent_once_more(
