@@ -188,6 +188,8 @@ class Metrics:
             self[EFFECT_ATTEMPTS].labels(outcome=outcome)
         for topic in topics.ALL:
             self[DEAD_LETTERS].labels(topic=topic.name, reason=Refusal.AGENT_FAULT)
+        for reason in Refusal:  # strangers write only there
+            self[DEAD_LETTERS].labels(topic=topics.FRAMES.name, reason=reason)
 
     def __getitem__(self, wanted: Definition[M]) -> M:
         """The live metric of a definition. Raises BrokenContract if it is not listed in `ALL`."""
