@@ -132,12 +132,12 @@ class Registry:
         Raises Unavailable if there is no such model, Tampered if its file is not what its name says, BadInput for no digest.
         """
         if len(digest) != _NAME_LENGTH or set(digest) - set("0123456789abcdef"):
-            raise BadInput(f"{digest[:80]!r} is no model digest; `kerbwatch models list` shows them")
+            raise BadInput(f"{digest[:80]!r} is no model digest (64 hexadecimal characters)")
         path = self._root / digest / _WEIGHTS
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise Unavailable(f"no model {digest[:12]} in {self._root}; `kerbwatch models list` shows what is there") from error
+            raise Unavailable(f"no model {digest[:12]} in {self._root}: `kerbwatch setup` puts the shipped models there") from error
         found = digest_of(data)
         if found != digest:
             raise Tampered(
@@ -158,7 +158,7 @@ class Registry:
         """A model's card. Raises Unavailable if there is none, Tampered if it is another model's."""
         path = self._root / digest / _CARD
         if not path.is_file():
-            raise Unavailable(f"no card for model {digest[:12]} in {self._root}; `kerbwatch models list` shows what is there")
+            raise Unavailable(f"no card for model {digest[:12]} in {self._root}: `kerbwatch setup` puts the shipped models there")
         card = read_card(path)
         if card.digest != digest:
             raise Tampered(f"{path} is the card of {card.digest[:12]}: restore it from a trusted copy")

@@ -8,7 +8,7 @@ itself as the value (CloudEvents Kafka Protocol Binding 1.0, section 3.2).
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -21,7 +21,6 @@ from streams.events import SCHEMA_VERSION, DeadLetter, Event, Frame, event_id
 from streams.topics import MAX_FRAME_BYTES, Topic
 
 E = TypeVar("E", bound=Event)
-Headers = Sequence[tuple[str, bytes]]
 
 _CE = "ce_"
 _MAX_HEADERS_BYTES = 8192

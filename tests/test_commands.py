@@ -20,6 +20,7 @@ from streams.demo import demo_home
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LONGEST_MODULE = 400
+FOLDERS = ("streams", "detectors", "inference", "responders", "infra", "dashboards")
 
 
 def commands() -> Iterator[tuple[str, Any]]:
@@ -56,6 +57,18 @@ def test_no_document_names_a_command_that_does_not_exist(document: Path) -> None
                 assert f"{group} {rest[0]}" in ALL, f"{document.name}: {line}"
 
 
+def test_no_message_sends_an_operator_to_a_command_that_does_not_exist() -> None:
+    sent = {
+        words
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+        for words in re.findall(r"`kerbwatch ([a-z][a-z-]*(?: [a-z][a-z-]*)?)", path.read_text(encoding="utf-8"))
+    }
+    assert len(sent) > 20
+    groups = {name.split()[0] for name in ALL if " " in name}
+    assert [words for words in sent if words not in ALL and words.split()[0] not in set(ALL) - groups and words not in groups] == []
+
+
 def test_help_of_the_whole_command_loads_neither_torch_nor_faust() -> None:
     code = "import streams.__main__, sys; sys.exit(bool({'torch', 'faust', 'jgo'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
@@ -83,10 +96,6 @@ def test_every_process_can_be_asked_for() -> None:
 
 
 def test_no_module_is_longer_than_four_hundred_lines() -> None:
-    modules = [
-        path
-        for folder in ("streams", "detectors", "inference", "responders", "infra", "dashboards")
-        for path in (ROOT / folder).rglob("*.py")
-    ]
+    modules = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     assert len(modules) > 50
     assert [path.name for path in modules if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST_MODULE] == []
