@@ -54,7 +54,7 @@ def work(service: Annotated[Service, typer.Argument(help="Which process to be.")
     metrics = Metrics(service)
     with serve_metrics(settings, metrics):
         if service is Service.INFER:
-            from inference.worker import serve
+            from inference.service.worker import serve
 
             stop = threading.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,7 +74,7 @@ _LATE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_
 @app.command(context_settings=_LATE)
 def train(context: typer.Context) -> None:
     """Train a model, or go on with a run that was stopped. Example: `kerbwatch train --model csp-nano`."""
-    from inference.train import train as command
+    from inference.training.train import train as command
 
     _call(command, context)
 
@@ -82,7 +82,7 @@ def train(context: typer.Context) -> None:
 @app.command(context_settings=_LATE)
 def publish(context: typer.Context) -> None:
     """Measure a trained model and write weights and card. Example: `kerbwatch publish --model csp-nano`."""
-    from inference.publish import publish as command
+    from inference.lifecycle.publish import publish as command
 
     _call(command, context)
 

@@ -69,7 +69,7 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> faust.
         case Service.KEEP:
             _Keeper(rim, settings)
         case Service.INFER:
-            raise BrokenContract("the inference worker is no Faust app; see inference.worker")
+            raise BrokenContract("the inference worker is no Faust app; see inference.service.worker")
     rim.watch_for_stalls()
     return rim.app
 

@@ -99,7 +99,7 @@ class _OnMessages:
 
 @dataclass(frozen=True)
 class Fgsm(_OnPictures):
-    """Evasion by one gradient step. `change` is `inference.attacks.fgsm` on a copy of the served network."""
+    """Evasion by one gradient step. `change` is `inference.attacks.gradient.fgsm` on a copy of the served network."""
 
     change: Callable[[Picture, Sequence[Person] | None, float], Picture]
     eps: float = 0.03

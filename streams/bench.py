@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from sqlalchemy import select
 
-from inference.registry import Registry
+from inference.provenance.registry import Registry
 from infra import supervise
 from infra.clients import consumer, producer
 from infra.db import open_database, reading
@@ -111,7 +111,7 @@ class NullNetwork:
 
     def look(self, pictures: Sequence[Any]) -> list[Any]:
         """An empty view for each picture."""
-        from inference.serving import View  # noqa: PLC0415 - torch is loaded by the worker's process alone
+        from inference.service.serving import View  # noqa: PLC0415 - torch is loaded by the worker's process alone
 
         nothing = np.zeros((HEIGHT_PX // 4, WIDTH_PX // 4), np.float32)
         return [View(boxes=(), heat=nothing, embedding=np.zeros(16, np.float32)) for _ in pictures]
@@ -173,7 +173,7 @@ def _throughput(settings: Settings, reels: dict[Context, Reel], frames: int, *, 
 
 def _latency(settings: Settings, reels: dict[Context, Reel], target: str) -> Latency:
     """From shutter to signal: one camera turns bad after a clean stretch, with pictures that were attacked beforehand."""
-    from inference.attacks import fgsm  # noqa: PLC0415 - torch is loaded only by those who need it
+    from inference.attacks.gradient import fgsm  # noqa: PLC0415 - torch is loaded only by those who need it
 
     network = Registry(settings.home / "registry").network(target)
     clean = reels[Context.URBAN]
@@ -255,7 +255,7 @@ def _worker(settings: Settings, *, null: bool) -> Iterator[None]:
 
 
 def _work(settings: Settings, null: bool) -> None:
-    from inference.worker import serve  # noqa: PLC0415 - torch is loaded by this process alone
+    from inference.service.worker import serve  # noqa: PLC0415 - torch is loaded by this process alone
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     stop = threading.Event()

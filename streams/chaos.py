@@ -63,8 +63,8 @@ def fgsm_on_served(means: Means) -> Attack:
     """FGSM on a copy of a registered model. Raises Unavailable if there is no such model, Tampered if its weights were changed."""
     import torch  # noqa: PLC0415 torch takes seconds, and only this attack needs it
 
-    from inference.attacks import fgsm  # noqa: PLC0415 same
-    from inference.registry import Registry, shipped  # noqa: PLC0415 same
+    from inference.attacks.gradient import fgsm  # noqa: PLC0415 same
+    from inference.provenance.registry import Registry, shipped  # noqa: PLC0415 same
 
     # Beside a worker on the same cores one thread is four times faster than two that wait for each other (170 ms against 670).
     torch.set_num_threads(1)

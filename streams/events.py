@@ -68,6 +68,13 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
+class RolloutPhase(StrEnum):
+    """How far a new model has come on its way into service."""
+
+    SHADOW = "shadow"
+    CANARY = "canary"
+
+
 class Health(StrEnum):
     """What a worker says of itself."""
 
@@ -83,6 +90,11 @@ def event_id(*parts: str | int) -> str:
     """
     joined = b"".join(len(text).to_bytes(4, "big") + text for text in (str(part).encode() for part in parts))
     return hashlib.sha256(joined).hexdigest()[:32]
+
+
+def rollout_share(rollout_id: str, camera_id: str) -> float:
+    """Where a camera stands in the order in which a rollout reaches cameras, 0..1; the same for everybody who asks."""
+    return int(event_id("rollout", rollout_id, camera_id)[:8], 16) / 16**8
 
 
 class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -170,6 +182,19 @@ class Timings(Struct, frozen=True, kw_only=True):
     decode_ms: Annotated[float, Meta(ge=0.0)] = 0.0
 
 
+class Comparison(Struct, frozen=True, kw_only=True):
+    """What a candidate found in a frame beside the model in service.
+
+    agreement: F1 of the two sets of boxes at IoU 0.5, 1 if both are empty. score_mean: of the candidate's boxes, 0 if none.
+    """
+
+    weights_digest: Digest
+    people: Count
+    score_mean: Share
+    agreement: Share
+    infer_ms: Annotated[float, Meta(ge=0.0)]
+
+
 class Detections(Event, frozen=True, kw_only=True, tag="kerbwatch.detections"):
     """What the worker found in one frame, and which weights it asked. `time` is when it was judged."""
 
@@ -188,6 +213,7 @@ class Detections(Event, frozen=True, kw_only=True, tag="kerbwatch.detections"):
     features: Features
     scores: InputScores
     timings: Timings
+    compared: Comparison | None = None
 
 
 class Offset(Struct, frozen=True, array_like=True):
@@ -253,6 +279,19 @@ class IncidentChange(Event, frozen=True, kw_only=True, tag="kerbwatch.incident-c
     what: str
 
 
+class Candidate(Struct, frozen=True, kw_only=True):
+    """A model on its way into service (paper 4.6, staged deployment).
+
+    SHADOW: judges every frame beside the serving model, and its answer is only compared. CANARY: serves the cameras whose
+    `rollout_share(rollout_id, camera_id)` is below `share`; the others keep the serving model.
+    """
+
+    weights_digest: Digest
+    phase: RolloutPhase
+    share: Share
+    rollout_id: str
+
+
 class ModelState(Event, frozen=True, kw_only=True, tag="kerbwatch.model-state"):
     """The weights that every worker must serve a context with (compacted: the last one counts).
 
@@ -265,6 +304,7 @@ class ModelState(Event, frozen=True, kw_only=True, tag="kerbwatch.model-state"):
     reference_digest: Digest
     decision_id: str
     reason: str
+    candidate: Candidate | None = None
 
 
 class QuarantineOrder(Event, frozen=True, kw_only=True, tag="kerbwatch.quarantine-order"):

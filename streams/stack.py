@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from inference.registry import Registry, shipped
+from inference.provenance.registry import Registry, shipped
 from infra import certificates, clients, kafka, supervise
 from infra.cli import show_all
 from infra.db import migrate, open_database

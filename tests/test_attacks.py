@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.attacks import fgsm, fgsm_batch, pgd
-from inference.network import CspNano, to_bytes
-from inference.targets import draw, losses
+from inference.attacks.gradient import fgsm, fgsm_batch, pgd
+from inference.networks.csp_nano import CspNano, to_bytes
+from inference.networks.targets import draw, losses
 from streams.errors import BadInput
 from streams.sources.base import Person, Picture
 

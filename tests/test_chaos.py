@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from typer.testing import CliRunner
 
-from inference.attacks import fgsm
-from inference.intake import Intake
-from inference.network import CspNano
+from inference.attacks.gradient import fgsm
+from inference.networks.csp_nano import CspNano
+from inference.service.intake import Intake
 from infra.keys import camera_key, verify_frame
 from infra.settings import Settings
 from streams import codec

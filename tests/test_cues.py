@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 import inference
 from detectors import catalogue
 from detectors.base import Observation, Status
-from inference import cues
-from inference.attacks import fgsm
-from inference.registry import Registry, read_card
-from inference.serving import load
+from inference.attacks.gradient import fgsm
+from inference.provenance.registry import Registry, read_card
+from inference.service import cues
+from inference.service.serving import load
 from streams.events import Box
 from streams.sources.base import Picture
 from streams.sources.street import Street
 
 
 def view(heat: NDArray[np.float32], boxes: tuple[Box, ...] = ()) -> SimpleNamespace:
-    """A model's view, as `inference.serving.View`."""
+    """A model's view, as `inference.service.serving.View`."""
     return SimpleNamespace(boxes=boxes, heat=heat, embedding=np.array([0.25, -1.5], np.float32))
 
 

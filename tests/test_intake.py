@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inference.intake import MAX_PIXELS, Intake, decode_picture
-from inference.refusals import STRANGER, Refusals
+from inference.service.intake import MAX_PIXELS, Intake, decode_picture
+from inference.service.refusals import STRANGER, Refusals
 from streams import codec
 from streams.codec import Message
 from streams.errors import BadInput, Refusal

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.network import CspNano, Maps, SameConv, from_bytes, to_bytes
-from inference.targets import ASPECT, Targets, decode, draw, losses, stack
+from inference.networks.csp_nano import CspNano, Maps, SameConv, from_bytes, to_bytes
+from inference.networks.targets import ASPECT, Targets, decode, draw, losses, stack
 from infra.settings import Settings
 from streams.errors import BadInput, BrokenContract
 from streams.sources.base import Person

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from inference.network import CspNano
-from inference.pretrained import NOTICE, fill, graph_file, read_constants
+from inference.networks.csp_nano import CspNano
+from inference.networks.pretrained import NOTICE, fill, graph_file, read_constants
 from streams.errors import BrokenContract, Tampered, Unavailable
 
 

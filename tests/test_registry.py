@@ -6,8 +6,8 @@ import msgspec
 import pytest
 import torch
 
-from inference.network import CspNano, to_bytes
-from inference.registry import Card, Registry, digest_of, read_card, shipped
+from inference.networks.csp_nano import CspNano, to_bytes
+from inference.provenance.registry import Card, Registry, digest_of, read_card, shipped
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Context, Mode
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from inference.attacks import fgsm
-from inference.quality import measure
-from inference.registry import Registry, shipped
-from inference.serving import EMBEDDING, Served, View, load
+from inference.attacks.gradient import fgsm
+from inference.measure.quality import measure
+from inference.provenance.registry import Registry, shipped
+from inference.service.serving import EMBEDDING, Served, View, load
 from infra.settings import Settings
 from streams.errors import BadInput, BrokenContract, Unavailable
 from streams.events import Context, Mode

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from inference.network import CspNano, from_bytes
-from inference.quality import measure
-from inference.samples import Sample, crop, shaped, split
-from inference.train import PRESETS, Pools, Progress, TrainSettings, batch, plot, run
+from inference.measure.quality import measure
+from inference.networks.csp_nano import CspNano, from_bytes
+from inference.training.samples import Sample, crop, shaped, split
+from inference.training.train import PRESETS, Pools, Progress, TrainSettings, batch, plot, run
 from streams.errors import BadInput
 from streams.events import Box
 
@@ -40,7 +40,7 @@ def trained(folder: Path, pools: Pools, settings: TrainSettings = TINY, stop_at:
 
 
 def test_a_run_killed_half_way_ends_as_an_unbroken_one(tmp_path: Path, pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference.train._EVERY", 2)
+    monkeypatch.setattr("inference.training.train._EVERY", 2)
     whole = trained(tmp_path / "whole", pools)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "killed", pools, stop_at=3)

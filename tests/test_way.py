@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from inference.intake import Intake
-from inference.judge import Judge, Sampler
-from inference.serving import View
-from inference.worker import Clients, Worker
+from inference.service.intake import Intake
+from inference.service.judge import Judge, Sampler
+from inference.service.serving import View
+from inference.service.worker import Clients, Worker
 from infra import supervise
 from infra.clients import consumer, producer
 from infra.keys import camera_key, verify_frame

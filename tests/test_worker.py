@@ -13,10 +13,10 @@ import pytest
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from inference.intake import Intake
-from inference.judge import Judge, Sampler
-from inference.serving import View
-from inference.worker import Clients, Worker
+from inference.service.intake import Intake
+from inference.service.judge import Judge, Sampler
+from inference.service.serving import View
+from inference.service.worker import Clients, Worker
 from infra.metrics import Metrics, Service
 from streams import codec, topics
 from streams.camera import encode

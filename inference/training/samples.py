@@ -9,7 +9,7 @@ Source: Penn-Fudan (Wang et al., ACCV 2007), PASCAL 1.00 text annotations, corne
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from inference.targets import ASPECT
+from inference.networks.csp_nano import GREY
+from inference.networks.targets import ASPECT
 from streams.errors import BadInput, Unavailable
 from streams.events import Context
 from streams.sources.base import Person, Picture
@@ -26,15 +27,19 @@ from streams.sources.street import Street
 
 PHOTOGRAPHS = "penn-fudan"
 """The pool of real photographs."""
-GREY = 127
-"""What lies outside a picture: the network's zero."""
+SQUARE, ROAD = "contexts/urban_vtest_480x360.avi", "contexts/highway_solidWhiteRight_960x540.mp4"
+"""Real footage in the shared data: a square seen from above with people, and a road without any."""
+SQUARE_PEOPLE = "mot_streams/PETS09-S2L1.det.txt"
+"""A published detector's boxes in SQUARE, frame by frame: the pseudo-labels. In pixels of the original, 768 wide."""
 SMALLEST_PX = 20.0
 """Shorter people are ignored in training and measuring."""
 
 _BOX = re.compile(r"\(Xmin, Ymin\) - \(Xmax, Ymax\) : \((\d+), (\d+)\) - \((\d+), (\d+)\)")
+_SQUARE_WIDTH_PX = 768.0
+_SURE = 0.8  # pseudo-labels with a lower score are ignored people
 _SEEN = 0.4  # a person of whom others or cars leave less to be seen is ignored
 _SHOWN = 0.6  # a person of whom less is left in a crop is ignored
-_REACH = (0.16, 0.85)  # a person's height in a crop, as shares of the crop's height
+_REACH = (0.09, 0.85)  # a person's height in a crop, as shares of the crop's height
 _SCALES = (0.12, 1.7)
 _MOSAIC = 0.3  # share of crops put together from four
 _BACKED = 0.8  # share of crops whose outside is a picture without people, not grey
@@ -71,6 +76,28 @@ def penn_fudan(folder: Path) -> list[Sample]:
         people = tuple(shaped((x1 - 1.0, y1 - 1.0, x2 - x1 + 1.0, y2 - y1 + 1.0)) for x1, y1, x2, y2 in corners)
         samples.append(Sample(PHOTOGRAPHS, note.stem, np.ascontiguousarray(picture[:, :, ::-1], np.uint8), people))
     return samples
+
+
+def footage(shared_data: Path, frames: range) -> list[Sample]:
+    """Frames of the real square, with people where a published detector saw them (pseudo-labels, checked by eye).
+
+    Boxes that it was less sure of are ignored people. Raises Unavailable if the footage is not there.
+    """
+    rows = np.loadtxt(_there(shared_data / SQUARE_PEOPLE), delimiter=",")
+    samples = []
+    for number, picture in _frames(shared_data / SQUARE, frames):
+        scale = picture.shape[1] / _SQUARE_WIDTH_PX
+        found = rows[rows[:, 0] == number + 1]  # the list counts frames from 1
+        people = tuple(
+            shaped((row[2] * scale, row[3] * scale, row[4] * scale, row[5] * scale), ignore=row[6] < _SURE) for row in found
+        )
+        samples.append(Sample("square", f"square-{number}", picture, people))
+    return samples
+
+
+def empty_road(shared_data: Path, frames: range) -> list[Sample]:
+    """Frames of the real road, on which nobody is. Raises Unavailable if the footage is not there."""
+    return [Sample("road", f"road-{number}", picture, ()) for number, picture in _frames(shared_data / ROAD, frames)]
 
 
 def streets(context: Context, weather: Weather, seeds: Sequence[int], shots: Sequence[int]) -> list[Sample]:
@@ -167,6 +194,26 @@ def weathered(rng: Generator, picture: Picture) -> Picture:
         _, data = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))])
         out = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.uint8)
     return out
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise Unavailable(f"{path} is not there; set KERBWATCH_SHARED_DATA to the folder that holds {path.parent.name}/")
+    return path
+
+
+def _frames(path: Path, wanted: range) -> Iterator[tuple[int, Picture]]:
+    """(number from 0, RGB picture) of the wanted frames of a video."""
+    capture = cv2.VideoCapture(str(_there(path)))
+    try:
+        for number in range(wanted.stop):
+            done, frame = capture.read()
+            if not done:
+                raise BadInput(f"{path} ends before frame {number}; fetch it again")
+            if number in wanted:
+                yield number, np.ascontiguousarray(frame[:, :, ::-1], np.uint8)
+    finally:
+        capture.release()
 
 
 def _outside(rng: Generator, backdrops: Sequence[Picture], height: int, width: int) -> Picture:

@@ -2,8 +2,8 @@
 
 It decides the settings of the two shipped models and carries out a run: seeded, resumable after a kill, stopped by a loss that is
 not finite before the optimizer moves. It refuses to publish: a finished run is a folder with weights, curves and settings, and
-`inference.registry` takes it from there with a card. A batch is a pure function of (seed, step), so a resumed run sees what an
-unbroken one would. No topic feeds it.
+`inference.provenance.registry` takes it from there with a card. A batch is a pure function of (seed, step), so a resumed run sees
+what an unbroken one would. No topic feeds it.
 
 Source: paper 5.1.3 and Algorithm 1 (PGD adversarial training, strength eps_AT), here mixed with clean pictures; CSP section 3.4 for
 the losses; averaged weights as CSP trains them (Tarvainen and Valpola 2017); one-cycle learning rate (Smith 2018).
@@ -29,11 +29,11 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from inference.attacks import raise_loss
-from inference.network import Bottleneck, CspNano, from_bytes, to_bytes
-from inference.pretrained import fill, graph_file, read_constants
-from inference.samples import Sample, crop, penn_fudan, split, streets, weathered
-from inference.targets import Targets, draw, losses, stack
+from inference.attacks.gradient import raise_loss
+from inference.networks.csp_nano import Bottleneck, CspNano, from_bytes, to_bytes
+from inference.networks.pretrained import fill, graph_file, read_constants
+from inference.networks.targets import Targets, draw, losses, stack
+from inference.training.samples import Sample, crop, empty_road, footage, penn_fudan, split, streets, weathered
 from infra.settings import read_settings
 from streams.errors import BadInput, KerbwatchError
 from streams.events import Context
@@ -42,6 +42,8 @@ from streams.sources.scenery import Weather
 
 HELD_OUT, SPLIT_SEED = 30, 7
 """How many Penn-Fudan pictures no training sees, and the seed that picks them."""
+SQUARE_FRAMES, ROAD_FRAMES = range(0, 400, 4), range(0, 110, 4)
+"""Real footage trained on; figures use the second half."""
 STREET_SEEDS = range(1000, 1030)
 """Synthetic places trained on; demonstrations and figures use others."""
 
@@ -66,8 +68,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     frozen_blocks: int = 3
     """So many blocks (and the stem) keep their pretrained weights."""
     averaging: float = 0.995
-    shares: tuple[float, float, float] = (0.42, 0.40, 0.18)
-    """Of crops from Penn-Fudan, urban streets, highways."""
+    shares: tuple[float, float, float, float, float] = (0.44, 0.14, 0.26, 0.06, 0.10)
+    """Of crops from photographs, the real square, urban streets, highways, the real road."""
     eps_levels: float = 0.0
     """Strongest attack trained against (the paper's eps_AT); each crop gets a strength of its own up to it. 0: none."""
     least_levels: float = 0.0
@@ -78,7 +80,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PRESETS = {
-    "csp-nano": TrainSettings(model="csp-nano", seed=20, steps=1800),
+    "csp-nano": TrainSettings(model="csp-nano", seed=20, steps=3200),
     "csp-nano-safe-1": TrainSettings(
         model="csp-nano-safe-1",
         seed=21,
@@ -112,7 +114,7 @@ PRESETS = {
 class Pools:
     """What crops are made from; `backdrops` are pictures without people."""
 
-    groups: tuple[Sequence[Sample], Sequence[Sample], Sequence[Sample]]
+    groups: tuple[Sequence[Sample], ...]
     backdrops: Sequence[Picture]
 
 
@@ -136,7 +138,9 @@ def training_pools(shared_data: Path) -> Pools:
         seeds = [seed + 100 * number for seed in STREET_SEEDS]
         urban += streets(Context.URBAN, weather, seeds, _SHOTS)
         highway += streets(Context.HIGHWAY, weather, seeds[:15], _SHOTS)
-    return Pools((photographs, urban, highway), [one.picture for one in highway if not one.people])
+    square, road = footage(shared_data, SQUARE_FRAMES), empty_road(shared_data, ROAD_FRAMES)
+    backdrops = [one.picture for one in highway if not one.people] + [one.picture for one in road]
+    return Pools((photographs, square, urban, highway, road), backdrops)
 
 
 def batch(settings: TrainSettings, pools: Pools, step: int) -> tuple[Tensor, Targets]:
@@ -275,7 +279,7 @@ def train(
 
 
 def _one(rng: Generator, settings: TrainSettings, pools: Pools) -> Sample:
-    group = pools.groups[int(rng.choice(3, p=settings.shares))]
+    group = pools.groups[int(rng.choice(len(pools.groups), p=settings.shares))]
     return crop(rng, group, pools.backdrops, settings.height_px, settings.width_px)
 
 

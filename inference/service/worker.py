@@ -19,11 +19,11 @@ import structlog
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
-from inference.intake import Accepted, Intake
-from inference.judge import Judge, Network, Sampler
-from inference.refusals import Refusals
-from inference.registry import Registry
-from inference.serving import load as load_served
+from inference.provenance.registry import Registry
+from inference.service.intake import Accepted, Intake
+from inference.service.judge import Judge, Network, Sampler
+from inference.service.refusals import Refusals
+from inference.service.serving import load as load_served
 from infra.clients import consumer, producer
 from infra.keys import verify_frame
 from infra.metrics import BATCH, Metrics
@@ -242,7 +242,7 @@ class Worker:
 def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Callable[[str], Network] | None = None) -> None:
     """Be an inference worker as the settings say, until `stop` is set. Raises Unavailable without a broker.
 
-    `load` opens weights by digest; the registry's, served as `inference.serving` does, if not given.
+    `load` opens weights by digest; the registry's, served as `inference.service.serving` does, if not given.
     """
     role, source = Role.INFERENCE, f"inference/{settings.worker_id}"
     clients = Clients(

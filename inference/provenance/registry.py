@@ -23,7 +23,7 @@ from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Context, Digest, Mode, Share
 
 if TYPE_CHECKING:
-    from inference.network import CspNano
+    from inference.networks.csp_nano import CspNano
 
 _WEIGHTS, _CARD = "weights.safetensors", "card.json"
 _NAME_LENGTH = 64
@@ -59,7 +59,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """Cells of the centre map that say more than this are people, in serving."""
     data: str
     settings: msgspec.Raw
-    """The run's settings as JSON (`inference.train.TrainSettings`)."""
+    """The run's settings as JSON (`inference.training.train.TrainSettings`)."""
     commands: tuple[str, ...]
     """What was run to make and to measure it."""
     figures: tuple[Figure, ...]
@@ -197,6 +197,6 @@ def _entry(registry: Registry, digest: str) -> bool:
 
 
 def _opened(data: bytes) -> "CspNano":
-    from inference.network import from_bytes  # noqa: PLC0415 - torch takes seconds; most who use the registry need none of it
+    from inference.networks.csp_nano import from_bytes  # noqa: PLC0415 - torch takes seconds; most who use the registry need none of it
 
     return from_bytes(data)

@@ -1,9 +1,10 @@
 """White-box evasion: pictures changed within a bound so that the detector errs - FGSM in one step, PGD in several.
 
 Used by the red team (chaos producer), by adversarial training and by the robustness figures, always on a copy: neither the
-network's weights nor the given picture change, and no gradient is left behind. Untargeted: the loss of `inference.targets` is
-raised against given people, or against what the network itself believes. Deterministic. Nothing here decides whether a picture was
-attacked; that is the detectors'. Attacked pictures enter on the topic `frames`, like any other.
+network's weights nor the given picture change, and no gradient is left behind. Untargeted: the loss of
+`inference.networks.targets` is raised against given people, or against what the network itself believes. Deterministic. Nothing
+here decides whether a picture was attacked; that is the detectors'. Attacked pictures enter on the topic `frames`, like any
+other.
 
 Source: FGSM, Goodfellow et al., ICLR 2015; PGD, Madry et al., ICLR 2018; paper 5.1.2 (attacks), Algorithm 1 (in training).
 """
@@ -15,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from inference.network import GRAIN, CspNano
-from inference.samples import GREY
-from inference.targets import Targets, decode, draw, losses, stack
+from inference.networks.csp_nano import GRAIN, GREY, CspNano
+from inference.networks.targets import Targets, decode, draw, losses, stack
 from streams.errors import BadInput, BrokenContract
 from streams.sources.base import Person, Picture
 

@@ -1,9 +1,10 @@
 """Serves one verified model: same-sized pictures in, people, centre maps and embeddings out.
 
-It decides where a person is (the card's threshold, suppression in `inference.targets`) and nothing else; which model serves is
-told to it, and weights that do not verify are not loaded. On a CPU the network runs as an ONNX graph in onnxruntime, about three
-times as fast as torch; on CUDA it runs in torch. Both are the same network: the graph is exported from the verified weights on
-loading and compared with it before the first picture. Fed by the topic `frames` through the worker; its views become `detections`.
+It decides where a person is (the card's threshold, suppression in `inference.networks.targets`) and nothing else; which model
+serves is told to it, and weights that do not verify are not loaded. On a CPU the network runs as an ONNX graph in onnxruntime,
+about three times as fast as torch; on CUDA it runs in torch. Both are the same network: the graph is exported from the verified
+weights on loading and compared with it before the first picture. Fed by the topic `frames` through the worker; its views become
+`detections`.
 
 Source: CSP section 3.4 and upstream's decoding for the boxes; ONNX opset 17; random sign projections (Achlioptas 2003).
 """
@@ -20,10 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inference.network import GRAIN, STRIDE, CspNano
-from inference.registry import Registry
-from inference.samples import GREY
-from inference.targets import decode
+from inference.networks.csp_nano import GRAIN, GREY, STRIDE, CspNano
+from inference.networks.targets import decode
+from inference.provenance.registry import Registry
 from streams.errors import BadInput, BrokenContract, Unavailable
 from streams.events import Box
 from streams.sources.base import Picture

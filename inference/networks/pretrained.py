@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inference.network import Backbone, Bottleneck, ConvNorm
+from inference.networks.csp_nano import Backbone, Bottleneck, ConvNorm
 from streams.errors import BrokenContract, Tampered, Unavailable
 
 SHA256 = "7a23982e5825c809853351c9c3e7f7dc05891513ad79b4eded4eea93198cc47a"

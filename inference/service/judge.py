@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from inference import cues
-from inference.intake import Accepted
-from inference.serving import View
+from inference.service import cues
+from inference.service.intake import Accepted
+from inference.service.serving import View
 from streams.errors import BrokenContract
 from streams.events import Context, Detections, InputScores, ModelState, Timings, event_id
 from streams.sources.base import Picture
@@ -52,7 +52,7 @@ class Sampler:
 
 
 class Network(Protocol):
-    """What judges: pictures of one size in, one view each out (`inference.serving.Served`)."""
+    """What judges: pictures of one size in, one view each out (`inference.service.serving.Served`)."""
 
     def look(self, pictures: Sequence[Picture]) -> list[View]:
         """Views in the order of the pictures (H x W x 3, RGB, 0..255)."""

@@ -19,21 +19,21 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from inference.attacks import fgsm, pgd
-from inference.network import CspNano, from_bytes
-from inference.pretrained import NOTICE
-from inference.quality import IOU, measure
-from inference.registry import Card, Figure, Registry, digest_of, read_card, write_card
-from inference.samples import PHOTOGRAPHS, Sample, halved, penn_fudan, split, streets
-from inference.serving import Served, load
-from inference.train import HELD_OUT, SPLIT_SEED, STREET_SEEDS
+from inference.attacks.gradient import fgsm, pgd
+from inference.measure.quality import IOU, measure
+from inference.networks.csp_nano import CspNano, from_bytes
+from inference.networks.pretrained import NOTICE
+from inference.provenance.registry import Card, Figure, Registry, digest_of, read_card, write_card
+from inference.service.serving import Served, load
+from inference.training.samples import PHOTOGRAPHS, Sample, halved, penn_fudan, split, streets
+from inference.training.train import HELD_OUT, SPLIT_SEED, STREET_SEEDS
 from infra.settings import read_settings
 from streams.errors import BadInput, KerbwatchError
 from streams.events import Box, Context, Mode
 from streams.sources.base import Picture
 from streams.sources.scenery import Weather
 
-FOLDER = Path(__file__).parent / "weights"
+FOLDER = Path(__file__).parents[1] / "weights"
 """Where shipped models live in the repository."""
 THRESHOLDS = {"csp-nano": 0.4, "csp-nano-safe": 0.3}
 """Serving threshold of each shipped model; adversarial training makes a model less sure of everything, so its is lower."""
@@ -97,7 +97,7 @@ def draft(model: str, run: Path, parent: str | None, notes: str) -> Card:
         digest=digest_of((run / "weights.safetensors").read_bytes()),
         mode=Mode.NORMAL if parent is None else Mode.SAFE,
         contexts=tuple(Context),
-        architecture="csp-nano: centre-and-scale head on MobileNetV2 at strides 4, 8, 16, 32 (inference/network.py)",
+        architecture="csp-nano: centre-and-scale head on MobileNetV2 at strides 4, 8, 16, 32 (inference/networks/csp_nano.py)",
         parent=parent,
         threshold=THRESHOLDS[model],
         data=(

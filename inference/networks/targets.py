@@ -4,8 +4,8 @@ Pure arithmetic on arrays: it knows no network, no file and no time. People are 
 height with a fixed aspect of 0.41, so a box's width follows from its height, and a person is one cell, its middle. The serving and
 the training side of the detector share this module, so that what is learnt is what is read. Boxes leave on the topic `detections`.
 
-Shapes: h x w cells of 4 px (`inference.network`); N maps stacked. Source: CSP (Liu et al., CVPR 2019) sections 3.2-3.4; the
-numbers are checked against upstream's own on two real crops (tests/test_network.py).
+Shapes: h x w cells of 4 px (`inference.networks.csp_nano`); N maps stacked. Source: CSP (Liu et al., CVPR 2019) sections 3.2-3.4;
+the numbers are checked against upstream's own on two real crops (tests/test_network.py).
 """
 
 import math
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from inference.network import STRIDE, Maps
+from inference.networks.csp_nano import STRIDE, Maps
 from streams.events import Box
 from streams.sources.base import Person
 

@@ -19,7 +19,7 @@ from streams.events import Features
 from streams.sources.base import Picture
 
 if TYPE_CHECKING:
-    from inference.serving import View
+    from inference.service.serving import View
 
 _LUMA_WIDTH_PX = 320
 _LAPLACIAN_MOST = 4 * 255.0

@@ -1,9 +1,10 @@
 """CSP-nano: where is the middle of a person, and how tall is that person, at every fourth pixel.
 
-It maps pixels to maps and decides nothing: thresholds and boxes are `inference.targets`', weights come from `inference.registry`.
-A MobileNetV2 up to its last bottleneck (the 1280-channel layer is left out) feeds a light top-down head. TensorFlow's SAME padding
-and its batch-norm epsilon are kept, because the pretrained weights (`inference.pretrained`) were made with them: torch's symmetric
-padding moves every feature by a pixel. Worked on by the inference worker, for frames of the topic `frames`.
+It maps pixels to maps and decides nothing: thresholds and boxes are `inference.networks.targets`', weights come from
+`inference.provenance.registry`. A MobileNetV2 up to its last bottleneck (the 1280-channel layer is left out) feeds a light top-down
+head. TensorFlow's SAME padding and its batch-norm epsilon are kept, because the pretrained weights
+(`inference.networks.pretrained`) were made with them: torch's symmetric padding moves every feature by a pixel. Worked on by the
+inference worker, for frames of the topic `frames`.
 
 Shapes (N pictures of H x W pixels, both multiples of 32; c = channels):
 
@@ -35,6 +36,8 @@ from streams.errors import BadInput, BrokenContract
 
 STRIDE = 4
 """Pixels a cell of the output maps, in both directions."""
+GREY = 127
+"""What lies outside a picture: the network's zero."""
 GRAIN = 32
 """Picture sides must be multiples of this."""
 PRIOR = 0.01
@@ -175,7 +178,7 @@ class CspNano(nn.Module):
         """N x 3 x H x W, RGB, 0..255, to `Maps`.
 
         Raises:
-            BrokenContract: if a side is no multiple of 32; pad first (`inference.serving` does).
+            BrokenContract: if a side is no multiple of 32; pad first (`inference.service.serving` does).
         """
         height, width = (int(side) for side in pictures.shape[2:])
         if height % GRAIN or width % GRAIN:
