@@ -74,7 +74,7 @@ _LATE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_
 @app.command(context_settings=_LATE)
 def train(context: typer.Context) -> None:
     """Train a model, or go on with a run that was stopped. Example: `kerbwatch train --model csp-nano`."""
-    from inference.training.train import train as command
+    from inference.training.cli import train as command
 
     _call(command, context)
 

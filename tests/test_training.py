@@ -7,15 +7,23 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from inference.measure.quality import measure
-from inference.networks.csp_nano import CspNano, from_bytes
+from inference.networks.csp_nano import CspNano, from_bytes, to_bytes
+from inference.training.curves import plot
+from inference.training.defences import Defences, EarlyStopping, cutmix
+from inference.training.pools import GROUPS, Pools, batch
 from inference.training.samples import Sample, crop, shaped, split
-from inference.training.train import PRESETS, Pools, Progress, TrainSettings, batch, plot, run
+from inference.training.train import PRESETS, Progress, TrainSettings, run
 from streams.errors import BadInput
 from streams.events import Box
 
-TINY = TrainSettings(model="tiny", seed=4, steps=4, batch=2, height_px=64, width_px=96, half=False, frozen_blocks=0)
+TINY = TrainSettings(
+    model="tiny", seed=4, steps=4, batch=2, height_px=64, width_px=96, half=False, frozen_blocks=0, epoch=2, shares=(0.5, 0.3, 0.2)
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +47,90 @@ def trained(folder: Path, pools: Pools, settings: TrainSettings = TINY, stop_at:
     return run(settings, pools, CspNano(), folder, threads=1, report=watch).read_bytes()
 
 
-def test_a_run_killed_half_way_ends_as_an_unbroken_one(tmp_path: Path, pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference.training.train._EVERY", 2)
+def test_a_run_killed_half_way_ends_as_an_unbroken_one(tmp_path: Path, pools: Pools) -> None:
     whole = trained(tmp_path / "whole", pools)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "killed", pools, stop_at=3)
     assert trained(tmp_path / "killed", pools) == whole
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "curves.jsonl").read_text().splitlines()]
     assert steps == list(range(4))
-    assert plot(tmp_path / "killed").stat().st_size > 1000
+    assert plot(tmp_path / "killed" / "curves.jsonl").stat().st_size > 1000
     assert isinstance(from_bytes(whole), CspNano)
 
 
 def test_adversarial_training_takes_its_steps_too(tmp_path: Path, pools: Pools) -> None:
-    assert trained(tmp_path, pools, msgspec.structs.replace(TINY, steps=2, eps_levels=8.0, half=True))
+    assert trained(tmp_path, pools, msgspec.structs.replace(TINY, steps=2, defences=Defences(eps_at=0.03), half=True))
+
+
+SECMLOPS = Defences(cutmix=0.5, patience=9, eps_at=0.02, alpha=0.5)
+
+
+def test_all_defences_together_resume_as_if_unbroken(tmp_path: Path, pools: Pools) -> None:
+    settings = msgspec.structs.replace(TINY, steps=8, defences=SECMLOPS)
+
+    def judge(network: nn.Module) -> float:
+        return sum(weight.abs().sum().item() for weight in network.parameters())
+
+    def go(folder: Path, stop_at: int | None = None) -> bytes:
+        def watch(at: Progress) -> None:
+            if at.step == stop_at:
+                raise KeyboardInterrupt
+
+        torch.manual_seed(settings.seed)
+        return run(settings, pools, CspNano(), folder, threads=1, report=watch, validate=judge).read_bytes()
+
+    whole = go(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "killed", stop_at=7)
+    assert go(tmp_path / "killed") == whole
+
+
+def test_early_stopping_keeps_the_best_epoch_and_ends_the_run(tmp_path: Path, pools: Pools) -> None:
+    settings = msgspec.structs.replace(TINY, steps=20, defences=Defences(patience=2))
+    seen: list[bytes] = []
+
+    def judge(network: nn.Module) -> float:
+        seen.append(to_bytes(network))
+        return (0.5, 0.2, 0.3, 0.25, 0.1)[len(seen) - 1]
+
+    torch.manual_seed(1)
+    weights = run(settings, pools, CspNano(), tmp_path, threads=1, report=lambda _: None, validate=judge).read_bytes()
+    assert len(seen) == 4
+    assert weights == seen[1]
+
+
+def test_a_patience_without_validation_is_refused(tmp_path: Path, pools: Pools) -> None:
+    with pytest.raises(BadInput, match="needs a validation"):
+        trained(tmp_path, pools, msgspec.structs.replace(TINY, defences=Defences(patience=1)))
+
+
+@given(scores=st.lists(st.floats(0, 1), min_size=1, max_size=30), patience=st.integers(1, 5))
+def test_early_stopping_stops_after_that_many_epochs_without_a_better_one(scores: list[float], patience: int) -> None:
+    stopping = EarlyStopping(patience=patience)
+    for epoch, score in enumerate(scores):
+        over = stopping.seen(epoch, score)
+        assert stopping.best == min(scores[: epoch + 1])
+        assert over == (epoch - scores.index(stopping.best) >= patience)
+        if over:
+            break
+
+
+def test_cutmix_moves_pixels_and_truth_together(pools: Pools) -> None:
+    pictures, targets = batch(pools, TINY.shares, (2, 64, 96), (4, 0))
+    mixed, truth = cutmix(np.random.default_rng(3), pictures, targets)
+    came = (mixed != pictures).any(1)
+    assert came.any()
+    inside = came.reshape(2, 16, 4, 24, 4).any(4).any(2)
+    for n in range(2):
+        for new, old in zip(truth, targets, strict=True):
+            assert torch.equal(new[n][:, ~inside[n]], old[n][:, ~inside[n]])
+            assert torch.equal(new[n][:, inside[n]], old[1 - n][:, inside[n]])
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_move(tmp_path: Path, pools: Pools) -> None:
     network = CspNano()
     with torch.no_grad():
-        network.out.bias[1] = float("nan")
+        network.out.bias[0] = float("nan")
     before = network.out.weight.clone()
     with pytest.raises(BadInput, match="step 0: the loss is nan"):
         run(TINY, pools, network, tmp_path, threads=1, report=lambda _: None)
@@ -72,8 +144,12 @@ def test_a_folder_of_another_run_is_not_overwritten(tmp_path: Path, pools: Pools
 
 
 def test_a_batch_is_known_by_seed_and_step(pools: Pools) -> None:
-    assert torch.equal(batch(TINY, pools, 3)[0], batch(TINY, pools, 3)[0])
-    assert not torch.equal(batch(TINY, pools, 3)[0], batch(TINY, pools, 4)[0])
+    def pictures(step: int) -> Tensor:
+        return batch(pools, TINY.shares, (2, 64, 96), (4, step))[0]
+
+    assert torch.equal(pictures(3), pictures(3))
+    assert not torch.equal(pictures(3), pictures(4))
+    assert {len(preset.shares) for preset in PRESETS.values()} == {len(GROUPS)}
     assert {preset.height_px % 32 + preset.width_px % 32 for preset in PRESETS.values()} == {0}
 
 

@@ -25,8 +25,8 @@ from inference.networks.csp_nano import CspNano, from_bytes
 from inference.networks.pretrained import NOTICE
 from inference.provenance.registry import Card, Figure, Registry, digest_of, read_card, write_card
 from inference.service.serving import Served, load
+from inference.training.pools import HELD_OUT, SPLIT_SEED, STREET_SEEDS
 from inference.training.samples import PHOTOGRAPHS, Sample, halved, penn_fudan, split, streets
-from inference.training.train import HELD_OUT, SPLIT_SEED, STREET_SEEDS
 from infra.settings import read_settings
 from streams.errors import BadInput, KerbwatchError
 from streams.events import Box, Context, Mode
@@ -39,10 +39,7 @@ THRESHOLDS = {"csp-nano": 0.4, "csp-nano-safe": 0.3}
 """Serving threshold of each shipped model; adversarial training makes a model less sure of everything, so its is lower."""
 MADE_BY = {
     "csp-nano": ("kerbwatch train --model csp-nano",),
-    "csp-nano-safe": (
-        "kerbwatch train --model csp-nano-safe-1 --parent inference/weights/csp-nano.safetensors",
-        "kerbwatch train --model csp-nano-safe --parent var/training/csp-nano-safe-1/weights.safetensors",
-    ),
+    "csp-nano-safe": ("kerbwatch train --model csp-nano-safe --parent inference/weights/csp-nano.safetensors",),
 }
 """The runs behind each shipped model, in order."""
 

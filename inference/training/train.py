@@ -1,64 +1,52 @@
-"""Trains CSP-nano: the normal model from real pedestrian weights, the safe-mode model adversarially from the normal one.
+"""Trains a centre-and-scale detector, with any of the paper's defences or none.
 
-It decides the settings of the two shipped models and carries out a run: seeded, resumable after a kill, stopped by a loss that is
-not finite before the optimizer moves. It refuses to publish: a finished run is a folder with weights, curves and settings, and
-`inference.provenance.registry` takes it from there with a card. A batch is a pure function of (seed, step), so a resumed run sees
-what an unbroken one would. No topic feeds it.
+It decides the settings of the shipped models and carries out a run: seeded, resumable after a kill, stopped by a loss that is not
+finite before the optimizer moves. It refuses to publish: a finished run is a folder with weights, curves and settings, and
+`inference.lifecycle.publish` takes it from there. A batch is a pure function of (seed, step), so a resumed run sees what an
+unbroken one would. No topic feeds it.
 
-Source: paper 5.1.3 and Algorithm 1 (PGD adversarial training, strength eps_AT), here mixed with clean pictures; CSP section 3.4 for
-the losses; averaged weights as CSP trains them (Tarvainen and Valpola 2017); one-cycle learning rate (Smith 2018).
+Epoch rule: with early stopping the weights of the best epoch by validation are kept, else those of the last step; both are
+averaged over steps, as CSP trains them.
+
+Source: paper 5.1.3, 5.1.4 and Algorithm 1; CSP (Liu et al., CVPR 2019) section 3.4 for the losses; averaged weights as CSP trains
+them (Tarvainen and Valpola 2017); one-cycle learning rate (Smith 2018).
 """
 
-import json
-import os
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cv2
-import matplotlib as mpl
 import msgspec
 import numpy as np
 import torch
-import typer
-from numpy.random import Generator
-from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from inference.attacks.gradient import raise_loss
-from inference.networks.csp_nano import Bottleneck, CspNano, from_bytes, to_bytes
-from inference.networks.pretrained import fill, graph_file, read_constants
-from inference.networks.targets import Targets, draw, losses, stack
-from inference.training.samples import Sample, crop, empty_road, footage, penn_fudan, split, streets, weathered
-from infra.settings import read_settings
-from streams.errors import BadInput, KerbwatchError
-from streams.events import Context
-from streams.sources.base import Picture
-from streams.sources.scenery import Weather
+from inference.networks.csp_nano import Bottleneck, CspNano, Maps, to_bytes
+from inference.networks.targets import Targets, losses
+from inference.training.curves import append, cut, plot, whole
+from inference.training.defences import Defences, EarlyStopping, attacked, cutmix, distilled, taught
+from inference.training.pools import Pools, batch
+from streams.errors import BadInput
 
-HELD_OUT, SPLIT_SEED = 30, 7
-"""How many Penn-Fudan pictures no training sees, and the seed that picks them."""
-SQUARE_FRAMES, ROAD_FRAMES = range(0, 400, 4), range(0, 110, 4)
-"""Real footage trained on; figures use the second half."""
-STREET_SEEDS = range(1000, 1030)
-"""Synthetic places trained on; demonstrations and figures use others."""
-
-_SHOTS = (0, 70, 140)
 _LARGEST_GRADIENT = 5.0
-_EVERY = 50  # steps between two checkpoints
 _CHECKPOINT, _CURVES, _WEIGHTS, _SETTINGS = "checkpoint.pt", "curves.jsonl", "weights.safetensors", "settings.json"
+_DISTILLING = 0.3  # the last share of a run with distillation
+_CUTMIX_STREAM, _ATTACK_STREAM = 1, 2  # generators of their own, so that one defence does not change another's draws
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One run's settings. Sizes in pixels, `eps_levels` and attack steps in levels of 0..255, shares 0..1."""
+    """One run's settings. Sizes in pixels, shares 0..1; `epoch` is how many steps count as one."""
 
     model: str
     seed: int
     steps: int
+    epoch: int = 50
     batch: int = 8
     height_px: int = 256
     width_px: int = 320
@@ -68,54 +56,26 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     frozen_blocks: int = 3
     """So many blocks (and the stem) keep their pretrained weights."""
     averaging: float = 0.995
-    shares: tuple[float, float, float, float, float] = (0.44, 0.14, 0.26, 0.06, 0.10)
-    """Of crops from photographs, the real square, urban streets, highways, the real road."""
-    eps_levels: float = 0.0
-    """Strongest attack trained against (the paper's eps_AT); each crop gets a strength of its own up to it. 0: none."""
-    least_levels: float = 0.0
-    attack_steps: int = 2
-    attacked_share: float = 0.5
+    shares: tuple[float, ...] = (0.44, 0.14, 0.26, 0.06, 0.10)
+    """Of crops from photographs, the real square, urban streets, highways, the real road (`pools.GROUPS`)."""
+    defences: Defences = Defences()
     half: bool = True
     """Forward and backward in bfloat16 (losses and weights stay float32)."""
 
 
 PRESETS = {
     "csp-nano": TrainSettings(model="csp-nano", seed=20, steps=3200),
-    "csp-nano-safe-1": TrainSettings(
-        model="csp-nano-safe-1",
-        seed=21,
-        steps=900,
-        height_px=224,
-        width_px=288,
-        backbone_rate=4e-4,
-        head_rate=1e-3,
-        frozen_blocks=0,
-        eps_levels=10.0,
-        attacked_share=0.625,
-    ),
     "csp-nano-safe": TrainSettings(
         model="csp-nano-safe",
-        seed=22,
-        steps=850,
-        height_px=224,
-        width_px=288,
+        seed=21,
+        steps=2600,
         backbone_rate=5e-4,
         head_rate=1.5e-3,
         frozen_blocks=0,
-        eps_levels=10.0,
-        least_levels=3.0,
-        attacked_share=0.75,
+        defences=Defences(eps_at=9 / 255),
     ),
 }
-"""The shipped models; the safe one is trained twice, from the normal model and then, against stronger attacks, from the first."""
-
-
-@dataclass(frozen=True)
-class Pools:
-    """What crops are made from; `backdrops` are pictures without people."""
-
-    groups: tuple[Sequence[Sample], ...]
-    backdrops: Sequence[Picture]
+"""The shipped models; the safe one starts from the normal one."""
 
 
 @dataclass(frozen=True)
@@ -128,38 +88,38 @@ class Progress:
     left_s: float
 
 
-def training_pools(shared_data: Path) -> Pools:
-    """Penn-Fudan without the held-out pictures, and streets of all weathers. Takes about a minute of drawing."""
-    photographs, _ = split(penn_fudan(shared_data / "pennfudan"), HELD_OUT, SPLIT_SEED)
-    urban: list[Sample] = []
-    highway: list[Sample] = []
-    for number, weather in enumerate(Weather):
-        # every weather its own places: more of them at the same cost
-        seeds = [seed + 100 * number for seed in STREET_SEEDS]
-        urban += streets(Context.URBAN, weather, seeds, _SHOTS)
-        highway += streets(Context.HIGHWAY, weather, seeds[:15], _SHOTS)
-    square, road = footage(shared_data, SQUARE_FRAMES), empty_road(shared_data, ROAD_FRAMES)
-    backdrops = [one.picture for one in highway if not one.people] + [one.picture for one in road]
-    return Pools((photographs, square, urban, highway, road), backdrops)
-
-
-def batch(settings: TrainSettings, pools: Pools, step: int) -> tuple[Tensor, Targets]:
-    """Pictures (N x 3 x H x W, 0..255, channels last) and targets of one step; the same for the same seed and step."""
-    rng = np.random.default_rng((settings.seed, step))
-    samples = [_one(rng, settings, pools) for _ in range(settings.batch)]
-    pictures = torch.from_numpy(np.stack([weathered(rng, one.picture) for one in samples])).permute(0, 3, 1, 2)
-    targets = stack([draw(one.people, settings.height_px, settings.width_px) for one in samples])
-    return pictures.float().contiguous(memory_format=torch.channels_last), targets
-
-
 def run(
-    settings: TrainSettings, pools: Pools, start: CspNano, folder: Path, *, threads: int, report: Callable[[Progress], None]
+    settings: TrainSettings,
+    pools: Pools,
+    start: CspNano,
+    folder: Path,
+    *,
+    threads: int,
+    report: Callable[[Progress], None],
+    validate: Callable[[nn.Module], float] | None = None,
+    device: str = "cpu",
 ) -> Path:
-    """Train until `settings.steps`; goes on from the folder's checkpoint if there is one. Returns the weights file.
+    """Train until `settings.steps`, or until epochs stop getting better; goes on from the folder's checkpoint if there is one.
+
+    Args:
+        settings: what and how.
+        pools: what to crop from.
+        start: the network to begin with; it is changed.
+        folder: where the run is kept.
+        threads: CPU threads.
+        report: called after each step.
+        validate: a network's miss rate on the validation pictures, lower is better; needed with a patience.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The weights file.
 
     Raises:
-        BadInput: if the folder holds a run with other settings, or the loss is not finite (the weights are those before that step).
+        BadInput: if the folder holds a run with other settings, the loss is not finite (the weights are those before that step),
+            or a patience is set and there is nothing to validate with.
     """
+    if settings.defences.patience and validate is None:
+        raise BadInput("early stopping needs a validation: give `validate`, or no patience")
     folder.mkdir(parents=True, exist_ok=True)
     written = msgspec.json.format(msgspec.json.encode(settings))
     if (folder / _SETTINGS).exists() and (folder / _SETTINGS).read_bytes() != written:
@@ -167,120 +127,111 @@ def run(
     (folder / _SETTINGS).write_bytes(written)
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
-    network = start.to(memory_format=torch.channels_last).train()
-    _freeze(network, settings.frozen_blocks)
-    head = [*network.fuse.parameters(), *network.out.parameters()]
-    body = [weight for weight in network.backbone.parameters() if weight.requires_grad]
-    rates = [settings.backbone_rate, settings.head_rate]
-    optimizer = torch.optim.AdamW([{"params": body}, {"params": head}], lr=settings.head_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=settings.steps, pct_start=0.15)
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging))  # type: ignore[no-untyped-call]
-    kept: dict[str, Any] = {"network": network, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
-    first = 0
-    if (folder / _CHECKPOINT).exists():
-        saved = torch.load(folder / _CHECKPOINT, weights_only=True)
-        for name, part in kept.items():
-            part.load_state_dict(saved[name])
-        first = saved["step"]
-    _cut(folder / _CURVES, first)
+    training = _Training(settings, start, folder, torch.device(device))
+    first = training.resume()
+    cut(folder / _CURVES, first)
     began = time.monotonic()
-    with (folder / _CURVES).open("a", encoding="utf-8") as curves:
-        for step in range(first, settings.steps):
-            pictures, targets = batch(settings, pools, step)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.half):
-                pictures = _attacked(settings, network, pictures, targets, step)
-                found = losses(network(pictures), targets)
-            loss = found.total
-            if not torch.isfinite(loss):
-                raise BadInput(f"step {step}: the loss is {loss.item()}; nothing was changed. Lower the rates and start again")
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
-            optimizer.step()
-            schedule.step()
-            averaged.update_parameters(network)
-            left_s = (time.monotonic() - began) / (step - first + 1) * (settings.steps - step - 1)
-            parts = {name: round(value.item(), 5) for name, value in found._asdict().items()}
-            curves.write(json.dumps({"step": step, **parts, "rate": schedule.get_last_lr()[1], "left_s": round(left_s)}) + "\n")
-            report(Progress(step + 1, settings.steps, loss.item(), left_s))
-            if (step + 1) % _EVERY == 0 or step + 1 == settings.steps:
-                curves.flush()
-                state = {name: part.state_dict() for name, part in kept.items()} | {"step": step + 1}
-                _whole(folder / _CHECKPOINT, partial(torch.save, state))
-                weights = to_bytes(averaged.module)
-                _whole(folder / _WEIGHTS, lambda path, data=weights: path.write_bytes(data))  # type: ignore[misc]
-    plot(folder)
+    for step in range(first, settings.steps):
+        if training.stopped:
+            break
+        size = (settings.batch, settings.height_px, settings.width_px)
+        parts = training.step(step, *batch(pools, settings.shares, size, (settings.seed, step)))
+        left_s = (time.monotonic() - began) / (step - first + 1) * (settings.steps - step - 1)
+        append(folder / _CURVES, {"step": step, **parts, "left_s": round(left_s)})
+        report(Progress(step + 1, settings.steps, parts["loss"], left_s))
+        if (step + 1) % settings.epoch == 0 or step + 1 == settings.steps:
+            training.end_epoch(step, validate)
+    plot(folder / _CURVES)
     return folder / _WEIGHTS
 
 
-def plot(folder: Path) -> Path:
-    """Draws curves.jsonl as curves.png: the three losses over steps, averaged over 25."""
-    mpl.use("agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
+class _Training:
+    """A run's moving parts, and how they are kept in its folder."""
 
-    lines = [json.loads(line) for line in (folder / _CURVES).read_text(encoding="utf-8").splitlines()]
-    figure, axes = plt.subplots(figsize=(8, 4))
-    for name in ("centre", "height", "offset"):
-        window = min(25, len(lines))
-        values = np.convolve([line[name] for line in lines], np.ones(window) / window, mode="valid")
-        axes.semilogy([line["step"] for line in lines][: len(values)], values, label=name)
-    axes.set(xlabel="step", ylabel="loss", title=folder.name)
-    axes.legend()
-    figure.savefig(folder / "curves.png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
-    return folder / "curves.png"
+    def __init__(self, settings: TrainSettings, start: CspNano, folder: Path, device: torch.device) -> None:
+        self._settings, self._folder, self._device = settings, folder, device
+        self._network = network = start.to(device).to(memory_format=torch.channels_last).train()
+        _freeze(network, settings.frozen_blocks)
+        head = [*network.fuse.parameters(), *network.out.parameters()]
+        body = [weight for weight in network.backbone.parameters() if weight.requires_grad]
+        rates = [settings.backbone_rate, settings.head_rate]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": body}, {"params": head}], lr=settings.head_rate, weight_decay=settings.weight_decay
+        )
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, rates, total_steps=settings.steps, pct_start=0.15)
+        self._averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging))  # type: ignore[no-untyped-call]
+        self._teacher = copy.deepcopy(network).eval()
+        self._stopping = EarlyStopping(patience=settings.defences.patience or settings.steps)
+        self._distil_from = round(settings.steps * (1 - _DISTILLING)) if settings.defences.alpha else settings.steps
+        self.stopped = False
 
+    def resume(self) -> int:
+        """The step to go on with: that of the folder's checkpoint, or 0."""
+        if not (self._folder / _CHECKPOINT).exists():
+            return 0
+        saved = torch.load(self._folder / _CHECKPOINT, weights_only=True, map_location=self._device)
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
+        self._stopping = EarlyStopping(patience=self._stopping.patience, best=saved["best"], best_epoch=saved["best_epoch"])
+        self.stopped = bool(saved["stopped"])
+        return int(saved["step"])
 
-def train(
-    model: Annotated[
-        str, typer.Option(help="csp-nano, csp-nano-safe-1 (from csp-nano) or csp-nano-safe (from that).")
-    ] = "csp-nano",
-    folder: Annotated[
-        Path | None, typer.Option(help="Where the run is kept and resumed; default: training/MODEL in the home.")
-    ] = None,
-    parent: Annotated[
-        Path | None, typer.Option(help="Weights to start from (safetensors); default: the pretrained backbone.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of the model's own number.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-) -> None:
-    """Train CSP-nano, or go on with a run that was stopped.
+    def step(self, number: int, pictures: Tensor, targets: Targets) -> dict[str, float]:
+        """One optimizer step; the losses by name. Raises BadInput, and moves nothing, if the loss is not finite."""
+        settings, defences = self._settings, self._settings.defences
+        rng = np.random.default_rng((settings.seed, number, _CUTMIX_STREAM))
+        if rng.random() < defences.cutmix:
+            pictures, targets = cutmix(rng, pictures, targets)
+        pictures = pictures.to(self._device).contiguous(memory_format=torch.channels_last)
+        targets = Targets(*(part.to(self._device) for part in targets))
+        generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + number) * 4 + _ATTACK_STREAM)
+        pictures = attacked(defences, self._network, pictures, targets, generator)
+        if number == self._distil_from:
+            self._teacher.load_state_dict(self._averaged.module.state_dict())
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=settings.half):
+            maps = self._network(pictures)
+            found = losses(maps, targets)
+            loss = found.total
+            if number >= self._distil_from:
+                with torch.no_grad():
+                    said: Maps = self._teacher(pictures)
+                loss = distilled(maps, said, loss)
+        if not torch.isfinite(loss):
+            raise BadInput(f"step {number}: the loss is {loss.item()}; nothing was changed. Lower the rates and start again")
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), _LARGEST_GRADIENT)
+        self._optimizer.step()
+        self._schedule.step()
+        self._averaged.update_parameters(self._network)
+        rate = self._schedule.get_last_lr()[1]
+        return {"loss": loss.item(), **{name: round(value.item(), 5) for name, value in found._asdict().items()}, "rate": rate}
 
-    Example: kerbwatch train --model csp-nano-safe-1 --parent var/training/csp-nano/weights.safetensors
-    """
-    console = Console(stderr=True)
-    try:
-        if model not in PRESETS:
-            raise BadInput(f"no model {model!r}; there are {', '.join(PRESETS)}")
-        deployment = read_settings()
-        settings = msgspec.structs.replace(PRESETS[model], steps=steps or PRESETS[model].steps)
-        torch.manual_seed(settings.seed)
-        if parent is None:
-            network = CspNano()
-            fill(network.backbone, read_constants(graph_file()))
-        else:
-            network = from_bytes(parent.read_bytes())
-        with console.status("drawing streets, reading photographs"):
-            pools = training_pools(deployment.shared_data)
-        with console.status(model) as status:
+    def end_epoch(self, step: int, validate: Callable[[nn.Module], float] | None) -> None:
+        """Move the teacher, validate if asked for, and put everything on disk; a kill leaves the last whole state."""
+        epoch = step // self._settings.epoch
+        alpha = self._settings.defences.alpha
+        if alpha and step >= self._distil_from:
+            taught(self._teacher, self._network, alpha)
+        best: nn.Module = self._teacher if alpha and step >= self._distil_from else self._averaged.module
+        if validate is not None:
+            score = validate(best)
+            append(self._folder / _CURVES, {"step": step, "validation": score})
+            self.stopped = self._stopping.seen(epoch, score)
+        if validate is None or self._stopping.best_epoch == epoch:
+            whole(self._folder / _WEIGHTS, partial(_write, to_bytes(best)))
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state |= {"step": step + 1, "best": self._stopping.best, "best_epoch": self._stopping.best_epoch, "stopped": self.stopped}
+        whole(self._folder / _CHECKPOINT, partial(torch.save, state))
 
-            def show(at: Progress) -> None:
-                line = f"{model}: step {at.step}/{at.steps}, loss {at.loss:.3f}, {at.left_s / 60:.1f} minutes left"
-                if console.is_terminal:
-                    status.update(line)
-                elif at.step % 25 == 0:
-                    console.print(line)
-
-            weights = run(settings, pools, network, folder or deployment.home / "training" / model, threads=threads, report=show)
-    except KerbwatchError as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
-        raise typer.Exit(error.exit_code) from error
-    console.print(f"weights: {weights}; curves: {weights.parent / 'curves.png'}")
-
-
-def _one(rng: Generator, settings: TrainSettings, pools: Pools) -> Sample:
-    group = pools.groups[int(rng.choice(len(pools.groups), p=settings.shares))]
-    return crop(rng, group, pools.backdrops, settings.height_px, settings.width_px)
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "network": self._network,
+            "averaged": self._averaged,
+            "teacher": self._teacher,
+            "optimizer": self._optimizer,
+            "schedule": self._schedule,
+        }
 
 
 def _freeze(network: CspNano, blocks: int) -> None:
@@ -291,37 +242,5 @@ def _freeze(network: CspNano, blocks: int) -> None:
         block.requires_grad_(requires_grad=False)
 
 
-def _attacked(settings: TrainSettings, network: CspNano, pictures: Tensor, targets: Targets, step: int) -> Tensor:
-    """The batch with its first part attacked: random start, then signed steps, every crop with a strength of its own."""
-    count = round(settings.batch * settings.attacked_share) if settings.eps_levels else 0
-    if not count:
-        return pictures
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-    clean = pictures[:count]
-    eps = settings.least_levels + (settings.eps_levels - settings.least_levels) * torch.rand((count, 1, 1, 1), generator=generator)
-    begin = clean + eps * (2 * torch.rand(clean.shape, generator=generator) - 1)
-    begin = begin.clamp(0, 255).contiguous(memory_format=torch.channels_last)
-    part = Targets(*(values[:count] for values in targets))
-    moved = raise_loss(
-        network, begin, part, eps=eps, step=1.5 * eps / settings.attack_steps, steps=settings.attack_steps, origin=clean
-    )
-    return torch.cat([moved, pictures[count:]]).contiguous(memory_format=torch.channels_last)
-
-
-def _cut(curves: Path, step: int) -> None:
-    """Drop the lines that a killed run wrote after its last checkpoint."""
-    lines = curves.read_text(encoding="utf-8").splitlines() if curves.exists() else []
-    curves.write_text(
-        "".join(f"{line}\n" for line in lines if line.endswith("}") and json.loads(line)["step"] < step), encoding="utf-8"
-    )
-
-
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that a kill leaves either the old or the new one."""
-    part = path.with_name(f"{path.name}.part")
-    write(part)
-    os.replace(part, path)  # noqa: PTH105 - the atomic one
-
-
-if __name__ == "__main__":
-    typer.run(train)
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
