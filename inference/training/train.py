@@ -68,7 +68,9 @@ PRESETS = {
     "csp-nano-safe": TrainSettings(
         model="csp-nano-safe",
         seed=21,
-        steps=2600,
+        steps=3000,
+        height_px=224,
+        width_px=288,
         backbone_rate=5e-4,
         head_rate=1.5e-3,
         frozen_blocks=0,
