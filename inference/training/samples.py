@@ -100,14 +100,22 @@ def empty_road(shared_data: Path, frames: range) -> list[Sample]:
     return [Sample("road", f"road-{number}", picture, ()) for number, picture in _frames(shared_data / ROAD, frames)]
 
 
-def streets(context: Context, weather: Weather, seeds: Sequence[int], shots: Sequence[int]) -> list[Sample]:
-    """The given shots (5 a second) of synthetic streets with the given seeds, 640 x 320 px."""
+def streets(
+    context: Context, weather: Weather, seeds: Sequence[int], shots: Sequence[int], *, seen: float = _SEEN
+) -> list[Sample]:
+    """The given shots (5 a second) of synthetic streets with the given seeds, 640 x 320 px.
+
+    A person of whom less than the share `seen` is visible is ignored; 0 leaves that to the evaluation.
+    """
     samples = []
     for seed in seeds:
         street = Street(context, weather, seed)
         for number in shots:
             shot = street.shot(number)
-            people = tuple(shaped(person.box_px, ignore=person.ignore or _visible(person) < _SEEN) for person in shot.people or ())
+            people = tuple(
+                shaped(person.box_px, ignore=person.ignore or _visible(person) < seen, visible=_visible(person))
+                for person in shot.people or ()
+            )
             samples.append(Sample(f"{context}-{weather}", shot.name, shot.picture, people))
     return samples
 
@@ -126,11 +134,11 @@ def halved(sample: Sample) -> Sample:
     return Sample(sample.origin, sample.name, np.asarray(picture, np.uint8), people)
 
 
-def shaped(box_px: tuple[float, float, float, float], *, ignore: bool = False) -> Person:
-    """A person whose box keeps its middle and height and gets CityPersons' width."""
+def shaped(box_px: tuple[float, float, float, float], *, ignore: bool = False, visible: float = 1.0) -> Person:
+    """A person whose box keeps its middle and height and gets CityPersons' width; the top share `visible` of it is seen."""
     x, y, w, h = box_px
     box = (x + w / 2 - ASPECT * h / 2, y, ASPECT * h, h)
-    return Person(box, box, ignore or h < SMALLEST_PX)
+    return Person(box, (*box[:3], h * visible), ignore or h < SMALLEST_PX)
 
 
 def crop(
@@ -238,13 +246,18 @@ def _place(rng: Generator, middle: float, size: int, window: int) -> int:
 def _moved(person: Person, scale: float, x_px: float, y_px: float) -> Person:
     x, y, w, h = person.box_px
     box = (x * scale + x_px, y * scale + y_px, w * scale, h * scale)
-    return Person(box, box, person.ignore)
+    return Person(box, _top(box, person), person.ignore)
 
 
 def _mirrored(person: Person, width: int) -> Person:
     x, y, w, h = person.box_px
     box = (width - x - w, y, w, h)
-    return Person(box, box, person.ignore)
+    return Person(box, _top(box, person), person.ignore)
+
+
+def _top(box: tuple[float, float, float, float], person: Person) -> tuple[float, float, float, float]:
+    """The visible part of a person whose box is now `box`."""
+    return (*box[:3], box[3] * _visible(person))
 
 
 def _visible(person: Person) -> float:

@@ -130,6 +130,13 @@ class CityPersons:
         """Pictures per second; the annotated frames are stills far apart."""
         return STILLS_FPS
 
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def shot(self, number: int) -> Shot:
+        """One frame, counted from 0; read when asked for. Raises IndexError past the end."""
+        path = self._files[number]
+        return Shot(path.name.removesuffix(_FRAME), number / STILLS_FPS, read_picture(path), self._people[path])
+
     def __iter__(self) -> Iterator[Shot]:
-        for number, path in enumerate(self._files):
-            yield Shot(path.name.removesuffix(_FRAME), number / STILLS_FPS, read_picture(path), self._people[path])
+        return map(self.shot, range(len(self)))
