@@ -226,6 +226,63 @@ class QuarantinedFrame(Table):
     sealed_at: Mapped[datetime]
 
 
+class RolloutRow(Table):
+    """A retrained model's way into service. `body` is the whole state (JSON); the columns repeat what others ask for.
+
+    `phase` and `share` are what the candidate serves with now, None and 0 where it serves nothing.
+    """
+
+    __tablename__ = "rollouts"
+    __table_args__ = (
+        Index(
+            "one_open_rollout",
+            "context",
+            unique=True,
+            sqlite_where=text("NOT over"),
+            postgresql_where=text("NOT over"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    incident_id: Mapped[str] = mapped_column(ForeignKey("incidents.id"), index=True)
+    context: Mapped[str]
+    state: Mapped[str]
+    over: Mapped[bool]
+    candidate_digest: Mapped[str]
+    phase: Mapped[str | None]
+    share: Mapped[float]
+    requested_at: Mapped[datetime]
+    body: Mapped[bytes]
+
+
+class ComparisonRow(Table):
+    """What live frames of one camera say of a candidate: the sums of `responders.comparison.Tally`."""
+
+    __tablename__ = "comparisons"
+
+    weights_digest: Mapped[str] = mapped_column(primary_key=True)
+    camera_id: Mapped[str] = mapped_column(primary_key=True)
+    compared: Mapped[int] = mapped_column(BigInteger)
+    agreement: Mapped[float]
+    people: Mapped[int] = mapped_column(BigInteger)
+    beside: Mapped[int] = mapped_column(BigInteger)
+    infer_ms: Mapped[float]
+    beside_ms: Mapped[float]
+    served: Mapped[int] = mapped_column(BigInteger)
+    scored: Mapped[int] = mapped_column(BigInteger)
+    inconsistency: Mapped[float]
+
+
+class PersonRow(Table):
+    """Somebody who may act, with the roles (R1 to R8, separated by spaces) that an operator gave."""
+
+    __tablename__ = "people"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    roles: Mapped[str]
+    changed_at: Mapped[datetime]
+
+
 class AuditRow(Table):
     """An audit entry, byte for byte as received, numbered from 0 without gaps (leaf index of the log).
 
