@@ -100,9 +100,7 @@ def empty_road(shared_data: Path, frames: range) -> list[Sample]:
     return [Sample("road", f"road-{number}", picture, ()) for number, picture in _frames(shared_data / ROAD, frames)]
 
 
-def streets(
-    context: Context, weather: Weather, seeds: Sequence[int], shots: Sequence[int], *, seen: float = _SEEN
-) -> list[Sample]:
+def streets(context: Context, weather: Weather, seeds: Sequence[int], shots: Sequence[int], *, seen: float = _SEEN) -> list[Sample]:
     """The given shots (5 a second) of synthetic streets with the given seeds, 640 x 320 px.
 
     A person of whom less than the share `seen` is visible is ignored; 0 leaves that to the evaluation.

@@ -110,7 +110,7 @@ def run(
         folder: where the run is kept.
         threads: CPU threads.
         report: called after each step.
-        validate: a network's miss rate on the validation pictures, lower is better; needed with a patience.
+        validate: a network's miss rate on the validation pictures, lower is better; a patience needs it, else it is only drawn.
         device: "cpu" or "cuda".
 
     Returns:
@@ -219,8 +219,9 @@ class _Training:
         if validate is not None:
             score = validate(best)
             append(self._folder / _CURVES, {"step": step, "validation": score})
-            self.stopped = self._stopping.seen(epoch, score)
-        if validate is None or self._stopping.best_epoch == epoch:
+            over = self._stopping.seen(epoch, score)
+            self.stopped = over and bool(self._settings.defences.patience)
+        if not self._settings.defences.patience or self._stopping.best_epoch == epoch:
             whole(self._folder / _WEIGHTS, partial(_write, to_bytes(best)))
         state = {name: part.state_dict() for name, part in self._parts().items()}
         state |= {"step": step + 1, "best": self._stopping.best, "best_epoch": self._stopping.best_epoch, "stopped": self.stopped}
