@@ -59,6 +59,10 @@ class Tally(Struct, frozen=True, kw_only=True):
     scored: int = 0
     inconsistency: float = 0.0
 
+    def plus(self, other: "Tally") -> "Tally":
+        """Both together."""
+        return Tally(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
+
     def since(self, earlier: "Tally") -> "Tally":
         """What came after `earlier`."""
         return Tally(**{name: getattr(self, name) - getattr(earlier, name) for name in self.__struct_fields__})

@@ -1,4 +1,4 @@
-"""Records for later: a row for every judged frame, and every audit entry as it came.
+"""Records for later: a row for every judged frame, sums of what candidates did, and every audit entry as it came.
 
 It decides nothing; it refuses to write the same thing twice or to change what is written. Fed by topics `detections` and `audit`.
 
@@ -8,11 +8,13 @@ Source: paper SC-10 (audit trails), 4.7 (evidence preservation); RFC 6962 sectio
 import hashlib
 from collections.abc import Sequence
 
+from msgspec.structs import asdict, replace
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from infra.db import alone_on, insert_into
-from infra.tables import AuditRow, JudgedFrame
+from infra.tables import AuditRow, ComparisonRow, JudgedFrame, RolloutRow
+from responders.comparison import Tally
 from streams import codec
 from streams.events import AuditEntry, Detections
 from streams.topics import AUDIT
@@ -21,7 +23,8 @@ from streams.topics import AUDIT
 def record_judged(session: Session, batch: Sequence[Detections]) -> int:
     """Write a row per frame that has none yet, whichever weights judged it first; returns how many were new.
 
-    For batches of up to about 2,000. Raises Unavailable (from `writing`) without the database; nothing was written then.
+    What new frames say of a candidate is added to its sums in the same transaction, so a frame that comes again counts once. For
+    batches of up to about 2,000. Raises Unavailable (from `writing`) without the database; nothing was written then.
     """
     if not batch:
         return 0
@@ -45,7 +48,39 @@ def record_judged(session: Session, batch: Sequence[Detections]) -> int:
         for seen in sorted(batch, key=lambda seen: seen.frame_id)  # one order everywhere: two keepers cannot block each other
     ]
     insert = insert_into(session, JudgedFrame).on_conflict_do_nothing().returning(JudgedFrame.frame_id)
-    return len(session.scalars(insert, rows).all())
+    new = set(session.scalars(insert, rows))
+    _add_up(session, [seen for frame_id, seen in {seen.frame_id: seen for seen in batch}.items() if frame_id in new])
+    return len(new)
+
+
+def _add_up(session: Session, batch: Sequence[Detections]) -> None:
+    under_way = select(RolloutRow.candidate_digest).where(~RolloutRow.over, RolloutRow.candidate_digest != "")
+    candidates = set(session.scalars(under_way))
+    sums: dict[tuple[str, str], Tally] = {}
+    for seen in batch:
+        for digest in candidates & {seen.weights_digest, seen.compared.weights_digest if seen.compared else ""}:
+            sums[digest, seen.camera_id] = sums.get((digest, seen.camera_id), Tally()).plus(_tally(seen, digest))
+    for (digest, camera_id), tally in sorted(sums.items()):
+        insert = insert_into(session, ComparisonRow).values(weights_digest=digest, camera_id=camera_id, **asdict(tally))
+        added = {name: getattr(ComparisonRow, name) + getattr(insert.excluded, name) for name in Tally.__struct_fields__}
+        key = [ComparisonRow.weights_digest, ComparisonRow.camera_id]
+        session.connection().execute(insert.on_conflict_do_update(index_elements=key, set_=added))
+
+
+def _tally(seen: Detections, candidate: str) -> Tally:
+    score, beside = seen.scores.inconsistency, seen.compared
+    served = Tally(served=int(seen.weights_digest == candidate), scored=int(score is not None), inconsistency=score or 0.0)
+    if beside is None or beside.weights_digest != candidate:
+        return served
+    return replace(
+        served,
+        compared=1,
+        agreement=beside.agreement,
+        people=beside.people,
+        beside=seen.features.people,
+        infer_ms=beside.infer_ms,
+        beside_ms=seen.timings.infer_ms,
+    )
 
 
 def record_audit(session: Session, batch: Sequence[bytes]) -> int:

@@ -8,12 +8,25 @@ Source: README, promises 1 and 3; paper SC-10 (audit trails).
 
 from datetime import datetime
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from infra.tables import Assignment, EffectRow
+from infra.tables import Assignment, EffectRow, RolloutRow
+from responders import rollout
 from responders.incident import RESPONDER, Decision, Incident, SetAside
 from streams import codec
-from streams.events import AuditEntry, Context, Event, IncidentChange, Mode, ModelState, QuarantineOrder, event_id
+from streams.events import (
+    AuditEntry,
+    Candidate,
+    Context,
+    Event,
+    IncidentChange,
+    Mode,
+    ModelState,
+    QuarantineOrder,
+    RolloutPhase,
+    event_id,
+)
 from streams.topics import AUDIT, INCIDENTS, MODEL_STATE, QUARANTINE, Topic
 
 SOURCE = "responder/store"
@@ -35,7 +48,7 @@ def post_assignment(session: Session, model: Assignment, now: datetime) -> None:
 
 
 def post_model_state(session: Session, model: Assignment, reason: str, incident_id: str | None, now: datetime) -> None:
-    """What a context's workers are asked to serve from now on; the event's id is the decision's."""
+    """What a context's workers are asked to serve from now on, a candidate beside it included; the event's id is the decision's."""
     state = ModelState(
         id=model.decision_id,
         source=SOURCE,
@@ -47,8 +60,18 @@ def post_model_state(session: Session, model: Assignment, reason: str, incident_
         reference_digest=model.normal_digest,
         decision_id=model.decision_id,
         reason=reason,
+        candidate=_candidate(session, model),
     )
     _post(session, MODEL_STATE, state, model.decision_id, incident_id)
+
+
+def _candidate(session: Session, model: Assignment) -> Candidate | None:
+    """The context's model on its way into service; while safe mode is asked for it serves no camera."""
+    row = session.scalar(select(RolloutRow).where(RolloutRow.context == model.context, RolloutRow.phase.is_not(None)))
+    if row is None or row.phase is None:
+        return None
+    phase = RolloutPhase.SHADOW if model.asked_mode == Mode.SAFE else RolloutPhase(row.phase)
+    return Candidate(weights_digest=row.candidate_digest, phase=phase, share=row.share, rollout_id=row.id)
 
 
 def post_decision(session: Session, incident: Incident, decision: Decision, cause_id: str, now: datetime) -> None:
@@ -85,6 +108,36 @@ def post_decision(session: Session, incident: Incident, decision: Decision, caus
     action = f"incident.{decision.action}"
     entry = _audit(decision.id, decision.actor, action, target=incident.id, why=decision.what, cause_id=cause_id, now=now)
     _post(session, AUDIT, entry, decision.id, incident.id)
+
+
+def post_rollout(
+    session: Session, incident: Incident, decision: rollout.Decision, *, rollout_id: str, cause_id: str, now: datetime
+) -> None:
+    """The incident's watchers and the audit trail learn of a step of its retrained model; workers learn by `post_model_state`."""
+    change = IncidentChange(
+        id=event_id("incident-change", decision.id),
+        source=SOURCE,
+        time=now,
+        subject=incident.id,
+        incident_id=incident.id,
+        kind=incident.kind,
+        camera_id=incident.camera_id,
+        context=incident.context,
+        state=incident.state,
+        severity=incident.severity,
+        actor=decision.actor,
+        what=f"retraining, {decision.state}: {decision.what}",
+    )
+    _post(session, INCIDENTS, change, decision.id, incident.id)
+    action = f"rollout.{decision.action}"
+    entry = _audit(decision.id, decision.actor, action, target=rollout_id, why=decision.what, cause_id=cause_id, now=now)
+    _post(session, AUDIT, entry, decision.id, incident.id)
+
+
+def post_audit(session: Session, decision_id: str, actor: str, action: str, *, target: str, why: str, now: datetime) -> None:
+    """An act of a person that no incident is about."""
+    entry = _audit(decision_id, actor, action, target=target, why=why, cause_id=decision_id, now=now)
+    _post(session, AUDIT, entry, decision_id, None)
 
 
 def _audit(decision_id: str, actor: str, action: str, *, target: str, why: str, cause_id: str, now: datetime) -> AuditEntry:

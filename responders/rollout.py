@@ -110,7 +110,7 @@ class Gated:
 
 @dataclass(frozen=True)
 class Failed:
-    """The run cannot make a candidate."""
+    """No candidate can be made, or the one there is cannot be served."""
 
     time: datetime
     why: str
@@ -276,18 +276,18 @@ def _after(state: Rollout, event: Happening) -> _Turn:
             _tick(turn, event)
             if turn.rollout is not state:
                 turn.rollout = replace(turn.rollout, ticked_at=event.time)
+    elif isinstance(event, Failed):
+        turn.end(State.RETURNED if state.state in LIVE else State.FAILED, event.why)
     elif state.state in _RUNNING:
         _hear(turn, event)
     return turn
 
 
-def _hear(turn: _Turn, event: Progress | Staged | Gated | Failed) -> None:
+def _hear(turn: _Turn, event: Progress | Staged | Gated) -> None:
     """The run's word. What it says of a step that is behind it is no news."""
     rollout = turn.rollout
     heard = replace(rollout, heard_at=max(rollout.heard_at, event.time), escalated="")
-    if isinstance(event, Failed):
-        turn.end(State.FAILED, event.why)
-    elif isinstance(event, Progress):
+    if isinstance(event, Progress):
         if event.time <= rollout.heard_at and rollout.state is not State.REQUESTED:
             return
         turn.rollout = replace(heard, step=event.step, done=event.done, of=event.of, left_s=event.left_s)

@@ -88,9 +88,9 @@ class Store:
                 context = Context(row.context)
             else:
                 context = event.context
-            model = _locked(session, (context,))[context]
+            model = locked(session, (context,))[context]
             session.expire_all()
-            if not _first_time(session, event.id, now):
+            if not first_time(session, event.id, now):
                 return Accepted(new=False)
             before = self._concerned(session, event)
             if before is None:
@@ -146,7 +146,7 @@ class Store:
         contexts = session.scalars(select(IncidentRow.context).where(IncidentRow.state != State.CLOSED).distinct()).all()
         if not contexts:
             return Accepted(new=True)
-        models = _locked(session, tuple(Context(context) for context in sorted(contexts)))
+        models = locked(session, tuple(Context(context) for context in sorted(contexts)))
         workers = session.scalars(select(WorkerRow).order_by(WorkerRow.worker_id)).all()
         touched: list[str] = []
         decisions: list[Decision] = []
@@ -157,13 +157,15 @@ class Store:
                 continue
             if row.impact_at is None:
                 row.impact_at = impact_of(session, incident_of(row), final=False)
-            made = _step(session, incident_of(row), self._moment(model, workers, now), cause_id=cause_id, model=model, now=now)
+            moment = Tick(now, Mode(model.asked_mode), *self.obedience(model, workers, now))
+            made = _step(session, incident_of(row), moment, cause_id=cause_id, model=model, now=now)
             decisions += made
             if made:
                 touched.append(row.id)
         return Accepted(new=True, incident_ids=tuple(touched), decisions=tuple(decisions))
 
-    def _moment(self, model: Assignment, workers: Sequence[WorkerRow], now: datetime) -> Tick:
+    def obedience(self, model: Assignment, workers: Sequence[WorkerRow], now: datetime) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The workers heard of lately, and those of them that report the very decision and weights asked of a context."""
         lost = timedelta(seconds=self.worker_lost_s)
         young = lost + timedelta(seconds=self.clock_allowance_s)
         live: list[str] = []
@@ -181,15 +183,16 @@ class Store:
             )
             if serves and now - worker.said_at <= young:
                 agreeing.append(worker.worker_id)
-        return Tick(now, Mode(model.asked_mode), tuple(live), tuple(agreeing))
+        return tuple(live), tuple(agreeing)
 
 
-def _first_time(session: Session, event_id_: str, now: datetime) -> bool:
+def first_time(session: Session, event_id_: str, now: datetime) -> bool:
+    """Whether this event was not accepted before; it is now."""
     insert = insert_into(session, InboxRow).values(event_id=event_id_, accepted_at=now).on_conflict_do_nothing()
     return session.scalar(insert.returning(InboxRow.event_id)) is not None
 
 
-def _locked(session: Session, contexts: tuple[Context, ...]) -> dict[Context, Assignment]:
+def locked(session: Session, contexts: tuple[Context, ...]) -> dict[Context, Assignment]:
     """The contexts' assignments, held until the transaction ends. Raises Unavailable if one has no weights yet."""
     rows = session.scalars(
         select(Assignment).where(Assignment.context.in_(contexts)).order_by(Assignment.context).with_for_update()

@@ -1,0 +1,244 @@
+"""Where rollouts live: each event about a retrained model, what was decided and what follows, in one SQL transaction.
+
+It decides which rollout an event belongs to and which model state follows from a decision; it refuses a second rollout of a context
+while one is under way, and to send anything: effects go to the outbox. Fed by the retraining run, by people's acts and by the clock
+(what topics `detections` and `worker-status` showed is in the database by then). Locks as `store.py` does.
+
+Source: README, promises 1, 3 and 4; paper 4.6.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from infra.db import reading, writing
+from infra.tables import Assignment, ComparisonRow, IncidentRow, JudgedFrame, RolloutRow, TimelineRow, WorkerRow
+from responders import outbox
+from responders.comparison import SHORT, Limits, Tally
+from responders.incident import Incident
+from responders.people import roles_of
+from responders.roles import Role
+from responders.rollout import (
+    LIVE,
+    OVER,
+    Act,
+    Decision,
+    Failed,
+    Gated,
+    Happening,
+    Progress,
+    Record,
+    Rollout,
+    Serve,
+    Staged,
+    State,
+    Tick,
+    Verb,
+    decide,
+    evolve,
+)
+from responders.store import Store, incident_of, locked
+from streams.errors import BadInput, Tampered
+from streams.events import Context, Kind, Mode, event_id
+
+Promote = Callable[[Session, Context, str, str, datetime], None]
+"""Names a context's normal model: (session, context, digest, decision id, now). Raises KerbwatchError if it may not be that."""
+
+_ALARMS = (Kind.EVASION, Kind.HEALTH)
+"""Incidents that speak against the model that judged; drift, traffic and bad input speak of the camera."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The rollouts of one database. `store` knows the workers; `promote` names normal models."""
+
+    store: Store
+    promote: Promote
+
+    def request(self, incident_id: str, actor: str, *, short: bool, now: datetime) -> Rollout:
+        """The rollout that answers an incident: the one under way, or a new one. Raises BadInput if another holds the context."""
+        with writing(self.store.sessions) as session:
+            incident = _incident(session, incident_id)
+            model = locked(session, (incident.context,))[incident.context]
+            row = session.scalar(select(RolloutRow).where(RolloutRow.context == incident.context, ~RolloutRow.over))
+            if row is not None and row.incident_id == incident_id:
+                return rollout_of(row)
+            if row is not None:
+                raise BadInput(
+                    f"rollout {row.id[:8]} of {row.context} is {row.state} (incident {row.incident_id[:8]}); one at a time: "
+                    "let it end, or `kerbwatch rollouts cancel` it"
+                )
+            count = session.scalar(select(func.count()).select_from(RolloutRow).where(RolloutRow.incident_id == incident_id))
+            rollout = Rollout(
+                id=event_id("rollout", incident_id, count or 0),
+                context=incident.context,
+                incident_id=incident_id,
+                requested_by=actor,
+                requested_at=now,
+                normal_digest=model.normal_digest,
+                limits=SHORT if short else Limits(),
+                short=short,
+                since=now,
+                heard_at=now,
+            )
+            _save(session, rollout)
+            what = f"secure retraining is asked for ({'short' if short else 'full'} budget)"
+            asked = Record(event_id("decision", rollout.id, "request"), rollout.state, actor, "request", what)
+            _put_on_record(session, incident, rollout.id, asked, cause_id=rollout.id, now=now)
+            return rollout
+
+    def hear(self, rollout_id: str, event: Progress | Staged | Gated | Failed, now: datetime) -> Rollout:
+        """The run's word; the rollout afterwards. Raises BadInput for an unknown rollout."""
+        return self._take_in(rollout_id, lambda _session: event, f"run-{rollout_id}", now)[0]
+
+    def act(self, rollout_id: str, verb: Verb, actor: str, comment: str, role: Role | None, now: datetime) -> Rollout:  # noqa: PLR0917 - an act has these parts
+        """A person's act; what a person has no right to is put on record and refused.
+
+        Raises BadInput in plain words for what was refused, and for an act on a rollout that is over.
+        """
+        id_ = event_id("act", rollout_id, verb, actor, comment, now.isoformat())
+        rollout, decisions = self._take_in(
+            rollout_id, lambda session: Act(id_, now, verb, actor, comment, roles_of(session, actor), role), id_, now
+        )
+        refused = next((decision.what for decision in decisions if decision.action == "refuse"), None)
+        if refused is not None:
+            raise BadInput(f"{refused}. This is on record; see `kerbwatch people list`")
+        if not decisions:
+            raise BadInput(f"rollout {rollout_id[:8]} is {rollout.state}: nothing can be done about it any more")
+        return rollout
+
+    def tick(self, now: datetime) -> tuple[Decision, ...]:
+        """Let time pass for every rollout under way. Raises Unavailable without the database; the next tick makes up for it."""
+        moved_by_time = ~RolloutRow.over & (RolloutRow.state != State.AWAITING_APPROVAL)
+        with reading(self.store.sessions) as session:
+            ids = session.scalars(select(RolloutRow.id).where(moved_by_time).order_by(RolloutRow.context)).all()
+        made: list[Decision] = []
+        for id_ in ids:
+            try:
+                made += self._take_in(id_, None, "clock", now)[1]
+            except (BadInput, Tampered) as error:  # the registry does not vouch for the model that was to be served
+                made += self._take_in(id_, lambda _session, why=str(error): Failed(now, why), "clock", now)[1]  # type: ignore[misc]
+        return tuple(made)
+
+    def _take_in(
+        self, rollout_id: str, event_of: Callable[[Session], Happening] | None, cause_id: str, now: datetime
+    ) -> tuple[Rollout, tuple[Decision, ...]]:
+        """One event (a tick if there is none) on one rollout, with everything that follows."""
+        with writing(self.store.sessions) as session:
+            context = session.scalar(select(RolloutRow.context).where(RolloutRow.id == rollout_id))
+            if context is None:
+                raise BadInput(f"no rollout {rollout_id}; see `kerbwatch rollouts list`")
+            model = locked(session, (Context(context),))[Context(context)]
+            session.expire_all()
+            before = rollout_of(session.get_one(RolloutRow, rollout_id))
+            event = self._moment(session, before, model, now) if event_of is None else event_of(session)
+            decisions, after = decide(before, event), evolve(before, event)
+            if after is before:
+                return after, ()
+            _save(session, after)
+            incident = _incident(session, after.incident_id)
+            for decision in decisions:
+                if isinstance(decision, Serve):
+                    self._serve(session, after, model, decision, now)
+                _put_on_record(session, incident, after.id, decision, cause_id=cause_id, now=now)
+            return after, decisions
+
+    def _serve(self, session: Session, rollout: Rollout, model: Assignment, decision: Serve, now: datetime) -> None:
+        if decision.normal_digest is not None:
+            self.promote(session, rollout.context, decision.normal_digest, decision.id, now)
+        model.decision_id, model.asked_at = decision.id, now
+        outbox.post_model_state(session, model, decision.what, rollout.incident_id, now)
+
+    def _moment(self, session: Session, rollout: Rollout, model: Assignment, now: datetime) -> Tick:
+        if rollout.state not in LIVE:
+            return Tick(now, Mode(model.asked_mode))
+        workers = session.scalars(select(WorkerRow).order_by(WorkerRow.worker_id)).all()
+        live, agreeing = self.store.obedience(model, workers, now)
+        of_ours = ComparisonRow.weights_digest == rollout.candidate_digest
+        rows = session.scalars(select(ComparisonRow).where(of_ours).order_by(ComparisonRow.camera_id)).all()
+        tally = Tally(**{name: sum(getattr(row, name) for row in rows) for name in Tally.__struct_fields__})
+        return Tick(
+            time=now,
+            mode=Mode(model.asked_mode),
+            live=live,
+            agreeing=agreeing,
+            cameras=tuple(row.camera_id for row in rows),
+            tally=tally,
+            alarm=_alarm(session, rollout),
+        )
+
+
+def rollout_of(row: RolloutRow) -> Rollout:
+    """The whole state out of its row."""
+    return msgspec.json.decode(row.body, type=Rollout)
+
+
+def listed(session: Session, limit: int = 50) -> tuple[Rollout, ...]:
+    """Rollouts, newest first."""
+    rows = session.scalars(select(RolloutRow).order_by(RolloutRow.requested_at.desc(), RolloutRow.id).limit(limit))
+    return tuple(rollout_of(row) for row in rows)
+
+
+def find(session: Session, text: str) -> Rollout:
+    """The rollout that `text` names: its id, its incident's (then the newest), or the beginning of either. Raises BadInput."""
+    wanted = text.strip().lower()
+    if wanted:
+        named = RolloutRow.id.startswith(wanted, autoescape=True) | RolloutRow.incident_id.startswith(wanted, autoescape=True)
+        rows = session.scalars(select(RolloutRow).where(named).order_by(RolloutRow.requested_at.desc())).all()
+        if len({row.incident_id for row in rows}) == 1:
+            return rollout_of(rows[0])
+        if rows:
+            raise BadInput(f"{text!r} could be rollout {rows[0].id}, {rows[1].id} or another: give more of the id")
+    raise BadInput(f"no rollout {text!r}; see `kerbwatch rollouts list`, or ask for one with `kerbwatch retrain`")
+
+
+def _incident(session: Session, incident_id: str) -> Incident:
+    row = session.get(IncidentRow, incident_id)
+    if row is None:
+        raise BadInput(f"no incident {incident_id}; see `kerbwatch incidents list`")
+    return incident_of(row)
+
+
+def _alarm(session: Session, rollout: Rollout) -> str:
+    """The first incident that opened in this step on a camera whose frames the candidate answered for."""
+    if rollout.state is State.SHADOW:
+        return ""
+    judged = exists().where(
+        JudgedFrame.camera_id == IncidentRow.camera_id,
+        JudgedFrame.context == IncidentRow.context,
+        JudgedFrame.weights_digest == rollout.candidate_digest,
+    )
+    since = (IncidentRow.context == rollout.context, IncidentRow.opened_at > rollout.since, IncidentRow.kind.in_(_ALARMS))
+    return session.scalar(select(IncidentRow.id).where(*since, judged).order_by(IncidentRow.opened_at).limit(1)) or ""
+
+
+def _save(session: Session, rollout: Rollout) -> None:
+    row = session.get(RolloutRow, rollout.id) or RolloutRow(
+        id=rollout.id, incident_id=rollout.incident_id, context=rollout.context, requested_at=rollout.requested_at
+    )
+    row.state, row.over, row.candidate_digest = rollout.state, rollout.state in OVER, rollout.candidate_digest
+    row.phase, row.share, row.body = rollout.phase, rollout.share, msgspec.json.encode(rollout)
+    session.add(row)
+    session.flush()
+
+
+def _put_on_record(
+    session: Session, incident: Incident, rollout_id: str, decision: Decision, *, cause_id: str, now: datetime
+) -> None:
+    session.add(
+        TimelineRow(
+            incident_id=incident.id,
+            decision_id=decision.id,
+            time=now,
+            state=incident.state,
+            actor=decision.actor,
+            action=f"rollout.{decision.action}",
+            what=decision.what,
+            cause_id=cause_id,
+        )
+    )
+    outbox.post_rollout(session, incident, decision, rollout_id=rollout_id, cause_id=cause_id, now=now)
