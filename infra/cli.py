@@ -18,7 +18,7 @@ from infra.certificates import utc_now
 from infra.settings import Settings, read_settings
 
 kafka_app = typer.Typer(no_args_is_help=True, help="The local broker: real Apache Kafka, from packages.")
-keys_app = typer.Typer(no_args_is_help=True, help="Certificates per role, cameras' signing keys, the quarantine's key.")
+keys_app = typer.Typer(no_args_is_help=True, help="Certificates per role, cameras' and models' signing keys, the quarantine's key.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
@@ -114,6 +114,7 @@ def keys_init(
     settings = read_settings()
     made = certificates.make_certificates(settings, utc_now())
     keys.quarantine_key(settings)
+    keys.model_key(settings)
     for camera_id in camera or ():
         keys.camera_key(settings, camera_id)
     _show_made(settings, made, camera or [], as_json=as_json)
@@ -122,16 +123,20 @@ def keys_init(
 @keys_app.command("rotate")
 def keys_rotate(
     camera: Annotated[list[str] | None, typer.Option(help="Rotate only this camera's signing key; repeatable.")] = None,
+    models: Annotated[bool, typer.Option("--models", help="Rotate only the key that models are signed with.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make all certificates anew, or only the named cameras' keys. Example: `kerbwatch keys rotate --camera gate-1`.
+    """Make all certificates anew, or only the named cameras' or models' keys. Example: `kerbwatch keys rotate --camera gate-1`.
 
-    Frames signed with a camera's old key are refused from then on. The quarantine's key stays, or nothing sealed could be opened.
+    Frames signed with a camera's old key are refused from then on. Models signed with the old key stay trusted until its public
+    file in keys/models is removed. The quarantine's key stays, or nothing sealed could be opened.
     """
     settings = read_settings()
     for camera_id in camera or ():
         keys.camera_key(settings, camera_id, rotate=True)
-    made = () if camera else certificates.make_certificates(settings, utc_now(), rotate=True)
+    if models:
+        _say(f"models are signed with key {keys.model_key(settings, rotate=True)[:12]} from now on")
+    made = () if camera or models else certificates.make_certificates(settings, utc_now(), rotate=True)
     _show_made(settings, made, camera or [], as_json=as_json)
     if made:
         _say("next: `kerbwatch down` and `kerbwatch up`, so that the broker and all processes take the new certificates")

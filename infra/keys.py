@@ -1,6 +1,7 @@
-"""Which camera signed a frame, and how quarantined bytes are kept from reading eyes.
+"""Which camera signed a frame, whose signature a model must bear, and how quarantined bytes are kept from reading eyes.
 
-It decides whether a frame comes from the camera that it names (Ed25519, from public keys only) and seals bytes with AES-256-GCM.
+It decides whether a frame comes from the camera that it names (Ed25519, from public keys only) and seals bytes with AES-256-GCM;
+it makes and rotates the key that models are signed with (P-256, as the OpenSSF format wants; `inference.provenance.signing`).
 It refuses a frame whose camera it does not know, and sealed bytes that were touched or belong to something else. `frames` feeds it.
 
 Source: paper SC-4 (input validation), 4.5.4 (data protection); RFC 8032 (Ed25519), NIST SP 800-38D (GCM).
@@ -8,6 +9,7 @@ Source: paper SC-4 (input validation), 4.5.4 (data protection); RFC 8032 (Ed2551
 
 import base64
 import binascii
+import hashlib
 import os
 import re
 from functools import lru_cache
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec.structs import replace
@@ -93,6 +96,40 @@ def _public(path: Path, _changed_ns: int) -> Ed25519PublicKey:
     key = serialization.load_pem_public_key(path.read_bytes())
     assert isinstance(key, Ed25519PublicKey)
     return key
+
+
+def model_keys(settings: Settings) -> Path:
+    """The folder of the key that models are signed with (`signing.key`) and of the public keys that are trusted.
+
+    A public key's file is named by its SHA-256 (`KEY_ID.pub`). Who takes such a file away trusts that key's signatures no longer.
+    """
+    return settings.home.resolve() / "keys" / "models"
+
+
+def model_key(settings: Settings, *, rotate: bool = False) -> str:
+    """The id of the key that models are signed with, made on first use (mode 0600).
+
+    Rotating makes a new one for what is signed from now on; the former public key stays trusted until its file is removed.
+    """
+    folder = model_keys(settings)
+    path = folder / "signing.key"
+    with alone(folder / ".lock"):
+        if path.is_file() and not rotate:
+            key = serialization.load_pem_private_key(path.read_bytes(), None)
+            assert isinstance(key, ec.EllipticCurvePrivateKey)
+            return hashlib.sha256(_public_pem(key)).hexdigest()
+        key = ec.generate_private_key(ec.SECP256R1())
+        key_id = hashlib.sha256(_public_pem(key)).hexdigest()
+        # The public key first: a crash between the two leaves one too many, never signatures that nobody can check.
+        write_whole(folder / f"{key_id}.pub", _public_pem(key), 0o644)
+        write_whole(
+            path, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
+        return key_id
+
+
+def _public_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def quarantine_key(settings: Settings) -> bytes:

@@ -75,7 +75,7 @@ def test_a_file_that_is_not_its_cards_is_refused(tmp_path: Path, weights: Path, 
         Registry(tmp_path).put(weights, msgspec.structs.replace(card, digest=NOBODY))
     other = tmp_path / "other"
     other.write_bytes(b"no weights")
-    with pytest.raises(BadInput, match="no CSP-nano weights"):
+    with pytest.raises(BadInput, match="no safetensors weights"):
         Registry(tmp_path).put(other, msgspec.structs.replace(card, digest=digest_of(b"no weights")))
 
 

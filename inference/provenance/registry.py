@@ -1,31 +1,40 @@
-"""Keeps models by the SHA-256 of their weights: written once, verified before every use, each with a card that says what it is.
+"""Keeps models by the SHA-256 of their weights: written once, signed, verified before every use, each with card and lineage.
 
 It decides nothing about who serves what (`model-state` says that) and never changes or replaces an entry; a model that differs by
-one bit is another model. What cannot be verified is not handed out. The shipped models (inference/weights) are put into a registry
-like any other. Feeds nothing itself: the worker reads it when the topic `model-state` names a digest.
+one bit is another model. What cannot be verified is not handed out, and what is no safetensors file (a pickle, say) never comes in.
+The shipped models (inference/weights) are put into a registry like any other, and signed there by the deployment's own key. Feeds
+nothing itself: the worker reads it when the topic `model-state` names a digest.
 
     root/<digest>/weights.safetensors
     root/<digest>/card.json
+    root/<digest>/lineage.json          where it was recorded (`lineage.py`)
+    root/<digest>/model.sig             over the three (`signing.py`)
+    root/verdicts/<digest>/...          what the gate said (`verdicts.py`)
 
 Source: paper 4.5.3 and SC-6 (model integrity), model cards (Mitchell et al. 2019).
 """
 
 import hashlib
-import shutil
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from safetensors import SafetensorError, deserialize
 
+from inference.provenance import signing
+from inference.provenance.lineage import Lineage, read_lineage
+from infra.keys import model_keys
+from infra.settings import Settings
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Context, Digest, Mode, Share
 
 if TYPE_CHECKING:
     from inference.networks.csp_nano import CspNano
 
-_WEIGHTS, _CARD = "weights.safetensors", "card.json"
+_WEIGHTS, _CARD, _LINEAGE = "weights.safetensors", "card.json", "lineage.json"
+_LARGEST = {_WEIGHTS: 1 << 30, _CARD: 1 << 20, _LINEAGE: 1 << 24}
+"""Bytes; more is refused before it is read."""
 _NAME_LENGTH = 64
 
 
@@ -75,7 +84,7 @@ def digest_of(data: bytes) -> str:
 def read_card(path: Path) -> Card:
     """A card file. Raises BadInput naming the file and the field that does not hold."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Card)
+        return msgspec.json.decode(_read(path, _CARD), type=Card)
     except msgspec.DecodeError as error:
         raise BadInput(f"{path} is no model card: {error}") from error
 
@@ -86,58 +95,84 @@ def write_card(card: Card) -> bytes:
 
 
 class Registry:
-    """Models in a folder, which is made on first use. Safe to share between processes: entries appear whole or not at all."""
+    """Models in a folder, which is made on first use. Safe to share between processes: entries appear whole or not at all.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    `keys` is the folder of the signing key and the trusted public keys; every entry is signed when it is put and its signature is
+    verified at every read. None is for a scratch registry of one measurement: entries are verified by their digests alone.
+    """
 
-    def put(self, weights_file: Path, card: Card) -> str:
-        """Add a model and return its digest; adding it again changes nothing.
+    def __init__(self, root: Path, keys: Path | None = None) -> None:
+        self.root = root
+        self._keys = keys
+
+    @property
+    def keys(self) -> Path:
+        """Folder of the keys. Raises Unavailable where this registry has none."""
+        if self._keys is None:
+            raise Unavailable(f"registry {self.root} was opened without keys, so nothing in it can be signed or proven")
+        return self._keys
+
+    def put(self, weights_file: Path, card: Card, lineage: bytes | None = None) -> str:
+        """Add a model, sign it, and return its digest; adding the same again changes nothing but a signature that does not hold.
 
         Raises:
-            Tampered: if the file is not the one that the card names, or an entry of that name is damaged.
-            BadInput: if the file holds no CSP-nano weights, or the model is there with another card.
+            Tampered: if the file is not the one that the card or the lineage names, or an entry of that name is damaged.
+            BadInput: if the file holds no safetensors weights, or the model is there with another card or lineage.
+            Unavailable: if there is no signing key.
         """
-        data = weights_file.read_bytes()
+        data = _read(weights_file, _WEIGHTS)
         digest = digest_of(data)
         if digest != card.digest:
             raise Tampered(
                 f"{weights_file} has digest {digest}, its card says {card.digest}: one of the two was changed; fetch both again"
             )
-        _opened(data)
-        target = self._root / digest
-        if not target.exists():
-            self._root.mkdir(parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(prefix=".put-", dir=self._root))
-            try:
-                for name, content in ((_WEIGHTS, data), (_CARD, write_card(card))):
-                    (fresh / name).write_bytes(content)
-                    (fresh / name).chmod(0o444)
-                fresh.chmod(0o755)
-                fresh.rename(target)
-            except OSError:
-                shutil.rmtree(fresh, ignore_errors=True)
-                if not target.exists():  # else somebody else put the same model a moment before
-                    raise
-        self.weights(digest)
-        if write_card(self.card(digest)) != write_card(card):  # as written: `settings` keeps its spacing
-            raise BadInput(
-                f"model {digest[:12]} is already in {self._root} with another card, and entries are written once; keep the old card"
-            )
+        if lineage is not None and (about := read_lineage(lineage)).digest != digest:
+            raise Tampered(f"the lineage beside {weights_file} is of {about.digest[:12]}, not {digest[:12]}: fetch both again")
+        _checked(data, card, weights_file)
+        contents = {_WEIGHTS: data, _CARD: write_card(card)} | ({} if lineage is None else {_LINEAGE: lineage})
+        target = self.root / digest
+        if not signing.write_signed(target, contents, self._keys):
+            self._compare(target, contents)
+        self.read(digest)
         return digest
 
-    def read(self, digest: str) -> bytes:
-        """The verified bytes of a model's weights.
+    def _compare(self, target: Path, contents: dict[str, bytes]) -> None:
+        """An entry that is there must be the same; then a signature that is missing or by a retired key is made anew."""
+        known = {path.name for path in target.iterdir()} - {signing.SIGNATURE}
+        for name, content in contents.items():
+            if name in known and (target / name).read_bytes() == content:
+                continue
+            if name == _WEIGHTS:
+                raise Tampered(f"{target / name} is damaged: do not serve it; restore the file from a trusted copy")
+            raise BadInput(
+                f"model {target.name[:12]} is already in {self.root} with another {name}, and entries are written once; keep it"
+            )
+        if known - set(contents):
+            raise BadInput(
+                f"model {target.name[:12]} is already in {self.root} with more files ({', '.join(sorted(known - set(contents)))}), "
+                "and entries are written once; keep the old"
+            )
+        if self._keys is not None:
+            try:
+                signing.verify(target, self._keys)
+            except (Tampered, Unavailable):
+                signing.sign(target, self._keys)
 
-        Raises Unavailable if there is no such model, Tampered if its file is not what its name says, BadInput for no digest.
+    def verify(self, digest: str) -> None:
+        """Returns if an entry is what its name, its card, its lineage and its signature say.
+
+        Raises Unavailable if there is no such model or it is not signed, Tampered naming the file that is wrong, BadInput for no
+        digest.
         """
-        if len(digest) != _NAME_LENGTH or set(digest) - set("0123456789abcdef"):
-            raise BadInput(f"{digest[:80]!r} is no model digest (64 hexadecimal characters)")
-        path = self._root / digest / _WEIGHTS
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise Unavailable(f"no model {digest[:12]} in {self._root}: `kerbwatch setup` puts the shipped models there") from error
+        self._folder(digest)
+        self.card(digest)
+        self.lineage(digest)
+        self.read(digest)
+
+    def read(self, digest: str) -> bytes:
+        """The verified bytes of a model's weights. Raises as `verify`."""
+        path = self._folder(digest) / _WEIGHTS
+        data = _read(path, _WEIGHTS)
         found = digest_of(data)
         if found != digest:
             raise Tampered(
@@ -146,54 +181,96 @@ class Registry:
         return data
 
     def weights(self, digest: str) -> Path:
-        """The path of a model's weights, verified just now. Whoever loads them should rather use `read`. Raises as `read`."""
+        """The path of a model's weights, verified just now. Whoever loads them should rather use `read`. Raises as `verify`."""
         self.read(digest)
-        return self._root / digest / _WEIGHTS
+        return self.root / digest / _WEIGHTS
 
     def network(self, digest: str) -> "CspNano":
-        """The model as a torch network in evaluation mode, from verified bytes. Raises as `read`."""
+        """The model as a torch network in evaluation mode, from verified bytes. Raises as `verify`."""
         return _opened(self.read(digest))
 
     def card(self, digest: str) -> Card:
-        """A model's card. Raises Unavailable if there is none, Tampered if it is another model's."""
-        path = self._root / digest / _CARD
-        if not path.is_file():
-            raise Unavailable(f"no card for model {digest[:12]} in {self._root}: `kerbwatch setup` puts the shipped models there")
+        """A model's card. Raises as `verify`."""
+        path = self._folder(digest) / _CARD
         card = read_card(path)
         if card.digest != digest:
             raise Tampered(f"{path} is the card of {card.digest[:12]}: restore it from a trusted copy")
         return card
 
+    def lineage(self, digest: str) -> Lineage | None:
+        """Where a model came from; None where nobody recorded it. Raises as `verify`."""
+        path = self._folder(digest) / _LINEAGE
+        if not path.exists():
+            return None
+        lineage = read_lineage(_read(path, _LINEAGE))
+        if lineage.digest != digest:
+            raise Tampered(f"{path} is the lineage of {lineage.digest[:12]}: restore it from a trusted copy")
+        return lineage
+
+    def _folder(self, digest: str) -> Path:
+        """An entry, proven by its signature where this registry has keys."""
+        if len(digest) != _NAME_LENGTH or set(digest) - set("0123456789abcdef"):
+            raise BadInput(f"{digest[:80]!r} is no model digest (64 hexadecimal characters)")
+        folder = self.root / digest
+        if not folder.is_dir():
+            raise Unavailable(f"no model {digest[:12]} in {self.root}: `kerbwatch setup` puts the shipped models there")
+        if self._keys is not None:
+            signing.verify(folder, self._keys)
+        return folder
+
+    def digests(self) -> tuple[str, ...]:
+        """The names of all entries, whether they hold or not, in order."""
+        return tuple(sorted(entry.name for entry in self.root.glob("[0-9a-f]*") if len(entry.name) == _NAME_LENGTH))
+
     def cards(self) -> dict[str, Card]:
         """All cards by digest, in the order of their names and digests."""
-        found = [self.card(entry.name) for entry in self._root.glob("[0-9a-f]*") if len(entry.name) == _NAME_LENGTH]
+        found = [self.card(digest) for digest in self.digests()]
         return {card.digest: card for card in sorted(found, key=lambda card: (card.name, card.digest))}
+
+
+def registry_of(settings: Settings) -> Registry:
+    """The registry of a home, with its keys."""
+    return Registry(settings.home / "registry", model_keys(settings))
 
 
 def shipped(registry: Registry) -> dict[Mode, str]:
     """Put the models that come with kerbwatch into a registry; their digests by mode. Both serve both contexts.
 
-    Raises Tampered if a shipped file is not what its card says.
+    Raises Tampered if a shipped file is not what its card says, BadInput if the registry holds one with another card.
     """
     folder = Path(str(files("inference").joinpath("weights")))
     digests = {}
     for path in sorted(folder.glob("*.json")):
-        card = read_card(path)
-        if not (_entry(registry, card.digest)):
-            registry.put(path.with_suffix(".safetensors"), card)
-        registry.weights(card.digest)
+        if path.name.endswith(f".{_LINEAGE}"):
+            continue
+        card, lineage = read_card(path), path.with_suffix(f".{_LINEAGE}")
+        registry.put(path.with_suffix(".safetensors"), card, _read(lineage, _LINEAGE) if lineage.is_file() else None)
         digests[card.mode] = card.digest
     if set(digests) != set(Mode):
         raise Unavailable(f"{folder} holds models for {sorted(digests)}, both modes are needed: install kerbwatch again")
     return digests
 
 
-def _entry(registry: Registry, digest: str) -> bool:
+def _read(path: Path, kind: str) -> bytes:
+    """A file of an entry, unless it is larger than any such file may be."""
     try:
-        registry.card(digest)
-    except Unavailable:
-        return False
-    return True
+        with path.open("rb") as file:
+            data = file.read(_LARGEST[kind] + 1)
+    except FileNotFoundError as error:
+        raise Unavailable(f"{path} is missing: restore it from a trusted copy") from error
+    if len(data) > _LARGEST[kind]:
+        raise BadInput(f"{path} has more than {_LARGEST[kind]} bytes: no {kind} is so large; nothing of it was taken")
+    return data
+
+
+def _checked(data: bytes, card: Card, path: Path) -> None:
+    """Refuse what is no safetensors file, and a CSP-nano card over other tensors."""
+    try:
+        deserialize(data)
+    except SafetensorError as error:
+        raise BadInput(f"{path} holds no safetensors weights ({error}): pickles and other formats are never taken") from error
+    if card.architecture.startswith("csp-nano"):
+        _opened(data)
 
 
 def _opened(data: bytes) -> "CspNano":
