@@ -38,6 +38,10 @@ _LARGEST = {_WEIGHTS: 1 << 30, _CARD: 1 << 20, _LINEAGE: 1 << 24}
 _NAME_LENGTH = 64
 
 
+SHIPPED = Path(str(files("inference").joinpath("weights")))
+"""The models that come with kerbwatch."""
+
+
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """One measured line: on which data, under which attack ("none", "fgsm 0.03", ...), at the card's threshold where that matters.
 
@@ -238,7 +242,7 @@ def shipped(registry: Registry) -> dict[Mode, str]:
 
     Raises Tampered if a shipped file is not what its card says, BadInput if the registry holds one with another card.
     """
-    folder = Path(str(files("inference").joinpath("weights")))
+    folder = SHIPPED
     digests = {}
     for path in sorted(folder.glob("*.json")):
         if path.name.endswith(f".{_LINEAGE}"):
