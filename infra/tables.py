@@ -198,6 +198,39 @@ class Assignment(Table):
     changes: Mapped[int]
 
 
+class AssignedRow(Table):
+    """A model was named for a context's mode: by whom, why, since when. Rows are only added; the newest of a role counts."""
+
+    __tablename__ = "assigned_models"
+    __table_args__ = (Index("ix_assigned_models_role", "context", "mode", "number"),)
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
+    context: Mapped[str]
+    mode: Mapped[str]
+    weights_digest: Mapped[str]
+    since: Mapped[datetime]
+    actor: Mapped[str]
+    why: Mapped[str] = mapped_column(Text)
+    decision_id: Mapped[str]
+
+
+class ServedRow(Table):
+    """Which weights judged frames of a context under one decision: how many, the first and the last when, by the worker's clock.
+
+    Sums of `judged_frames`, kept in its transactions.
+    """
+
+    __tablename__ = "served_models"
+
+    context: Mapped[str] = mapped_column(primary_key=True)
+    weights_digest: Mapped[str] = mapped_column(primary_key=True)
+    mode: Mapped[str] = mapped_column(primary_key=True)
+    decision_id: Mapped[str] = mapped_column(primary_key=True)
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
+    frames: Mapped[int] = mapped_column(BigInteger)
+
+
 class WorkerRow(Table):
     """What each worker said last (`body`, a WorkerStatus), when by its own clock, and when we heard it by ours."""
 

@@ -1,4 +1,4 @@
-"""Records for later: a row for every judged frame, sums of what candidates did, and every audit entry as it came.
+"""Records for later: a row for every judged frame, sums of who judged and what candidates did, every audit entry as it came.
 
 It decides nothing; it refuses to write the same thing twice or to change what is written. Fed by topics `detections` and `audit`.
 
@@ -7,13 +7,14 @@ Source: paper SC-10 (audit trails), 4.7 (evidence preservation); RFC 6962 sectio
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 
 from msgspec.structs import asdict, replace
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from infra.db import alone_on, insert_into
-from infra.tables import AuditRow, ComparisonRow, JudgedFrame, RolloutRow
+from infra.tables import AuditRow, ComparisonRow, JudgedFrame, RolloutRow, ServedRow
 from responders.comparison import Tally
 from streams import codec
 from streams.events import AuditEntry, Detections
@@ -49,8 +50,35 @@ def record_judged(session: Session, batch: Sequence[Detections]) -> int:
     ]
     insert = insert_into(session, JudgedFrame).on_conflict_do_nothing().returning(JudgedFrame.frame_id)
     new = set(session.scalars(insert, rows))
-    _add_up(session, [seen for frame_id, seen in {seen.frame_id: seen for seen in batch}.items() if frame_id in new])
+    fresh = [seen for frame_id, seen in {seen.frame_id: seen for seen in batch}.items() if frame_id in new]
+    _count_served(session, fresh)
+    _add_up(session, fresh)
     return len(new)
+
+
+def _count_served(session: Session, batch: Sequence[Detections]) -> None:
+    """Which weights served, from when to when (`inference.provenance.history` reads it)."""
+    times: dict[tuple[str, str, str, str], list[datetime]] = {}
+    for seen in batch:
+        times.setdefault((seen.context, seen.weights_digest, seen.mode, seen.decision_id), []).append(seen.time)
+    key = [ServedRow.context, ServedRow.weights_digest, ServedRow.mode, ServedRow.decision_id]
+    for (context, digest, mode, decision_id), moments in sorted(times.items()):
+        insert = insert_into(session, ServedRow).values(
+            context=context,
+            weights_digest=digest,
+            mode=mode,
+            decision_id=decision_id,
+            first_at=min(moments),
+            last_at=max(moments),
+            frames=len(moments),
+        )
+        new = insert.excluded
+        added = {
+            "first_at": case((new.first_at < ServedRow.first_at, new.first_at), else_=ServedRow.first_at),
+            "last_at": case((new.last_at > ServedRow.last_at, new.last_at), else_=ServedRow.last_at),
+            "frames": ServedRow.frames + new.frames,
+        }
+        session.connection().execute(insert.on_conflict_do_update(index_elements=key, set_=added))
 
 
 def _add_up(session: Session, batch: Sequence[Detections]) -> None:

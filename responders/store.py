@@ -20,12 +20,12 @@ from sqlalchemy.orm import Session
 
 from infra.db import Sessions, insert_into, reading, writing
 from infra.tables import Assignment, InboxRow, IncidentRow, JudgedFrame, TimelineRow, WorkerRow
-from responders import outbox
+from responders import assignments, outbox
 from responders.incident import Act, Decision, Happening, Incident, Serve, Tick, decide, evolve, opened
 from responders.playbooks import Playbook, State
 from streams import codec
 from streams.errors import BadInput, Unavailable
-from streams.events import Context, Health, Kind, Mode, Phase, Signal, WorkerStatus, event_id
+from streams.events import Context, Health, Kind, Mode, Phase, Signal, WorkerStatus
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,12 @@ class Store:
     clock_allowance_s: float
 
     def assign(self, context: Context, normal_digest: str, safe_digest: str, now: datetime) -> bool:
-        """Name a context's two models (SHA-256 of the weights) and ask the workers to serve; False where nothing is new.
+        """Name a context's two shipped models (SHA-256 of the weights) as `assignments.begin` does; False where nothing is new.
 
-        The first decision's id is "initial-CONTEXT". While an incident needs safe mode, the new safe model is asked for.
         Raises Unavailable without the database.
         """
         with writing(self.sessions) as session:
-            row = session.get(Assignment, context, with_for_update=True)
-            if row is not None and (row.normal_digest, row.safe_digest) == (normal_digest, safe_digest):
-                return False
-            if row is None:
-                row = Assignment(context=context, asked_mode=Mode.NORMAL, changes=0)
-                decision_id = f"initial-{context}"
-                session.add(row)
-            else:
-                row.changes += 1
-                decision_id = event_id("assign", context, normal_digest, safe_digest, row.changes)
-            row.normal_digest, row.safe_digest = normal_digest, safe_digest
-            row.decision_id, row.asked_at = decision_id, now
-            outbox.post_assignment(session, row, now)
-            return True
+            return assignments.begin(session, context, normal_digest, safe_digest, now)
 
     def accept(self, event: Signal | WorkerStatus | Act, now: datetime) -> Accepted:
         """Take in one event, wholly or not at all; the same event again changes nothing.
