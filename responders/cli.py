@@ -42,12 +42,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 @contextmanager
 def _reader() -> Iterator[Session]:
-    with _opened(read_settings()) as sessions, reading(sessions) as session:
+    with opened(read_settings()) as sessions, reading(sessions) as session:
         yield session
 
 
 @contextmanager
-def _opened(settings: Settings) -> Iterator[Sessions]:
+def opened(settings: Settings) -> Iterator[Sessions]:
+    """The settings' database, closed afterwards."""
     sessions = open_database(settings)
     try:
         yield sessions
@@ -55,21 +56,23 @@ def _opened(settings: Settings) -> Iterator[Sessions]:
         sessions.kw["bind"].dispose()
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Somebody else's words, without power over the terminal."""
     return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
-def _print_json(value: object) -> None:
+def print_json(value: object) -> None:
+    """Indented, on standard output."""
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
+def table(*columns: str, title: str | None = None) -> Table:
     """Without lines: what there is to read fits a terminal of 80 characters."""
     return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
 
 
-def _utc(moment: datetime | None, *, millis: bool = False) -> str:
+def utc(moment: datetime | None, *, millis: bool = False) -> str:
+    """A moment to the second, or the millisecond; a dash for none."""
     if moment is None:
         return "-"
     return f"{moment:%Y-%m-%d %H:%M:%S}" + (f".{moment.microsecond // 1000:03}" if millis else "")
@@ -89,19 +92,19 @@ def list_incidents(
     with _reader() as session:
         rows = records.listed(session, only_open=only_open, limit=limit)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     if not rows:
         typer.echo("no open incident" if only_open else "no incident so far")
         return
     # What fits a terminal of 80 characters; the rest is in `show` and `--json`.
-    table = _table("id", "kind", "camera", "state", "severity", "detected (UTC)", "contained", "note")
+    shown = table("id", "kind", "camera", "state", "severity", "detected (UTC)", "contained", "note")
     for row in rows:
-        note = f"[bold red]escalated: {_plain(row.escalated)}[/]" if row.escalated else (row.resolution or "")
+        note = f"[bold red]escalated: {plain(row.escalated)}[/]" if row.escalated else (row.resolution or "")
         severity = f"[{_COLOUR[row.severity]}]{row.severity}[/]"
         after = _seconds(row.seconds_to_contain)
-        table.add_row(row.id[:8], row.kind, row.camera, row.state, severity, _utc(row.detected_at), after, note)
-    Console().print(table)
+        shown.add_row(row.id[:8], row.kind, row.camera, row.state, severity, utc(row.detected_at), after, note)
+    Console().print(shown)
 
 
 @app.command()
@@ -110,42 +113,42 @@ def show(incident: Id, as_json: AsJson = False) -> None:
     with _reader() as session:
         full = records.shown(session, records.find(session, incident))
     if as_json:
-        _print_json(full)
+        print_json(full)
         return
     console = Console()
     short = full.incident
     console.print(f"[bold]incident {short.id}[/]  {short.kind} on {short.camera} ({short.context})")
     console.print(f"state {short.state}, severity {short.severity}, {short.signals} signals, {full.relapses} relapses")
     if short.escalated:
-        console.print(f"[bold red]escalated: {_plain(short.escalated)}[/]")
+        console.print(f"[bold red]escalated: {plain(short.escalated)}[/]")
     _print_clocks(console, short, full.acknowledged_by)
-    steps = _table("", "step", "does", "state", "NIST", title=f"playbook {full.playbook} ({', '.join(full.techniques)})")
+    steps = table("", "step", "does", "state", "NIST", title=f"playbook {full.playbook} ({', '.join(full.techniques)})")
     for step in full.steps:
         does = f"{step.action} {step.mode or ''}".strip()
         steps.add_row(">" if step.name == full.step else "", step.name, does, step.state, step.function)
     console.print(steps)
-    timeline = _table("time (UTC)", "state", "actor", "what", title="timeline")
+    timeline = table("time (UTC)", "state", "actor", "what", title="timeline")
     for change in full.timeline:
-        timeline.add_row(f"{change.time:%H:%M:%S.%f}"[:-3], change.state, _plain(change.actor), _plain(change.what))
+        timeline.add_row(f"{change.time:%H:%M:%S.%f}"[:-3], change.state, plain(change.actor), plain(change.what))
     console.print(timeline)
-    effects = _table("created (UTC)", "topic", "state", "tries", "sent (UTC)", "error", title="effects")
+    effects = table("created (UTC)", "topic", "state", "tries", "sent (UTC)", "error", title="effects")
     for effect in full.effects:
-        sent = _utc(effect.done_at, millis=True)
+        sent = utc(effect.done_at, millis=True)
         effects.add_row(
-            _utc(effect.created_at, millis=True), effect.topic, effect.state, str(effect.attempts), sent, _plain(effect.error)
+            utc(effect.created_at, millis=True), effect.topic, effect.state, str(effect.attempts), sent, plain(effect.error)
         )
     console.print(effects)
     console.print(f"{full.frames_quarantined} frames in quarantine")
 
 
 def _print_clocks(console: Console, short: Listed, acknowledged_by: str) -> None:
-    clocks = _table("clock", "time (UTC)", "after impact")
-    clocks.add_row("impact start", _utc(short.impact_at, millis=True), "")
-    clocks.add_row("detected", _utc(short.detected_at, millis=True), _seconds(short.seconds_to_detect))
-    clocks.add_row("contained", _utc(short.contained_at, millis=True), _seconds(short.seconds_to_contain))
-    clocks.add_row("recovered", _utc(short.recovered_at, millis=True), _seconds(short.seconds_to_recover))
-    clocks.add_row("acknowledged", _utc(short.acknowledged_at, millis=True), _plain(acknowledged_by))
-    clocks.add_row("closed", _utc(short.closed_at, millis=True), short.resolution or "")
+    clocks = table("clock", "time (UTC)", "after impact")
+    clocks.add_row("impact start", utc(short.impact_at, millis=True), "")
+    clocks.add_row("detected", utc(short.detected_at, millis=True), _seconds(short.seconds_to_detect))
+    clocks.add_row("contained", utc(short.contained_at, millis=True), _seconds(short.seconds_to_contain))
+    clocks.add_row("recovered", utc(short.recovered_at, millis=True), _seconds(short.seconds_to_recover))
+    clocks.add_row("acknowledged", utc(short.acknowledged_at, millis=True), plain(acknowledged_by))
+    clocks.add_row("closed", utc(short.closed_at, millis=True), short.resolution or "")
     console.print(clocks)
 
 
@@ -183,7 +186,7 @@ def _act(
 ) -> None:
     settings = read_settings()
     who, now = actor or getpass.getuser(), datetime.now(UTC)
-    with _opened(settings) as sessions:
+    with opened(settings) as sessions:
         with reading(sessions) as session:
             id_ = records.find(session, incident)
         act = Act(event_id("act", id_, verb, who, comment, now.isoformat()), now, id_, verb, who, comment, resolution)
@@ -193,7 +196,7 @@ def _act(
         with reading(sessions) as session:
             after = records.shown(session, id_).incident
     if as_json:
-        _print_json(after)
+        print_json(after)
     elif verb is Verb.CLOSE and after.closed_at is None:
         typer.echo(f"incident {id_} is {after.state}: it closes once every live worker reports the normal model")
     else:
@@ -216,10 +219,10 @@ def list_quarantine(
         wanted = None if incident is None else records.find(session, incident)
         frames, total = quarantine.listed(session, wanted, limit)
     if as_json:
-        _print_json({"total": total, "frames": frames})
+        print_json({"total": total, "frames": frames})
         return
-    table = _table("incident", "camera", "epoch", "frame", "sealed (UTC)", "why", title=f"{total} frames in quarantine")
+    shown = table("incident", "camera", "epoch", "frame", "sealed (UTC)", "why", title=f"{total} frames in quarantine")
     for frame in frames:
         where = (frame.incident_id[:_SHORT], frame.camera, str(frame.epoch), str(frame.sequence))
-        table.add_row(*where, _utc(frame.sealed_at), _plain(frame.reason))
-    Console().print(table)
+        shown.add_row(*where, utc(frame.sealed_at), plain(frame.reason))
+    Console().print(shown)

@@ -45,8 +45,14 @@ from responders.store import Store, incident_of, locked
 from streams.errors import BadInput, Tampered
 from streams.events import Context, Kind, Mode, event_id
 
-Promote = Callable[[Session, Context, str, str, datetime], None]
-"""Names a context's normal model: (session, context, digest, decision id, now). Raises KerbwatchError if it may not be that."""
+Vouch = Callable[[Context, str], object]
+"""Raises KerbwatchError unless the registry vouches for a model (by digest) in a context: signed, and passed by the gate."""
+
+
+def nobody_vouches(context: Context, digest: str) -> None:
+    """For whoever moves rollouts by people's acts only: those never promote a candidate. Raises BadInput."""
+    raise BadInput(f"model {digest[:12]} is not promoted for {context} here: the responder does that (`kerbwatch up`)")
+
 
 _ALARMS = (Kind.EVASION, Kind.HEALTH)
 """Incidents that speak against the model that judged; drift, traffic and bad input speak of the camera."""
@@ -54,10 +60,10 @@ _ALARMS = (Kind.EVASION, Kind.HEALTH)
 
 @dataclass(frozen=True)
 class Rollouts:
-    """The rollouts of one database. `store` knows the workers; `promote` names normal models."""
+    """The rollouts of one database. `store` knows the workers; `vouch` is asked before a candidate becomes a normal model."""
 
     store: Store
-    promote: Promote
+    vouch: Vouch = nobody_vouches
 
     def request(self, incident_id: str, actor: str, *, short: bool, now: datetime) -> Rollout:
         """The rollout that answers an incident: the one under way, or a new one. Raises BadInput if another holds the context."""
@@ -149,7 +155,9 @@ class Rollouts:
 
     def _serve(self, session: Session, rollout: Rollout, model: Assignment, decision: Serve, now: datetime) -> None:
         if decision.normal_digest is not None:
-            self.promote(session, rollout.context, decision.normal_digest, decision.id, now)
+            if decision.normal_digest == rollout.candidate_digest:
+                self.vouch(rollout.context, decision.normal_digest)
+            model.normal_digest = decision.normal_digest
         model.decision_id, model.asked_at = decision.id, now
         outbox.post_model_state(session, model, decision.what, rollout.incident_id, now)
 
@@ -158,16 +166,14 @@ class Rollouts:
             return Tick(now, Mode(model.asked_mode))
         workers = session.scalars(select(WorkerRow).order_by(WorkerRow.worker_id)).all()
         live, agreeing = self.store.obedience(model, workers, now)
-        of_ours = ComparisonRow.weights_digest == rollout.candidate_digest
-        rows = session.scalars(select(ComparisonRow).where(of_ours).order_by(ComparisonRow.camera_id)).all()
-        tally = Tally(**{name: sum(getattr(row, name) for row in rows) for name in Tally.__struct_fields__})
+        cameras = select(ComparisonRow.camera_id).where(ComparisonRow.weights_digest == rollout.candidate_digest)
         return Tick(
             time=now,
             mode=Mode(model.asked_mode),
             live=live,
             agreeing=agreeing,
-            cameras=tuple(row.camera_id for row in rows),
-            tally=tally,
+            cameras=tuple(session.scalars(cameras.order_by(ComparisonRow.camera_id))),
+            tally=tally_of(session, rollout),
             alarm=_alarm(session, rollout),
         )
 
@@ -175,6 +181,12 @@ class Rollouts:
 def rollout_of(row: RolloutRow) -> Rollout:
     """The whole state out of its row."""
     return msgspec.json.decode(row.body, type=Rollout)
+
+
+def tally_of(session: Session, rollout: Rollout) -> Tally:
+    """What all cameras' frames say of the candidate, since it is known."""
+    rows = session.scalars(select(ComparisonRow).where(ComparisonRow.weights_digest == rollout.candidate_digest)).all()
+    return Tally(**{name: sum(getattr(row, name) for row in rows) for name in Tally.__struct_fields__})
 
 
 def listed(session: Session, limit: int = 50) -> tuple[Rollout, ...]:

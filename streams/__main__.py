@@ -16,6 +16,7 @@ from infra.cli import mount
 from infra.log import set_up_logs
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
+from responders import rollout_cli
 from responders.cli import app as incidents
 from responders.cli import quarantine_app
 from streams import bench, chaos, dlq
@@ -38,7 +39,11 @@ app.command("up")(up_command)
 mount(app)
 app.command("watch")(watch_command)
 app.add_typer(incidents, name="incidents")
+incidents.command("approve")(rollout_cli.approve)
+incidents.command("reject")(rollout_cli.reject)
 app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(rollout_cli.app, name="rollouts")
+app.add_typer(rollout_cli.people_app, name="people")
 app.command("replay")(replay_command)
 app.add_typer(chaos.app, name="chaos")
 app.add_typer(dlq.app, name="dlq")

@@ -27,6 +27,8 @@ from faust.types import EventT, StreamT
 from detectors.base import Verdict
 from detectors.catalogue import Entry
 from detectors.watch import watch
+from inference.provenance.registry import registry_of
+from inference.provenance.verdicts import require_passed
 from infra.db import open_database, reading, writing
 from infra.metrics import AUDITED, EFFECT_ATTEMPTS, EFFECTS_PENDING, QUARANTINED, Metrics, Outcome, Service
 from infra.settings import Settings
@@ -36,6 +38,7 @@ from responders.keeping import record_audit, record_judged
 from responders.playbooks import State
 from responders.quarantine import offsets_of, set_aside
 from responders.records import Standing, standing
+from responders.rollout_store import Rollouts
 from responders.store import Store
 from streams import codec, topics
 from streams.app import EXIT_FAULT, Rim, base_app
@@ -114,6 +117,8 @@ class _Responder:
         self._rim = rim
         self._sessions = open_database(settings)
         self._store = Store(self._sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
+        registry = registry_of(settings)
+        self._rollouts = Rollouts(self._store, lambda context, digest: require_passed(registry, digest, context))
         self._port = _Port(rim)
         self._apart = _Apart()
         self._runner = settings.responder_id
@@ -147,6 +152,7 @@ class _Responder:
     async def _tick(self) -> None:
         try:
             await self._apart(self._store.tick, datetime.now(UTC))
+            await self._apart(self._rollouts.tick, datetime.now(UTC))
             await self._act()
             now = await self._apart(self._standing)
         except Unavailable as error:

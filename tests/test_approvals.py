@@ -1,0 +1,298 @@
+"""A retrained model in the database: two people's words, live figures, the outbox, restarts; on SQLite and PostgreSQL alike."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from click.testing import Result
+from incident_events import NORMAL, SAFE, at, signal, status
+from msgspec.structs import replace
+from sqlalchemy import select
+from test_keeping import detections
+from typer.testing import CliRunner
+
+from infra.db import Sessions, reading, writing
+from infra.settings import Settings
+from infra.tables import AuditRow, ComparisonRow, EffectRow, TimelineRow
+from responders import people, playbooks, rollout_store
+from responders.comparison import SHORT
+from responders.keeping import record_judged
+from responders.roles import Role
+from responders.rollout import Gated, Progress, Rollout, Staged, State, Verb
+from responders.rollout_store import Rollouts
+from responders.store import Store
+from streams import codec
+from streams.__main__ import app
+from streams.errors import BadInput, Tampered
+from streams.events import AuditEntry, Comparison, Context, Detections, Kind, Mode, ModelState, Phase, RolloutPhase
+from streams.topics import AUDIT, MODEL_STATE
+
+pytest_plugins = ["databases"]
+
+CANDIDATE = "c" * 64
+
+
+class Site:
+    """A town with one incident that is over, and a clock."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = sessions
+        self.now = at(3)
+        self.sequence = 1000
+        self.vouched: list[str] = []
+        self.store = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
+        for context in Context:
+            self.store.assign(context, NORMAL, SAFE, at(0))
+        self.incident_id = self.store.accept(signal(Phase.RAISED, 10, 14, kind=Kind.EVASION), at(3)).incident_ids[0]
+        self.report()
+        self.store.accept(signal(Phase.CALM, 10, 60), self.passes(1))
+        self.report()
+        with writing(sessions) as session:
+            for name, role in (("ada", Role.DATA_SCIENTIST), ("grace", Role.SECMLOPS_ENGINEER), ("eve", Role.DEVOPS_ENGINEER)):
+                people.put(session, name, [role], "operator", self.now)
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """A responder that has just been started: nothing is kept but the database."""
+        return Rollouts(Store(self.sessions, playbooks.load(), 6, 5), lambda _context, digest: self.vouched.append(digest))
+
+    def passes(self, seconds: float) -> datetime:
+        self.now += timedelta(seconds=seconds)
+        return self.now
+
+    def asked(self) -> ModelState:
+        with reading(self.sessions) as session:
+            rows = session.scalars(select(EffectRow).where(EffectRow.topic == "model-state", EffectRow.key == "urban"))
+            last = max(rows, key=lambda row: row.number)
+        return codec.decode(last.payload, MODEL_STATE, ModelState).event
+
+    def report(self) -> None:
+        self.store.accept(status("w1", (self.passes(0.1) - at(0)).total_seconds(), self.asked()), self.now)
+
+    def rollout(self) -> Rollout:
+        with reading(self.sessions) as session:
+            return rollout_store.find(session, self.incident_id)
+
+    def made(self) -> Rollout:
+        """A candidate that has passed the gate."""
+        rollout = self.rollouts.request(self.incident_id, "responder", short=True, now=self.passes(1))
+        for event in (
+            Progress(self.passes(1), "training", 1, 9, 9.0),
+            Staged(self.passes(1), CANDIDATE),
+            Gated(self.passes(1), CANDIDATE, passed=True, why="0.93 of clean at FGSM 0.03"),
+        ):
+            rollout = self.rollouts.hear(rollout.id, event, self.now)
+        return rollout
+
+    def approved(self) -> Rollout:
+        id_ = self.made().id
+        self.rollouts.act(id_, Verb.APPROVE, "ada", "read", None, self.passes(1))
+        return self.rollouts.act(id_, Verb.APPROVE, "grace", "read too", None, self.passes(1))
+
+    def judge(self, count: int, *, agreement: float = 0.9) -> None:
+        """New frames, as the worker judges them by what it is asked for now."""
+        asked = self.asked()
+        batch: list[Detections] = []
+        for _ in range(count):
+            self.sequence += 1
+            seen = detections(self.sequence, asked.weights_digest)
+            if asked.candidate is not None and asked.candidate.phase is RolloutPhase.CANARY:
+                seen = replace(seen, weights_digest=CANDIDATE)
+            elif asked.candidate is not None:
+                people_seen, took = seen.features.people, seen.timings.infer_ms
+                beside = Comparison(
+                    weights_digest=CANDIDATE, people=people_seen, score_mean=0.5, agreement=agreement, infer_ms=took
+                )
+                seen = replace(seen, compared=beside)
+            batch.append(seen)
+        for _ in range(2):  # at least once
+            with writing(self.sessions) as session:
+                record_judged(session, batch)
+
+    def tick(self, seconds: float = 1.0) -> Rollout:
+        self.rollouts.tick(self.passes(seconds))
+        return self.rollout()
+
+    def to(self, state: State) -> Rollout:
+        """As far as this step, with workers that obey and frames that please."""
+        rollout = self.approved()
+        while rollout.state is not state:
+            self.report()
+            rollout = self.tick()
+            self.judge(40)
+            rollout = self.tick(SHORT.settle_s if rollout.state is State.FULL else 1.0)
+        return rollout
+
+
+@pytest.fixture
+def site(sessions: Sessions) -> Site:
+    return Site(sessions)
+
+
+def test_a_retrained_model_becomes_the_normal_one_through_a_fresh_responder_at_every_step(site: Site) -> None:
+    site.to(State.DONE)
+    asked = site.asked()
+    assert (asked.weights_digest, asked.reference_digest, asked.mode) == (CANDIDATE, CANDIDATE, Mode.NORMAL)
+    assert asked.candidate is None
+    assert site.vouched == [CANDIDATE]
+    with reading(site.sessions) as session:
+        effects = session.scalars(select(EffectRow).where(EffectRow.topic == "model-state").order_by(EffectRow.number)).all()
+        actions = session.scalars(select(TimelineRow.action).where(TimelineRow.action.startswith("rollout"))).all()
+    phases = [
+        state.candidate.phase
+        for state in (codec.decode(row.payload, MODEL_STATE, ModelState).event for row in effects)
+        if state.candidate is not None
+    ]
+    assert phases == [RolloutPhase.SHADOW, RolloutPhase.CANARY]
+    assert [action.removeprefix("rollout.") for action in actions] == [
+        "request", "training", "staged", "gate", "ask", "approve", "approve", "serve", "reported", "serve", "reported", "serve",
+        "reported", "done",
+    ]  # fmt: skip
+
+
+def test_frames_that_come_twice_count_once(site: Site) -> None:
+    site.approved()
+    site.judge(7)
+    with reading(site.sessions) as session:
+        row = session.scalars(select(ComparisonRow)).one()
+    assert (row.weights_digest, row.compared, row.served) == (CANDIDATE, 7, 0)
+    assert row.agreement == pytest.approx(6.3)
+
+
+def test_frames_nobody_compares_leave_no_sums(site: Site) -> None:
+    site.judge(5)
+    with reading(site.sessions) as session:
+        assert session.scalars(select(ComparisonRow)).all() == []
+
+
+def test_a_worse_candidate_goes_and_the_serving_model_stays(site: Site) -> None:
+    site.approved()
+    site.report()
+    site.tick()
+    site.judge(40, agreement=0.3)
+    rollout = site.tick()
+    assert rollout.state is State.RETURNED
+    assert "agreement 0.30" in rollout.why
+    assert site.asked().candidate is None
+    assert site.asked().weights_digest == NORMAL
+
+
+def test_an_incident_on_the_candidates_frames_brings_the_former_model_back(site: Site) -> None:
+    site.to(State.FULL)
+    site.report()
+    site.tick()
+    site.judge(3)
+    site.store.accept(signal(Phase.RAISED, 1100, 1104, time_s=200), site.passes(1))
+    rollout = site.tick()
+    assert rollout.state is State.RETURNED
+    asked = site.asked()
+    assert (asked.mode, asked.weights_digest, asked.reference_digest, asked.candidate) == (Mode.SAFE, SAFE, NORMAL, None)
+
+
+def test_safe_mode_takes_the_cameras_from_a_canary_at_once(site: Site) -> None:
+    site.to(State.CANARY)
+    site.store.accept(signal(Phase.RAISED, 5, 9, camera="cam2", time_s=200), site.passes(1))
+    asked = site.asked()
+    assert asked.mode is Mode.SAFE
+    assert asked.candidate is not None
+    assert asked.candidate.phase is RolloutPhase.SHADOW
+    assert site.tick().state is State.SHADOW
+
+
+def test_a_model_that_the_registry_does_not_vouch_for_is_never_promoted(site: Site) -> None:
+    site.to(State.CANARY)
+    site.report()
+    site.tick()
+    site.judge(40)
+
+    def refuse(_context: Context, digest: str) -> None:
+        raise Tampered(f"verdict of {digest[:12]} was changed")
+
+    Rollouts(site.store, refuse).tick(site.passes(1))
+    assert site.rollout().state is State.RETURNED
+    assert "was changed" in site.rollout().why
+    assert site.asked().weights_digest == NORMAL
+
+
+def test_one_context_has_one_rollout_at_a_time_and_asking_again_finds_it(site: Site) -> None:
+    first = site.rollouts.request(site.incident_id, "a", short=True, now=site.passes(1))
+    assert site.rollouts.request(site.incident_id, "b", short=False, now=site.passes(1)) == first
+    other = site.store.accept(signal(Phase.RAISED, 5, 9, camera="cam2", time_s=200), site.passes(1)).incident_ids[0]
+    with pytest.raises(BadInput, match="one at a time"):
+        site.rollouts.request(other, "b", short=True, now=site.passes(1))
+    site.rollouts.act(first.id, Verb.CANCEL, "ada", "not now", None, site.passes(1))
+    assert site.rollouts.request(other, "b", short=True, now=site.passes(1)).state is State.REQUESTED
+
+
+# -- the commands --------------------------------------------------------------------------------------------------
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(database: Settings, monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
+    monkeypatch.setenv("COLUMNS", "250")
+    if database.database_url is not None:
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+
+    def run(*words: str) -> Result:
+        result = CliRunner().invoke(app, list(words))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def test_two_people_approve_by_command_and_everything_they_tried_is_on_record(site: Site, command: Command) -> None:
+    site.made()
+    id_ = site.incident_id
+    command("incidents", "approve", id_, "--actor", "ada", "-m", "curves read")
+    for actor, why in (("ada", "another person"), ("eve", "R6"), ("mallory", "not known")):
+        with pytest.raises(BadInput, match=why):
+            command("incidents", "approve", id_, "--actor", actor, "-m", "me too")
+    assert "R8 (SecMLOps engineer)" in command("rollouts", "list").stdout
+    assert "missing" in command("rollouts", "show", id_[:8]).stdout
+    command("incidents", "approve", id_, "--actor", "grace", "-m", "gate read")
+    shown = json.loads(command("rollouts", "show", id_, "--json").stdout)
+    assert shown["rollout"]["state"] == "shadow"
+    assert [given["actor"] for given in shown["rollout"]["approvals"]] == ["ada", "grace"]
+    with reading(site.sessions) as session:
+        bodies = session.scalars(select(EffectRow.payload).where(EffectRow.topic == "audit")).all()
+        assert session.scalars(select(AuditRow)).all() == []  # the keeper writes those
+    said = [codec.decode(body, AUDIT, AuditEntry).event for body in bodies]
+    assert [entry.actor for entry in said if entry.action == "rollout.refuse"] == ["ada", "eve", "mallory"]
+
+
+def test_one_person_can_reject_and_cancel(site: Site, command: Command) -> None:
+    site.made()
+    with pytest.raises(BadInput, match="R3"):
+        command("incidents", "reject", site.incident_id, "--actor", "eve", "-m", "no")
+    assert "rejected" in command("incidents", "reject", site.incident_id, "--actor", "ada", "-m", "no nights in it").stdout
+    with pytest.raises(BadInput, match="any more"):
+        command("rollouts", "cancel", site.incident_id, "--actor", "ada", "-m", "too late")
+
+
+def test_people_are_added_changed_listed_and_removed(site: Site, command: Command) -> None:
+    command("people", "add", "lin", "--role", "R3", "--role", "R8", "--actor", "operator")
+    assert {person["name"]: person["roles"] for person in json.loads(command("people", "list", "--json").stdout)}["lin"] == [
+        "R3",
+        "R8",
+    ]
+    command("people", "add", "lin", "--role", "R4")
+    assert "R4 (data engineer)" in command("people", "list").stdout
+    command("people", "remove", "lin")
+    assert "lin" not in command("people", "list").stdout
+    with pytest.raises(BadInput, match="people list"):
+        command("people", "remove", "lin")
+    with pytest.raises(BadInput, match="no name"):
+        command("people", "add", " ", "--role", "R3")
+    assert site.incident_id
+
+
+def test_what_is_not_there_is_said_so(site: Site, command: Command) -> None:
+    assert "no rollout so far" in command("rollouts", "list").stdout
+    with pytest.raises(BadInput, match="kerbwatch retrain"):
+        command("incidents", "approve", site.incident_id, "--actor", "ada", "-m", "what?")
