@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from infra.db import reading, writing
 from infra.tables import Assignment, ComparisonRow, IncidentRow, JudgedFrame, RolloutRow, TimelineRow, WorkerRow
-from responders import outbox
+from responders import assignments, outbox
 from responders.comparison import SHORT, Limits, Tally
 from responders.incident import Incident
 from responders.people import roles_of
@@ -157,7 +157,16 @@ class Rollouts:
         if decision.normal_digest is not None:
             if decision.normal_digest == rollout.candidate_digest:
                 self.vouch(rollout.context, decision.normal_digest)
-            model.normal_digest = decision.normal_digest
+            assignments.name(
+                session,
+                rollout.context,
+                Mode.NORMAL,
+                decision.normal_digest,
+                decision_id=decision.id,
+                actor=decision.actor,
+                why=f"rollout {rollout.id[:8]}: {decision.what}",
+                now=now,
+            )
         model.decision_id, model.asked_at = decision.id, now
         outbox.post_model_state(session, model, decision.what, rollout.incident_id, now)
 
