@@ -19,7 +19,7 @@ from infra.settings import read_settings
 from responders import rollout_cli
 from responders.cli import app as incidents
 from responders.cli import quarantine_app
-from streams import bench, chaos, dlq
+from streams import bench, chaos, dlq, models
 from streams.camera import replay_command
 from streams.demo import demo
 from streams.errors import KerbwatchError
@@ -44,6 +44,7 @@ incidents.command("reject")(rollout_cli.reject)
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(rollout_cli.app, name="rollouts")
 app.add_typer(rollout_cli.people_app, name="people")
+app.add_typer(models.app, name="models")
 app.command("replay")(replay_command)
 app.add_typer(chaos.app, name="chaos")
 app.add_typer(dlq.app, name="dlq")

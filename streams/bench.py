@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from sqlalchemy import select
 
-from inference.provenance.registry import Registry
+from inference.provenance.registry import registry_of
 from infra import supervise
 from infra.clients import consumer, producer
 from infra.db import open_database, reading
@@ -175,7 +175,7 @@ def _latency(settings: Settings, reels: dict[Context, Reel], target: str) -> Lat
     """From shutter to signal: one camera turns bad after a clean stretch, with pictures that were attacked beforehand."""
     from inference.attacks.gradient import fgsm  # noqa: PLC0415 - torch is loaded only by those who need it
 
-    network = Registry(settings.home / "registry").network(target)
+    network = registry_of(settings).network(target)
     clean = reels[Context.URBAN]
     bad = tuple(Shot(shot.name, shot.time_s, fgsm(network, shot.picture, shot.people, _EPS), shot.people) for shot in clean.shots)
     story = tuple(clean.shots[n % _PICTURES] for n in range(_CLEAN_PICTURES)) + tuple(

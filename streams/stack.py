@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from inference.provenance.registry import Registry, shipped
+from inference.provenance.registry import registry_of, shipped
 from infra import certificates, clients, kafka, supervise
 from infra.cli import show_all
 from infra.db import migrate, open_database
-from infra.keys import quarantine_key
+from infra.keys import model_key, quarantine_key
 from infra.metrics import Service
 from infra.provision import provision
 from infra.settings import Settings, read_settings
@@ -63,8 +63,9 @@ def set_up(settings: Settings, now: datetime, say: Say) -> Weights:
 
 
 def install_weights(settings: Settings) -> Weights:
-    """The shipped models, put into the registry of this home and verified."""
-    digests = shipped(Registry(settings.home / "registry"))
+    """The shipped models, put into the registry of this home, signed with its own key and verified."""
+    model_key(settings)
+    digests = shipped(registry_of(settings))
     return Weights(normal=digests[Mode.NORMAL], safe=digests[Mode.SAFE])
 
 

@@ -201,6 +201,10 @@ class Registry:
             raise Tampered(f"{path} is the card of {card.digest[:12]}: restore it from a trusted copy")
         return card
 
+    def signed_by(self, digest: str) -> str:
+        """The id of the trusted key that signed an entry. Raises as `verify`, Unavailable without keys."""
+        return signing.verify(self._folder(digest), self.keys)
+
     def lineage(self, digest: str) -> Lineage | None:
         """Where a model came from; None where nobody recorded it. Raises as `verify`."""
         path = self._folder(digest) / _LINEAGE
@@ -240,7 +244,8 @@ def registry_of(settings: Settings) -> Registry:
 def shipped(registry: Registry) -> dict[Mode, str]:
     """Put the models that come with kerbwatch into a registry; their digests by mode. Both serve both contexts.
 
-    Raises Tampered if a shipped file is not what its card says, BadInput if the registry holds one with another card.
+    One that is there and verifies stays as it is. Raises Tampered if a shipped file is not what its card says, or an entry is
+    damaged.
     """
     folder = SHIPPED
     digests = {}
@@ -248,7 +253,10 @@ def shipped(registry: Registry) -> dict[Mode, str]:
         if path.name.endswith(f".{_LINEAGE}"):
             continue
         card, lineage = read_card(path), path.with_suffix(f".{_LINEAGE}")
-        registry.put(path.with_suffix(".safetensors"), card, _read(lineage, _LINEAGE) if lineage.is_file() else None)
+        try:
+            registry.verify(card.digest)
+        except (Tampered, Unavailable):  # not there, not signed yet, or damaged: only the last is refused
+            registry.put(path.with_suffix(".safetensors"), card, _read(lineage, _LINEAGE) if lineage.is_file() else None)
         digests[card.mode] = card.digest
     if set(digests) != set(Mode):
         raise Unavailable(f"{folder} holds models for {sorted(digests)}, both modes are needed: install kerbwatch again")

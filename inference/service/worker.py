@@ -19,7 +19,7 @@ import structlog
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
-from inference.provenance.registry import Registry
+from inference.provenance.registry import registry_of
 from inference.service.intake import Accepted, Intake
 from inference.service.judge import Judge, Network, Sampler
 from inference.service.refusals import Refusals
@@ -250,7 +250,7 @@ def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Cal
         states=consumer(settings, role, group=None),
         producer=producer(settings, role),
     )
-    registry = Registry(settings.home / "registry")
+    registry = registry_of(settings)
     from_registry = partial(load_served, registry, device=settings.device, threads=settings.worker_threads)
     judge = Judge(
         load=load or from_registry,

@@ -1,0 +1,339 @@
+"""`kerbwatch models`: which models there are, what is proven of them, what they served, and bringing one into service or back.
+
+It decides how models are shown and what counts as naming one; it refuses to show as proven what does not verify. Whether a model
+may serve is decided by `streams.promotion`. No topic feeds it: registry and database do.
+
+Source: paper 4.5.3 (model provenance), SC-6, SC-10.
+"""
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import track
+from sqlalchemy.orm import Session
+
+from inference.provenance import history
+from inference.provenance.lineage import Lineage
+from inference.provenance.registry import Card, Registry, read_card, registry_of
+from inference.provenance.verdicts import Verdict, verdicts
+from infra.db import reading, writing
+from infra.keys import model_key
+from infra.settings import read_settings
+from responders.cli import opened, plain, print_json, table, utc
+from streams import promotion
+from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
+from streams.events import Context, Digest, Mode
+
+app = typer.Typer(no_args_is_help=True, help="Models: what they are, what is proven of them, what they serve.")
+
+_SHORT = 12
+
+Model = Annotated[str, typer.Argument(help="The model's digest, the beginning of it, or its name.")]
+InContext = Annotated[Context, typer.Option("--context", help="Where it is to serve.")]
+InMode = Annotated[Mode, typer.Option("--mode", help="As which of the context's two models.")]
+Why = Annotated[str, typer.Option("--comment", "-m", help="Why; it is kept for good.")]
+Actor = Annotated[str | None, typer.Option(help="Who acts; you, as the system knows you, if not given.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """One model in short. `fault` says what does not hold, then nothing else is known; a * in `serves` is asked for now."""
+
+    digest: Digest
+    name: str
+    mode: Mode | None
+    architecture: str
+    gate: tuple[str, ...]
+    serves: tuple[str, ...]
+    fault: str
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """One model in full, all of it verified."""
+
+    card: Card
+    lineage: Lineage | None
+    signed_by: str
+    verdicts: tuple[Verdict, ...]
+    serves: tuple[str, ...]
+    served: tuple[history.Stretch, ...]
+    suspected_in: tuple[str, ...]
+
+
+class Proven(msgspec.Struct, frozen=True):
+    """Whether a model is what it says; `fault` names the file that is wrong."""
+
+    digest: Digest
+    holds: bool
+    fault: str
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What was named and what served, oldest first."""
+
+    named: tuple[history.Named, ...]
+    served: tuple[history.Stretch, ...]
+
+
+@contextmanager
+def _reader() -> Iterator[Session]:
+    with opened(read_settings()) as sessions, reading(sessions) as session:
+        yield session
+
+
+def _registry() -> Registry:
+    return registry_of(read_settings())
+
+
+def find(registry: Registry, text: str) -> str:
+    """The digest that `text` names: wholly, by an unmistakable beginning, or as a card's name. Raises BadInput otherwise."""
+    digests = registry.digests()
+    wanted = text.strip()
+    by_start = [digest for digest in digests if wanted and digest.startswith(wanted.lower())]
+    found = by_start or [digest for digest in digests if _name(registry, digest) == wanted]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BadInput(f"{text!r} could be {' or '.join(digest[:_SHORT] for digest in found[:4])}: give more of the digest")
+    raise BadInput(f"no model {text[:80]!r} in {registry.root}; see `kerbwatch models list`")
+
+
+def _name(registry: Registry, digest: str) -> str | None:
+    try:
+        return registry.card(digest).name
+    except KerbwatchError:
+        return None
+
+
+@app.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List all models with what is proven of them and where they serve. Example: `kerbwatch models list`."""
+    registry = _registry()
+    with _reader() as session:
+        serving = history.serving(session)
+    rows = [_listed(registry, digest, serving.get(digest, ())) for digest in registry.digests()]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        typer.echo("no model so far; `kerbwatch setup` puts the shipped ones into the registry")
+        return
+    shown = table("digest", "name", "mode", "gate passed for", "serves (* asked for)", "")
+    for row in rows:
+        fault = f"[bold red]{plain(row.fault)}[/]" if row.fault else ""
+        shown.add_row(row.digest[:_SHORT], plain(row.name), row.mode or "-", ", ".join(row.gate), ", ".join(row.serves), fault)
+    Console().print(shown)
+
+
+def _listed(registry: Registry, digest: str, serves: tuple[str, ...]) -> Listed:
+    try:
+        registry.verify(digest)
+        card = registry.card(digest)
+        newest = {one.context: one.passed for one in verdicts(registry, digest)}
+    except KerbwatchError as error:
+        return Listed(digest=digest, name="", mode=None, architecture="", gate=(), serves=serves, fault=str(error))
+    gate = tuple(sorted(context for context, passed in newest.items() if passed))
+    return Listed(digest=digest, name=card.name, mode=card.mode, architecture=card.architecture, gate=gate, serves=serves, fault="")
+
+
+@app.command()
+def show(model: Model, as_json: AsJson = False) -> None:
+    """Show card, lineage, verdicts and service of a model, each verified first. Example: `kerbwatch models show csp-nano`."""
+    registry = _registry()
+    digest = find(registry, model)
+    registry.verify(digest)
+    with _reader() as session:
+        found = Shown(
+            card=registry.card(digest),
+            lineage=registry.lineage(digest),
+            signed_by=registry.signed_by(digest),
+            verdicts=verdicts(registry, digest),
+            serves=history.serving(session).get(digest, ()),
+            served=history.served(session, digest=digest),
+            suspected_in=history.suspected(session).get(digest, ()),
+        )
+    if as_json:
+        print_json(found)
+        return
+    _print(found)
+
+
+def _print(found: Shown) -> None:
+    card, lineage, console = found.card, found.lineage, Console()
+    facts = table("", "")
+    facts.add_row("model", f"{plain(card.name)}, {card.mode}, for {', '.join(card.contexts)}, threshold {card.threshold:g}")
+    facts.add_row("digest", card.digest)
+    facts.add_row("parent", card.parent or "none")
+    facts.add_row("architecture", plain(card.architecture))
+    facts.add_row("signature", f"holds, key {found.signed_by[:_SHORT]}")
+    facts.add_row("serves", ", ".join(found.serves) or "nothing now")
+    for stretch in found.served:
+        when = f"{utc(stretch.first_at)} to {utc(stretch.last_at)}"
+        facts.add_row("served", f"{stretch.context} {stretch.mode}, {stretch.frames} frames, {when}")
+    for one in found.verdicts:
+        failed = ", ".join(f"{check.name} {check.value} (limit {check.limit:g})" for check in one.checks if not check.passed)
+        facts.add_row("gate", f"{one.context}: {'passed' if one.passed else f'REFUSED: {plain(failed)}'}, {utc(one.made_at)}")
+    if found.suspected_in:
+        facts.add_row("suspected", f"[bold red]in open incidents {', '.join(id_[:8] for id_ in found.suspected_in)}[/]")
+    if lineage is None:
+        facts.add_row("lineage", "nobody recorded one")
+    else:
+        code = f"{lineage.code.version} {lineage.code.commit[:_SHORT]}, sources {lineage.code.source_digest[:_SHORT]}"
+        facts.add_row("made", f"{utc(lineage.started_at)} to {utc(lineage.finished_at)} by kerbwatch {plain(code)}")
+        facts.add_row("on", f"{lineage.machine.architecture}, {lineage.machine.cores} cores, {plain(lineage.machine.device)}")
+        for material in lineage.materials:
+            facts.add_row("data", f"{plain(material.name)}: {material.samples} samples, {material.manifest_digest[:_SHORT]}")
+        for approval in lineage.approvals:
+            facts.add_row("approved", plain(f"{approval.what} by {approval.actor} ({approval.role}): {approval.comment}"))
+        if lineage.incident:
+            facts.add_row("because of", f"incident {plain(lineage.incident)}")
+    facts.add_row("data", plain(card.data))
+    console.print(facts)
+
+
+@app.command()
+def verify(
+    model: Annotated[str | None, typer.Argument(help="One model; all if none is named.")] = None, as_json: AsJson = False
+) -> None:
+    """Prove models again: digests, cards, lineage, verdicts, signatures; 1 if one fails. Example: `kerbwatch models verify`."""
+    registry = _registry()
+    digests = registry.digests() if model is None else (find(registry, model),)
+    found = []
+    for digest in track(digests, "verifying", console=Console(stderr=True), transient=True):
+        try:
+            registry.verify(digest)
+            verdicts(registry, digest)
+        except (Tampered, Unavailable, BadInput) as error:
+            found.append(Proven(digest, holds=False, fault=str(error)))
+        else:
+            found.append(Proven(digest, holds=True, fault=""))
+    if as_json:
+        print_json(found)
+    else:
+        for one in found:
+            typer.echo(f"{one.digest[:_SHORT]}  {'holds' if one.holds else f'DOES NOT HOLD: {one.fault}'}")
+    if not all(one.holds for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def stage(
+    folder: Annotated[Path, typer.Argument(help="A run's folder: weights.safetensors, card.json and lineage.json.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put a run's model into the registry, signed; it serves nothing yet. Example: `kerbwatch models stage var/training/run`."""
+    settings = read_settings()
+    model_key(settings)
+    lineage = folder / "lineage.json"
+    if not lineage.is_file():
+        raise BadInput(
+            f"{folder} has no lineage.json: a model that nobody can trace is not staged; train it with `kerbwatch train`"
+        )
+    registry = registry_of(settings)
+    digest = registry.put(folder / "weights.safetensors", read_card(folder / "card.json"), lineage.read_bytes())
+    if as_json:
+        print_json({"digest": digest})
+    else:
+        typer.echo(f"{digest} is staged and signed; the gate comes next, then `kerbwatch models promote {digest[:_SHORT]}`")
+
+
+@app.command()
+def promote(  # noqa: PLR0917 - typer makes options of them
+    model: Model,
+    context: InContext,
+    by: Annotated[list[str], typer.Option("--by", help="Who approves: name two people, one with role R3, one with role R8.")],
+    comment: Why,
+    mode: InMode = Mode.NORMAL,
+    as_json: AsJson = False,
+) -> None:
+    """Let a model serve a context, all of it at once; the gate must have passed it for that context.
+
+    Example: `kerbwatch models promote 4f2a --context urban --by kim --by sam -m "better at night"`
+    """
+    registry = _registry()
+    with opened(read_settings()) as sessions, writing(sessions) as session:
+        changed = promotion.promote(
+            session, registry, find(registry, model), context, mode, by=by, comment=comment, now=datetime.now(UTC)
+        )
+    _report(changed, as_json=as_json)
+
+
+@app.command()
+def rollback(context: InContext, comment: Why, mode: InMode = Mode.NORMAL, actor: Actor = None, as_json: AsJson = False) -> None:
+    """Go back at once to the last model that served there before, verifies and is not suspected.
+
+    Example: `kerbwatch models rollback --context urban -m "misses cyclists"`
+    """
+    registry, now = _registry(), datetime.now(UTC)
+    with opened(read_settings()) as sessions, writing(sessions) as session:
+        changed = promotion.rollback(session, registry, context, mode, actor=actor or getpass.getuser(), comment=comment, now=now)
+    _report(changed, as_json=as_json)
+
+
+def _report(changed: promotion.Changed, *, as_json: bool) -> None:
+    if as_json:
+        print_json(changed)
+    elif changed.before == changed.digest:
+        typer.echo(f"{changed.digest[:_SHORT]} is the {changed.mode} model of {changed.context} already; nothing was changed")
+    else:
+        typer.echo(
+            f"{changed.digest[:_SHORT]} follows {changed.before[:_SHORT]} as the {changed.mode} model of {changed.context}; "
+            f"workers take it at decision {changed.decision_id[:8]}: see `kerbwatch models list`"
+        )
+
+
+@app.command("history")
+def tell_history(
+    context: Annotated[Context | None, typer.Option("--context", help="Only this context.")] = None, as_json: AsJson = False
+) -> None:
+    """Tell which models were named and which served, from when to when. Example: `kerbwatch models history --context urban`."""
+    with _reader() as session:
+        told = Told(history.named(session, context), history.served(session, context))
+    if as_json:
+        print_json(told)
+        return
+    names = table("context", "mode", "digest", "since (UTC)", "until", "by", "why", title="named")
+    for one in told.named:
+        until = "now" if one.until is None else utc(one.until)
+        names.add_row(one.context, one.mode, one.weights_digest[:_SHORT], utc(one.since), until, plain(one.actor), plain(one.why))
+    frames = table("context", "mode", "digest", "first frame (UTC)", "last frame", "frames", "decision", title="served")
+    for each in told.served:
+        frames.add_row(
+            each.context, each.mode, each.weights_digest[:_SHORT], utc(each.first_at), utc(each.last_at),
+            str(each.frames), plain(each.decision_id[:16]),
+        )  # fmt: skip
+    console = Console()
+    console.print(names)
+    console.print(frames)
+
+
+@app.command()
+def served(
+    frame: Annotated[str, typer.Argument(help="The frame's id, or CAMERA:EPOCH:SEQUENCE.")], as_json: AsJson = False
+) -> None:
+    """Say which weights judged a frame; 1 if it is not on record. Example: `kerbwatch models served gate-1:1700000000000:42`."""
+    with _reader() as session:
+        found = history.judged(session, frame)
+    if found is None:
+        typer.echo(
+            f"frame {frame} is not on record: it was refused (`kerbwatch dlq list`), is not judged yet, or the keeper is behind "
+            "(`kerbwatch status`); ask again in a moment",
+            err=True,
+        )
+        raise typer.Exit(1)
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(
+        f"{found.weights_digest} judged frame {found.frame_id} ({found.camera}, epoch {found.epoch}, sequence {found.sequence})\n"
+        f"as the {found.mode} model of {found.context}, under decision {found.decision_id}, "
+        f"at {utc(found.judged_time, millis=True)} UTC "
+        f"(taken {utc(found.camera_time, millis=True)}); it found {found.people} people"
+    )

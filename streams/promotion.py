@@ -1,0 +1,127 @@
+"""Whether a model may be named for a role, and which model a roll-back returns to.
+
+It decides that a promotion needs a signature that holds, a passed verdict of the gate for that very context, two people (R3 and
+R8), no suspicion and no rollout in service; and that a roll-back takes the last model that served there before, that verifies and
+that no open incident suspects: one person may do that, at once. It refuses everything else, whoever asks. What workers serve is
+changed by the responder's outbox alone. No topic feeds it.
+
+Source: paper 4.5.3, 4.6 (approval by R3 and R8, immediate roll-back), SC-6.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from inference.provenance.history import suspected
+from inference.provenance.registry import Registry
+from inference.provenance.verdicts import require_passed
+from infra.tables import RolloutRow
+from responders import assignments
+from responders.people import roles_of
+from responders.roles import Role, named
+from streams.errors import BadInput, KerbwatchError
+from streams.events import Context, Digest, Mode
+
+_APPROVERS = (Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER)
+_SHORT = 12
+
+
+class Changed(msgspec.Struct, frozen=True, kw_only=True):
+    """A model was named for a role; `before` is the same where nothing is new."""
+
+    context: Context
+    mode: Mode
+    digest: Digest
+    before: Digest
+    decision_id: str
+
+
+def promote(
+    session: Session,
+    registry: Registry,
+    digest: str,
+    context: Context,
+    mode: Mode,
+    *,
+    by: Sequence[str],
+    comment: str,
+    now: datetime,
+) -> Changed:
+    """Name a model for a role, in the session's transaction; workers are told by the outbox.
+
+    Raises:
+        BadInput: saying what is missing: the verdict, a person, a comment; or what stands against it.
+        Tampered: naming the file that does not hold.
+        Unavailable: if there is no such model, or the context has none to follow.
+    """
+    _said(comment)
+    registry.verify(digest)
+    card = registry.card(digest)
+    if card.mode is not mode or context not in card.contexts:
+        raise BadInput(f"model {digest[:_SHORT]} is a {card.mode} model for {', '.join(card.contexts)}, says its card")
+    require_passed(registry, digest, context)
+    _approved(session, by)
+    _no_rollout(session, context)
+    if incidents := suspected(session).get(digest):
+        raise BadInput(f"model {digest[:_SHORT]} is suspected in open incident {incidents[0][:8]}: close that first")
+    actor, why = ", ".join(dict.fromkeys(by)), f"promoted: {comment}"
+    return _named(session, context, mode, digest, actor=actor, why=why, now=now)
+
+
+def rollback(
+    session: Session, registry: Registry, context: Context, mode: Mode, *, actor: str, comment: str, now: datetime
+) -> Changed:
+    """Name the newest former model of a role that may be gone back to, in the session's transaction.
+
+    Raises BadInput saying why each former model may not, Unavailable if the context has none at all.
+    """
+    _said(comment)
+    _no_rollout(session, context)
+    suspects = suspected(session)
+    reasons = []
+    for row in assignments.former(session, context, mode):
+        digest = row.weights_digest
+        if incidents := suspects.get(digest):
+            reasons.append(f"{digest[:_SHORT]} is suspected in open incident {incidents[0][:8]}")
+            continue
+        try:
+            registry.verify(digest)
+            if row.actor != assignments.SETUP:  # shipped models are vouched for by the one who installed kerbwatch
+                require_passed(registry, digest, context)
+        except KerbwatchError as error:
+            reasons.append(str(error))
+        else:
+            return _named(session, context, mode, digest, actor=actor, why=f"rolled back: {comment}", now=now)
+    raise BadInput(f"{context} has no former {mode} model to go back to: {'; '.join(reasons) or 'there was none'}")
+
+
+def _named(session: Session, context: Context, mode: Mode, digest: str, *, actor: str, why: str, now: datetime) -> Changed:
+    before = assignments.assigned(session, context, mode)
+    decision_id = assignments.assign(session, context, mode, digest, actor=actor, why=why, now=now)
+    return Changed(context=context, mode=mode, digest=digest, before=before, decision_id=decision_id)
+
+
+def _said(comment: str) -> None:
+    if not comment.strip():
+        raise BadInput("a comment that says why is missing (-m)")
+
+
+def _approved(session: Session, by: Sequence[str]) -> None:
+    """Two different people, one for each role that must agree."""
+    roles = {name: roles_of(session, name) for name in by}
+    data_scientist, engineer = _APPROVERS
+    if not any(data_scientist in roles[one] and engineer in roles[other] for one in roles for other in roles if one != other):
+        known = "; ".join(f"{name} has {named(has) or 'no role'}" for name, has in roles.items()) or "nobody was named"
+        raise BadInput(
+            f"a promotion needs two people, {named(_APPROVERS)} (--by NAME --by NAME): {known}; see `kerbwatch people list`"
+        )
+
+
+def _no_rollout(session: Session, context: Context) -> None:
+    """A rollout compares with the normal model of its start, so nobody changes that under it."""
+    in_service = select(RolloutRow.id).where(RolloutRow.context == context, RolloutRow.phase.is_not(None))
+    if id_ := session.scalar(in_service):
+        raise BadInput(f"rollout {id_[:8]} of {context} is in service: let it end, or `kerbwatch rollouts cancel` it")
