@@ -103,7 +103,7 @@ def write_lineage(lineage: Lineage) -> bytes:
         statement.validate()
         data: bytes = json_format.MessageToJson(statement.pb, sort_keys=True).encode() + b"\n"
         again = msgspec.to_builtins(read_lineage(data))
-    except (ValueError, TypeError) as error:
+    except (json_format.Error, ValueError, TypeError) as error:
         raise BadInput(f"lineage of {digest[:12]} does not hold: {error}") from error
     if again != msgspec.to_builtins(lineage):
         raise BadInput(f"lineage of {digest[:12]} does not survive JSON: a number in it is too large, or a key is no text")
@@ -120,7 +120,7 @@ def read_lineage(data: bytes) -> Lineage:
         json_format.Parse(data, statement.pb)
         statement.validate()
         body = json.loads(data)["predicate"]
-    except (json_format.ParseError, ProtobufError, ValueError, KeyError, TypeError) as error:
+    except (json_format.Error, ProtobufError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"lineage is no in-toto statement: {error}") from error
     if statement.pb.predicate_type != PREDICATE_TYPE:
         raise BadInput(f"lineage is a statement of type {statement.pb.predicate_type!r}, not {PREDICATE_TYPE}")

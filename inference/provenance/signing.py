@@ -10,6 +10,7 @@ Source: paper SC-6 (model integrity); OpenSSF Model Signing v1.0 (predicate http
 
 import base64
 import binascii
+import hashlib
 import json
 import re
 import shutil
@@ -23,8 +24,6 @@ from streams.errors import Tampered, Unavailable
 SIGNATURE = "model.sig"
 _LARGEST_SIGNATURE = 64 * 1024
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
-_CHANGED = re.compile(r"Hash mismatch for '([^']+)'")
-_LISTED = re.compile(r"(Extra|Missing) files (?:found )?in model '[^']*': ([^\]\"']+)")
 
 
 def write_signed(target: Path, contents: Mapping[str, bytes], keys: Path | None) -> bool:
@@ -91,7 +90,7 @@ def verify(folder: Path, keys: Path) -> str:
     try:
         config.verify(folder, path)
     except ValueError as error:
-        if wrong := _wrong(str(error)):
+        if wrong := _wrong(folder):
             raise Tampered(f"{folder}: {wrong}; do not serve it, restore it from a trusted copy") from error
         raise _damaged(path) from error
     except Exception as error:
@@ -130,11 +129,24 @@ def _signer(path: Path) -> str:
     return key_id
 
 
-def _wrong(message: str) -> str:
-    """What a mismatch is about, in plain words; empty where it is about the signature itself."""
-    found = [f"{name} was changed" for name in _CHANGED.findall(message)]
-    verbs = {"Extra": "was added", "Missing": "is missing"}
-    found += [f"{names.strip()} {verbs[kind]}" for kind, names in _LISTED.findall(message)]
+def _wrong(folder: Path) -> str:
+    """Which files differ from what the signature lists, in plain words; empty where it is the signature that is wrong."""
+    try:
+        bundle = json.loads((folder / SIGNATURE).read_bytes())
+        listed = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))["predicate"]["resources"]
+        signed = {str(one["name"]): str(one["digest"]) for one in listed}
+    except (ValueError, KeyError, TypeError):
+        return ""
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    there.pop(SIGNATURE)
+    found = [f"{name} is missing" for name in sorted(set(signed) - set(there))]
+    for name, path in sorted(there.items()):
+        if name not in signed:
+            found.append(f"{name} was added")
+        else:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != signed[name]:
+                    found.append(f"{name} was changed")
     return ", ".join(found)
 
 
