@@ -78,14 +78,19 @@ def assign(session: Session, context: Context, mode: Mode, digest: str, *, actor
 
 
 def former(session: Session, context: Context, mode: Mode) -> tuple[AssignedRow, ...]:
-    """The names that this role had before the present model, newest first, each model once."""
-    present = assigned(session, context, mode)
-    rows = session.scalars(
-        select(AssignedRow)
-        .where(AssignedRow.context == context, AssignedRow.mode == mode, AssignedRow.weights_digest != present)
-        .order_by(AssignedRow.number.desc())
-    )
-    return tuple({row.weights_digest: row for row in reversed(rows.all())}.values())[::-1]
+    """What a role may go back to, newest first: the models before the present one, each once.
+
+    Whoever named an earlier model again left everything that came after it, so none of that is gone back to.
+    """
+    of_role = (AssignedRow.context == context, AssignedRow.mode == mode)
+    line: dict[str, AssignedRow] = {}
+    for row in session.scalars(select(AssignedRow).where(*of_role).order_by(AssignedRow.number)):
+        if row.weights_digest in line:
+            known = list(line)
+            line = {digest: line[digest] for digest in known[: known.index(row.weights_digest) + 1]}
+        else:
+            line[row.weights_digest] = row
+    return tuple(line.values())[-2::-1]
 
 
 def _row(session: Session, context: Context) -> Assignment:

@@ -3,8 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import a_run
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from safetensors.numpy import save
 
 from inference.provenance.lineage import Code, Lineage, Machine, Material, write_lineage
@@ -12,7 +14,7 @@ from inference.provenance.registry import Card, Registry, digest_of, registry_of
 from inference.provenance.verdicts import Check, Verdict
 from infra.keys import model_key
 from infra.settings import Settings
-from streams.events import Context, Mode
+from streams.events import Context, Detections, Mode, event_id
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -92,4 +94,22 @@ def a_verdict(digest: str, context: Context = Context.URBAN, *, passed: bool = T
         data_digest=f"{minutes:064x}",
         settings_digest="5" * 64,
         made_at=NOON + timedelta(minutes=minutes),
+    )
+
+
+def judged_frame(sequence: int, digest: str, *, mode: Mode = Mode.NORMAL, decision: str = "initial-urban") -> Detections:
+    """A frame of cam1 in urban, judged `sequence` seconds after noon."""
+    id_ = event_id("frame", "cam1", 1, sequence)
+    seen = a_run.judged()
+    return replace(
+        seen,
+        id=event_id("detections", id_),
+        time=NOON + timedelta(seconds=sequence),
+        camera_time=NOON + timedelta(seconds=sequence - 0.1),
+        camera_id="cam1",
+        frame_id=id_,
+        sequence=sequence,
+        weights_digest=digest,
+        mode=mode,
+        decision_id=decision,
     )

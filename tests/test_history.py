@@ -1,0 +1,209 @@
+"""Which weights served where and when, and what may be named or gone back to, on both databases."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from a_model import a_registry, a_verdict, add, judged_frame
+from incident_events import NOON, at, signal
+from sqlalchemy import select
+
+from inference.provenance import history
+from inference.provenance.registry import Registry
+from inference.provenance.verdicts import put_verdict
+from infra.db import Sessions, reading, writing
+from infra.settings import Settings
+from infra.tables import EffectRow
+from responders import assignments, people, playbooks
+from responders.keeping import record_judged
+from responders.roles import Role
+from responders.store import Store
+from streams import codec
+from streams.errors import BadInput, Tampered
+from streams.events import Context, Mode, ModelState, Phase
+from streams.promotion import promote, rollback
+from streams.topics import MODEL_STATE
+
+pytest_plugins = ["databases"]
+
+
+class Deployment:
+    """A database, a registry with a normal and a safe model that setup named, and two people who may promote."""
+
+    def __init__(self, sessions: Sessions, home: Path) -> None:
+        self.sessions, self.home = sessions, home
+        self.registry: Registry = a_registry(home)
+        self.normal, self.safe = add(self.registry, home, 1), add(self.registry, home, 2, Mode.SAFE)
+        self.store = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
+        self.store.assign(Context.URBAN, self.normal, self.safe, NOON)
+        with writing(sessions) as session:
+            people.put(session, "kim", [Role.DATA_SCIENTIST], "root", NOON)
+            people.put(session, "sam", [Role.SECMLOPS_ENGINEER], "root", NOON)
+
+    def candidate(self, number: int, *, passed: bool = True) -> str:
+        digest = add(self.registry, self.home, number)
+        put_verdict(self.registry, a_verdict(digest, passed=passed))
+        return digest
+
+    def promote(self, digest: str, *, seconds: float, by: tuple[str, ...] = ("kim", "sam"), mode: Mode = Mode.NORMAL) -> None:
+        with writing(self.sessions) as session:
+            promote(session, self.registry, digest, Context.URBAN, mode, by=by, comment="better", now=at(seconds))
+
+    def rollback(self, seconds: float) -> str:
+        with writing(self.sessions) as session:
+            back = rollback(session, self.registry, Context.URBAN, Mode.NORMAL, actor="kim", comment="worse", now=at(seconds))
+            return back.digest
+
+    def asked(self) -> list[ModelState]:
+        query = select(EffectRow.payload).where(EffectRow.topic == MODEL_STATE.name).order_by(EffectRow.number)
+        with reading(self.sessions) as session:
+            return [codec.decode(payload, MODEL_STATE, ModelState).event for payload in session.scalars(query)]
+
+
+@pytest.fixture
+def here(sessions: Sessions, database: Settings) -> Deployment:
+    return Deployment(sessions, database.home)
+
+
+def test_names_hold_until_the_next_of_their_role(here: Deployment) -> None:
+    better = here.candidate(3)
+    here.promote(better, seconds=60)
+    with reading(here.sessions) as session:
+        told = history.named(session, Context.URBAN)
+        assert history.named(session, Context.HIGHWAY) == ()
+    assert [(one.mode, one.weights_digest, one.since, one.until, one.actor) for one in told] == [
+        (Mode.NORMAL, here.normal, NOON, at(60), "setup"),
+        (Mode.SAFE, here.safe, NOON, None, "setup"),
+        (Mode.NORMAL, better, at(60), None, "kim, sam"),
+    ]
+
+
+def test_a_promotion_tells_the_workers_and_setup_does_not_take_it_back(here: Deployment) -> None:
+    better = here.candidate(3)
+    here.promote(better, seconds=60)
+    state = here.asked()[-1]
+    assert (state.weights_digest, state.reference_digest, state.mode) == (better, better, Mode.NORMAL)
+    here.promote(better, seconds=61)
+    assert not here.store.assign(Context.URBAN, here.normal, here.safe, at(62))
+    assert here.asked()[-1] == state
+    assert here.store.assign(Context.URBAN, "c" * 64, "d" * 64, at(63))  # a new release: only the role that setup named follows
+    with reading(here.sessions) as session:
+        assert assignments.assigned(session, Context.URBAN, Mode.NORMAL) == better
+        assert assignments.assigned(session, Context.URBAN, Mode.SAFE) == "d" * 64
+
+
+def test_while_the_safe_model_serves_a_promotion_changes_only_the_reference(here: Deployment) -> None:
+    here.store.accept(signal(Phase.RAISED, 10, 14), at(3))
+    assert here.asked()[-1].mode is Mode.SAFE
+    better = here.candidate(3)
+    here.promote(better, seconds=60)
+    state = here.asked()[-1]
+    assert (state.weights_digest, state.reference_digest, state.mode) == (here.safe, better, Mode.SAFE)
+
+
+def test_served_stretches_are_sums_of_judged_frames_however_they_come(here: Deployment) -> None:
+    frames = [judged_frame(n, here.normal) for n in range(5)] + [
+        judged_frame(n, here.safe, mode=Mode.SAFE, decision="d1") for n in range(5, 8)
+    ]
+    with writing(here.sessions) as session:
+        record_judged(session, frames[3:])
+    for again in (frames, frames):
+        with writing(here.sessions) as session:
+            record_judged(session, again)
+    with reading(here.sessions) as session:
+        told = history.served(session)
+        assert history.served(session, digest=here.safe) == told[1:]
+        assert history.served(session, Context.HIGHWAY) == ()
+    assert [(one.weights_digest, one.mode, one.first_at, one.last_at, one.frames) for one in told] == [
+        (here.normal, Mode.NORMAL, at(0), at(4), 5),
+        (here.safe, Mode.SAFE, at(5), at(7), 3),
+    ]
+
+
+def test_a_frame_is_found_by_id_and_by_place(here: Deployment) -> None:
+    with writing(here.sessions) as session:
+        record_judged(session, [judged_frame(7, here.safe, mode=Mode.SAFE, decision="d1")])
+    with reading(here.sessions) as session:
+        found = history.judged(session, "cam1:1:7")
+        assert found is not None
+        assert (found.weights_digest, found.mode, found.decision_id) == (here.safe, Mode.SAFE, "d1")
+        assert found.judged_time - found.camera_time == timedelta(seconds=0.1)
+        assert history.judged(session, found.frame_id) == found
+        assert history.judged(session, "cam1:1:8") is None
+        for nonsense in ("", "cam1:1", "cam1:-1:7", "' OR 1=1 --", f"cam1:1:{'9' * 30}"):
+            with pytest.raises(BadInput, match="names no frame"):
+                history.judged(session, nonsense)
+
+
+def test_weights_under_an_open_incident_are_suspected_until_it_closes(here: Deployment) -> None:
+    with writing(here.sessions) as session:
+        record_judged(
+            session,
+            [judged_frame(12, here.normal), judged_frame(13, here.safe, mode=Mode.SAFE, decision="d1"), judged_frame(40, "e" * 64)],
+        )
+    here.store.accept(signal(Phase.RAISED, 10, 14), at(3))
+    with reading(here.sessions) as session:
+        assert list(history.suspected(session)) == [here.normal]
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        (("kim",), "two people"),
+        (("kim", "kim"), "two people"),
+        (("kim", "eve"), "eve has no role"),
+        ((), "nobody was named"),
+    ],
+)
+def test_one_person_cannot_promote(here: Deployment, by: tuple[str, ...], said: str) -> None:
+    better = here.candidate(3)
+    with pytest.raises(BadInput, match=said):
+        here.promote(better, seconds=60, by=by)
+    assert len(here.asked()) == 1
+
+
+def test_nobody_can_promote_what_the_gate_refused_or_never_saw_or_what_was_changed(here: Deployment) -> None:
+    with pytest.raises(BadInput, match="nobody can promote it"):
+        here.promote(here.candidate(3, passed=False), seconds=60)
+    with pytest.raises(BadInput, match="no verdict"):
+        here.promote(add(here.registry, here.home, 4), seconds=60)
+    with pytest.raises(BadInput, match="is a normal model"):
+        here.promote(here.candidate(5), seconds=60, mode=Mode.SAFE)
+    changed = here.candidate(6)
+    (here.registry.root / changed / "card.json").chmod(0o644)
+    (here.registry.root / changed / "card.json").write_text("{}")
+    with pytest.raises(Tampered, match=r"card\.json was changed"):
+        here.promote(changed, seconds=60)
+    assert len(here.asked()) == 1
+
+
+def test_a_roll_back_skips_what_is_suspected_and_what_does_not_verify(here: Deployment) -> None:
+    second, third, fourth = (here.candidate(number) for number in (3, 4, 5))
+    for number, digest in enumerate((second, third, fourth)):
+        here.promote(digest, seconds=60 + number)
+    with writing(here.sessions) as session:
+        record_judged(session, [judged_frame(12, third)])
+    here.store.accept(signal(Phase.RAISED, 10, 14), at(100))
+    (here.registry.root / second / "weights.safetensors").chmod(0o644)
+    (here.registry.root / second / "weights.safetensors").write_bytes(b"")
+    assert here.rollback(110) == here.normal
+    assert here.asked()[-1].reference_digest == here.normal
+
+
+def test_a_roll_back_with_nowhere_to_go_says_why(here: Deployment) -> None:
+    with pytest.raises(BadInput, match="no former normal model to go back to: there was none"):
+        here.rollback(60)
+    here.promote(here.candidate(3), seconds=60)
+    with writing(here.sessions) as session:
+        record_judged(session, [judged_frame(12, here.normal)])
+    here.store.accept(signal(Phase.RAISED, 10, 14), at(100))
+    with pytest.raises(BadInput, match="is suspected in open incident"):
+        here.rollback(110)
+
+
+def test_after_going_back_the_next_roll_back_does_not_return_to_what_was_left(here: Deployment) -> None:
+    second, third = here.candidate(3), here.candidate(4)
+    here.promote(second, seconds=60)
+    here.promote(third, seconds=61)
+    assert here.rollback(70) == second
+    assert here.rollback(80) == here.normal
