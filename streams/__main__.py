@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from dashboards.cli import app as dashboards
+from inference.measure.cli import evaluate_command
 from infra.cli import mount
 from infra.log import set_up_logs
 from infra.metrics import Metrics, Service, serve_metrics
@@ -46,6 +47,7 @@ app.add_typer(rollout_cli.app, name="rollouts")
 app.add_typer(rollout_cli.people_app, name="people")
 app.add_typer(models.app, name="models")
 app.command("replay")(replay_command)
+app.command("evaluate")(evaluate_command)
 app.add_typer(chaos.app, name="chaos")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(dashboards, name="dashboards")

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import track
 
 from inference.attacks.gradient import fgsm, pgd
-from inference.measure.quality import IOU, measure
+from inference.measure.miss_rate import IOU
+from inference.measure.quality import measure
 from inference.networks.csp_nano import CspNano, from_bytes
 from inference.networks.pretrained import NOTICE
 from inference.provenance.registry import Card, Figure, Registry, digest_of, read_card, write_card
