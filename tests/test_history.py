@@ -3,15 +3,17 @@
 from datetime import timedelta
 from pathlib import Path
 
+import alembic.command as alembic
 import pytest
 from a_model import a_registry, a_verdict, add, judged_frame
+from alembic.config import Config
 from incident_events import NOON, at, signal
 from sqlalchemy import select
 
 from inference.provenance import history
 from inference.provenance.registry import Registry
 from inference.provenance.verdicts import put_verdict
-from infra.db import Sessions, reading, writing
+from infra.db import _MIGRATIONS, Sessions, engine_of, migrate, open_database, reading, writing
 from infra.settings import Settings
 from infra.tables import EffectRow
 from responders import assignments, people, playbooks
@@ -207,3 +209,48 @@ def test_after_going_back_the_next_roll_back_does_not_return_to_what_was_left(he
     here.promote(third, seconds=61)
     assert here.rollback(70) == second
     assert here.rollback(80) == here.normal
+
+
+def test_what_older_versions_kept_is_carried_into_the_history(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    engine = engine_of(settings)
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    at_noon = "2026-11-21 12:00:0"
+    frames = [
+        (
+            f"f{n}",
+            "cam1",
+            "urban",
+            1,
+            n,
+            "a" * 64,
+            "normal",
+            "initial-urban",
+            0,
+            n,
+            f"{at_noon}{n}",
+            f"{at_noon}{n}.500000",
+            1,
+            None,
+        )
+        for n in range(3)
+    ]
+    with engine.execution_options(writes=True).begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.upgrade(config, "0001")
+        named = ("urban", "a" * 64, "b" * 64, "normal", "initial-urban", f"{at_noon}0.000000", 0)
+        connection.exec_driver_sql("INSERT INTO model_assignments VALUES (?, ?, ?, ?, ?, ?, ?)", named)
+        connection.exec_driver_sql("INSERT INTO judged_frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", frames)
+    engine.dispose()
+    migrate(settings)
+    sessions = open_database(settings)
+    with reading(sessions) as session:
+        [stretch] = history.served(session)
+        assert (stretch.frames, stretch.first_at, stretch.last_at) == (3, at(0.5), at(2.5))
+        assert [(one.mode, one.weights_digest, one.since) for one in history.named(session)] == [
+            (Mode.NORMAL, "a" * 64, NOON),
+            (Mode.SAFE, "b" * 64, NOON),
+        ]
+    sessions.kw["bind"].dispose()

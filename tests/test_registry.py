@@ -1,11 +1,15 @@
 """Models by digest: written once, verified before use, whole or not there."""
 
+import io
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save
 
+import inference.provenance.registry as registry_module
 from inference.networks.csp_nano import CspNano, to_bytes
 from inference.provenance.registry import Card, Registry, digest_of, read_card, shipped
 from streams.errors import BadInput, Tampered, Unavailable
@@ -77,6 +81,37 @@ def test_a_file_that_is_not_its_cards_is_refused(tmp_path: Path, weights: Path, 
     other.write_bytes(b"no weights")
     with pytest.raises(BadInput, match="no safetensors weights"):
         Registry(tmp_path).put(other, msgspec.structs.replace(card, digest=digest_of(b"no weights")))
+
+
+def test_a_pickle_a_damaged_header_and_other_tensors_are_never_taken(tmp_path: Path, weights: Path, card: Card) -> None:
+    pickled = io.BytesIO()
+    torch.save(CspNano().state_dict(), pickled)
+    whole = weights.read_bytes()
+    for content in (pickled.getvalue(), b"\x80\x04K\x01.", b"", whole[:-1], b"\xff" * 8 + whole[8:]):
+        path = tmp_path / "weights"
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match="no safetensors weights"):
+            Registry(tmp_path / "models").put(path, msgspec.structs.replace(card, digest=digest_of(content)))
+    other = save({"kernel": np.zeros(3, np.float32)})
+    path.write_bytes(other)
+    with pytest.raises(BadInput, match="no CSP-nano weights"):
+        Registry(tmp_path / "models").put(path, msgspec.structs.replace(card, digest=digest_of(other)))
+    assert not (tmp_path / "models").exists()
+
+
+def test_files_larger_than_any_such_file_are_refused_before_they_are_read(
+    tmp_path: Path, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights"
+    with path.open("wb") as sparse:
+        sparse.truncate((1 << 30) + 1)
+    monkeypatch.setitem(registry_module._LARGEST, "weights.safetensors", 1 << 20)
+    with pytest.raises(BadInput, match="nothing of it was taken"):
+        Registry(tmp_path / "models").put(path, card)
+    with (tmp_path / "card.json").open("wb") as sparse:
+        sparse.truncate((1 << 20) + 1)
+    with pytest.raises(BadInput, match="nothing of it was taken"):
+        read_card(tmp_path / "card.json")
 
 
 def test_what_is_not_there_and_what_is_no_digest_are_said_so(tmp_path: Path) -> None:

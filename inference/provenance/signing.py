@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from infra.files import write_whole
 from streams.errors import Tampered, Unavailable
 
 SIGNATURE = "model.sig"
@@ -45,8 +46,7 @@ def write_signed(target: Path, contents: Mapping[str, bytes], keys: Path | None)
         fresh = scratch / target.name  # the signature names the folder
         fresh.mkdir()
         for name, content in contents.items():
-            (fresh / name).write_bytes(content)
-            (fresh / name).chmod(0o444)
+            write_whole(fresh / name, content, 0o444)
         if keys is not None:
             sign(fresh, keys)
         fresh.rename(target)
