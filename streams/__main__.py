@@ -95,6 +95,14 @@ def publish(context: typer.Context) -> None:
     _call(command, context)
 
 
+@app.command(context_settings=_LATE)
+def experiments(context: typer.Context) -> None:
+    """The paper's experiments, resumable. Example: `kerbwatch experiments table6 --seeds 3 --budget quick`."""
+    from inference.experiments.cli import app as group
+
+    group(context.args, prog_name=context.command_path)
+
+
 def _call(command: Callable[..., None], context: typer.Context) -> None:
     late = typer.Typer(pretty_exceptions_enable=False)
     late.command()(command)

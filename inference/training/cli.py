@@ -45,7 +45,7 @@ def pretrained() -> CspNano:
     return network
 
 
-def train(  # noqa: PLR0917 - a command's options are given by name
+def train(
     model: Annotated[str, typer.Option(help=f"Whose settings: {', '.join(PRESETS)}.")] = "csp-nano",
     folder: Annotated[
         Path | None, typer.Option(help="Where the run is kept and resumed; default: training/MODEL in the home.")

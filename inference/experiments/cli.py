@@ -1,0 +1,160 @@
+"""The commands `kerbwatch experiments ...`: the paper's Table 6 and Figures 4 to 7, on the data at hand.
+
+It decides where results go and what is said meanwhile; what is trained and measured is in `paper`, how in `grid`. No
+topic.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from inference.experiments import figures, paper, report
+from inference.experiments.data import HERE, Data, citypersons, here
+from inference.experiments.grid import BUDGETS, Cell, Grid
+from inference.provenance.registry import SHIPPED, digest_of
+from infra.settings import read_settings
+from streams.errors import BadInput, KerbwatchError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The paper's experiments, resumable.")
+
+_Data = Annotated[str, typer.Option("--data", help=f"{HERE}, or citypersons:FOLDER.")]
+_Seeds = Annotated[int, typer.Option(min=1, help="How many seeds, counted from 1; intervals are over them.")]
+_Budget = Annotated[str, typer.Option(help=f"One of {', '.join(BUDGETS)}.")]
+_Out = Annotated[Path | None, typer.Option(help="Folder for results; default: experiments/results in the home.")]
+_Threads = Annotated[int, typer.Option(help="CPU threads.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class _Session:
+    """One command: its grid, and what it says on the way."""
+
+    def __init__(self, name: str, data: str, seeds: int, budget: str, out: Path | None, threads: int) -> None:
+        if budget not in BUDGETS:
+            raise BadInput(f"no budget {budget!r}; there are {', '.join(BUDGETS)}")
+        self.console = Console(stderr=True)
+        settings = read_settings()
+        self.budget = BUDGETS[budget]
+        with self.console.status("drawing streets, reading photographs"):
+            self.data = _data(data, settings.shared_data, self.budget.tests)
+        self.seeds = tuple(range(1, seeds + 1))
+        self.out = out or settings.home / "experiments" / "results"
+        self.command = f"kerbwatch experiments {name} --data {data} --seeds {seeds} --budget {budget}"
+        self._said = ""
+        folder = settings.home / "experiments" / self.data.name.replace(":", "-")
+        start = (SHIPPED / "csp-nano.safetensors").read_bytes()
+        self.start = digest_of(start)
+        self.grid = Grid(folder, self.data, start, self.budget, threads=threads, say=self._say, device=settings.device)
+
+    def _say(self, line: str) -> None:
+        """One line on a terminal, over itself; in a log, whenever something else begins."""
+        began = line.split(":", maxsplit=1)[0]
+        if self.console.is_terminal:
+            self.console.print(f"\r{line[: self.console.width - 2]:<{self.console.width - 2}}", end="", highlight=False)
+        elif began != self._said:
+            self.console.print(line, highlight=False)
+        self._said = began
+
+
+def _command(name: str, about: str, work: Callable[["_Session"], list[Path]], seeds: int) -> None:
+    """Register one experiment; all of them take the same options."""
+
+    def command(
+        data: _Data = HERE,
+        seeds: _Seeds = seeds,
+        budget: _Budget = "quick",
+        out: _Out = None,
+        threads: _Threads = 2,
+        as_json: _Json = False,
+    ) -> None:
+        try:
+            session = _Session(name, data, seeds, budget, out, threads)
+            paths = work(session)
+        except KerbwatchError as error:
+            typer.secho(f"kerbwatch: {error}", err=True, fg=typer.colors.RED)
+            raise typer.Exit(error.exit_code) from error
+        if as_json:
+            sys.stdout.buffer.write(paths[0].read_bytes())
+        session.console.print("\n" + "\n".join(str(path) for path in paths), highlight=False)
+
+    command.__doc__ = f"{about}\n\nExample: kerbwatch experiments {name} --seeds {seeds} --budget quick"
+    app.command(name)(command)
+
+
+def _table6(session: _Session) -> list[Path]:
+    rows = [
+        report.Measured(subset=subset, attack=attack, strategy=strategy, seed=seed, miss_rate=row.log_average_miss_rate)
+        for seed in session.seeds
+        for attack, strategy, cell, done in paper.table6(seed)
+        for subset, row in session.grid.measured(cell, done).items()
+    ]
+    training = {name: session.grid.settings(Cell(defences=one, gamma=0.0, seed=1)) for name, one in paper.STRATEGIES.items()}
+    settings = {
+        "data": session.data.name,
+        "start": session.start,
+        "budget": session.budget,
+        "attacks": paper.ATTACKS,
+        "training": training,
+    }
+    return report.write(report.table6(rows, settings=settings, command=session.command, machine=machine()), session.out)
+
+
+def _figure(name: str, plan: Callable[[int], Iterable[paper.Point]]) -> Callable[[_Session], list[Path]]:
+    def work(session: _Session) -> list[Path]:
+        points = []
+        for seed in session.seeds:
+            for point in plan(seed):
+                rows = session.grid.measured(point.cell, point.attack)
+                rates = {subset: row.log_average_miss_rate for subset, row in rows.items()}
+                points.append(figures.Measured(panel=point.panel, line=point.line, x=point.x, seed=seed, miss_rate=rates))
+        figure = figures.Figure(
+            name=name,
+            command=session.command,
+            machine=machine(),
+            data=session.data.name,
+            budget=session.budget,
+            seeds=session.seeds,
+            points=tuple(points),
+        )
+        return figures.write(figure, session.out)
+
+    return work
+
+
+def _figure7(session: _Session) -> list[Path]:
+    curves = [
+        (line, seed, session.grid.trained(cell) / "curves.jsonl") for seed in session.seeds for line, cell in paper.figure7(seed)
+    ]
+    return figures.convergence("figure7", curves, session.out)
+
+
+def machine() -> str:
+    """The machine in words, for results: processor, cores, Python."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def _data(name: str, shared_data: Path, tests: int) -> Data:
+    if name == HERE:
+        return here(shared_data, tests)
+    kind, _, folder = name.partition(":")
+    if kind != "citypersons" or not folder:
+        raise BadInput(f"no data {name!r}; use {HERE}, or citypersons:FOLDER with leftImg8bit and annotations in it")
+    return citypersons(Path(folder), tests)
+
+
+_command("table6", "Table 6: all attacks on all subsets; undefended, each defence alone, and all together.", _table6, 3)
+_command("figure4", "Figure 4: each defence against attacks of rising strength.", _figure("figure4", paper.figure4), 1)
+_command("figure5", "Figure 5: each defence against combined attacks of rising strength.", _figure("figure5", paper.figure5), 1)
+_command("figure6", "Figure 6: strength of adversarial training against strength of attack.", _figure("figure6", paper.figure6), 1)
+_command("figure7", "Figure 7: how much longer a defended model takes to converge, and to what.", _figure7, 1)

@@ -1,0 +1,158 @@
+"""Figures 4 to 7 as JSON, as a Markdown table and as pictures, from what `inference.experiments.grid` measured.
+
+It decides how means over seeds are drawn (lines; a heat map for Figure 6) and refuses nothing: a number that was not to be had is
+null in the JSON and a gap in the picture. No topic.
+
+Source: paper 5.2, Figures 4 to 7.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib as mpl
+import msgspec
+import numpy as np
+
+from inference.training.curves import whole
+
+SUBSET = "reasonable"
+"""What is drawn; the JSON has all subsets."""
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """One measured number of a figure: log-average miss rate by subset, as a fraction or null."""
+
+    panel: str
+    line: str
+    x: float
+    seed: int
+    miss_rate: Mapping[str, float | None]
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """All numbers of one figure, with what they depend on."""
+
+    name: str
+    command: str
+    machine: str
+    data: str
+    budget: object
+    seeds: tuple[int, ...]
+    points: tuple[Measured, ...]
+
+
+def write(figure: Figure, folder: Path) -> list[Path]:
+    """`NAME.json`, `NAME.md` and `NAME.png` in the folder; the paths written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{figure.name}.{kind}" for kind in ("json", "md", "png")]
+    whole(paths[0], lambda path: path.write_bytes(msgspec.json.format(msgspec.json.encode(figure), indent=1) + b"\n"))
+    whole(paths[1], lambda path: path.write_text(markdown(figure), encoding="utf-8"))
+    _draw(figure, paths[2])
+    return paths
+
+
+def markdown(figure: Figure) -> str:
+    """Means over seeds in percent, a table for each panel."""
+    out = [
+        f"# {figure.name}",
+        "",
+        f"`{figure.command}`; {figure.data}; seeds {', '.join(map(str, figure.seeds))}; {figure.machine}.",
+        "",
+    ]
+    for panel, lines in _means(figure.points).items():
+        columns = sorted({x for values in lines.values() for x in values})
+        out += [
+            f"## {panel}",
+            "",
+            f"| {SUBSET} | " + " | ".join(f"{x:g}" for x in columns) + " |",
+            "|" + "---|" * (len(columns) + 1),
+        ]
+        for line, values in lines.items():
+            out.append(f"| {line} | " + " | ".join(_percent(values.get(x)) for x in columns) + " |")
+        out.append("")
+    return "\n".join(out)
+
+
+def convergence(name: str, curves: Iterable[tuple[str, int, Path]], folder: Path) -> list[Path]:
+    """Figure 7 from runs' curves, given as (line, seed, curves.jsonl): validation miss rate over epochs, and where it was best."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: dict[str, list[list[float]]] = {}
+    for line, _, path in curves:
+        rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+        lines.setdefault(line, []).append([row["validation"] for row in rows if "validation" in row])
+    best = {
+        line: [{"epoch": int(np.argmin(run)) + 1, "miss_rate": min(run), "epochs": len(run)} for run in runs]
+        for line, runs in lines.items()
+    }
+    paths = [folder / f"{name}.json", folder / f"{name}.png"]
+    whole(
+        paths[0], lambda path: path.write_text(json.dumps({"best": best, "validation": lines}, indent=1) + "\n", encoding="utf-8")
+    )
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for number, (line, runs) in enumerate(lines.items()):
+        for run in runs:
+            axes.plot(
+                range(1, len(run) + 1), [100 * value for value in run], color=f"C{number}", label=line if run is runs[0] else None
+            )
+    axes.set(xlabel="epoch", ylabel="validation miss rate, %", title=name)
+    axes.legend()
+    figure.savefig(paths[1], dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return paths
+
+
+def _means(points: Sequence[Measured]) -> dict[str, dict[str, dict[float, float | None]]]:
+    found: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for point in points:
+        values = found.setdefault(point.panel, {}).setdefault(point.line, {}).setdefault(point.x, [])
+        value = point.miss_rate[SUBSET]
+        if value is not None:
+            values.append(value)
+    return {
+        panel: {line: {x: fmean(some) if some else None for x, some in values.items()} for line, values in lines.items()}
+        for panel, lines in found.items()
+    }
+
+
+def _draw(figure: Figure, path: Path) -> None:
+    plt = _pyplot()
+    panels = _means(figure.points)
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    drawn, grid = plt.subplots(rows, columns, figsize=(3.6 * columns, 3.0 * rows), squeeze=False, sharey=True)
+    for axes, (panel, lines) in zip(grid.flat, panels.items(), strict=False):
+        if figure.name == "figure6":
+            xs = sorted({x for values in lines.values() for x in values})
+            heat = [[np.nan if (value := values.get(x)) is None else 100 * value for x in xs] for values in lines.values()]
+            axes.imshow(heat, cmap="viridis_r", aspect="auto")
+            axes.set(xticks=range(len(xs)), xticklabels=[f"{x:g}" for x in xs], yticks=range(len(lines)), yticklabels=list(lines))
+            for at, numbers in enumerate(heat):
+                for column, number in enumerate(numbers):
+                    axes.text(column, at, f"{number:.0f}", ha="center", va="center", color="white", fontsize=7)
+            axes.set(xlabel="strength", ylabel="eps_AT", title=panel)
+        else:
+            for line, values in lines.items():
+                axes.plot(list(values), [np.nan if value is None else 100 * value for value in values.values()], ".-", label=line)
+            axes.set(xlabel="strength", ylabel="miss rate, %", title=panel)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.axis("off")
+    if figure.name != "figure6":
+        grid.flat[0].legend(fontsize=7)
+    drawn.tight_layout()
+    drawn.savefig(path, dpi=100)
+    plt.close(drawn)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _pyplot() -> Any:
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
+
+    return plt
