@@ -137,7 +137,16 @@ def quarantine_key(settings: Settings) -> bytes:
 
     It is not rotated: without it no sealed frame can be opened again.
     """
-    path = settings.home.resolve() / "keys" / "quarantine.key"
+    return _sealing_key(settings, "quarantine")
+
+
+def golden_key(settings: Settings) -> bytes:
+    """The 32-byte key that golden and refused training pictures are sealed with (`keys/golden.key`), as `quarantine_key`."""
+    return _sealing_key(settings, "golden")
+
+
+def _sealing_key(settings: Settings, name: str) -> bytes:
+    path = settings.home.resolve() / "keys" / f"{name}.key"
     with alone(path.parent / ".lock"):
         if not path.is_file():
             write_whole(path, AESGCM.generate_key(bit_length=256))

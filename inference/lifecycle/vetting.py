@@ -1,0 +1,235 @@
+"""Which training samples are fit to be trained on: four stages, each with a reason and a score for what it finds.
+
+It decides what is suspicious: (1) numbers far from the golden set's, (2) labels a verified model contradicts, (3) pictures that
+look perturbed, (4) doubles, small patches that return in many pictures. What has a finding is quarantined, and people decide
+(R4 and R8); it refuses to mend or drop a sample by itself. Pure over samples, the golden set's statistics and the verified model's
+answers (`ask` gets them). No topic feeds it.
+
+Source: paper 4.6 (multi-stage validation: statistical anomalies, cross-validation against known clean data, adversarial screening);
+label errors by a trusted model after Northcutt et al. 2021 (confident learning); Xu, Evans, Qi 2018 for stage 3.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.lifecycle.recurrence import Repeated, doubles, recurring
+from inference.lifecycle.traits import Reference, Trait, traits
+from inference.service.cues import inconsistency, squeeze
+from inference.service.serving import Served
+from inference.training.samples import Sample
+from streams.events import Box
+from streams.sources.base import Person
+
+_STRIDE = 4
+_LOW = 0.1  # boxes that score less are not even looked at
+_REACH = 1 / 3  # a middle moved by a third of a box's sides still finds it (IoU one half)
+
+
+class Stage(StrEnum):
+    """Where a finding was made."""
+
+    STATISTICS = "statistics"
+    CROSS_VALIDATION = "cross_validation"
+    ADVERSARIAL = "adversarial"
+    DUPLICATE = "duplicate"
+    TRIGGER = "trigger"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a sample is not trained on. `score` is 0..1, larger is worse; `label` the place of the label it is about, if one is."""
+
+    pool: str
+    name: str
+    stage: Stage
+    reason: str
+    score: float
+    label: int | None = None
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits; each was set on clean data so that few of its samples are held back (see docs/data.md).
+
+    far: how many times the golden set's range a number may lie outside it.
+    aspect: how far a label's width over height may be from 0.41.
+    unseen: a label where the model says less than this anywhere near its middle is contradicted.
+    unlabelled: a person seen by more than this, and by no label, is one whose label is missing.
+    edges: share of edge pixels in a box from which a contradicted label is said to lie on mere texture.
+    beside: overlap (IoU) of a label with the nearest person seen, below which it was moved.
+    inconsistency, fine: what squeezing moves of the centre map, and how many times the golden largest detail may be exceeded.
+    recurrence: in how many places a patch must return.
+    """
+
+    far: float = 1.0
+    aspect: float = 0.06
+    unseen: float = 0.08
+    unlabelled: float = 0.65
+    edges: float = 0.12
+    beside: float = 0.45
+    inconsistency: float = 0.35
+    fine: float = 1.25
+    recurrence: int = 4
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verified model says to one picture.
+
+    boxes: people, from a low score on. heat: ceil(H/4) x ceil(W/4), 0..1. inconsistency: `inference.service.cues.inconsistency`.
+    """
+
+    boxes: tuple[Box, ...]
+    heat: NDArray[np.float32]
+    inconsistency: float
+
+
+def ask(served: Served, samples: Iterable[Sample]) -> Iterator[Answer]:
+    """A verified model's answers, one for each sample in turn; two forward passes each."""
+    for sample in samples:
+        plain = served.look([sample.picture], _LOW)[0]
+        squeezed = served.look([squeeze(sample.picture)], _LOW)[0]
+        yield Answer(plain.boxes, plain.heat, inconsistency(plain, squeezed))
+
+
+def vet(samples: Sequence[Sample], answers: Sequence[Answer], golden: Reference, rules: Rules) -> tuple[Finding, ...]:
+    """All findings, sample by sample. Raises ValueError if there are not as many answers as samples."""
+    found: list[Finding] = []
+    for sample, answer in zip(samples, answers, strict=True):
+        found += statistics(sample, golden, rules)
+        found += cross_validation(sample, answer, rules)
+        found += adversarial(sample, answer, golden, rules)
+    found += [_repeated(samples, one, Stage.DUPLICATE) for one in doubles(samples)]
+    found += [_repeated(samples, one, Stage.TRIGGER) for one in recurring(samples, rules.recurrence)]
+    order = {(one.origin, one.name): at for at, one in enumerate(samples)}
+    return tuple(sorted(found, key=lambda one: (order[one.pool, one.name], one.stage, one.label or 0)))
+
+
+def statistics(sample: Sample, golden: Reference, rules: Rules) -> list[Finding]:
+    """Stage 1: labels that are no boxes, and numbers far outside the golden set's of the same pool."""
+    height, width = sample.picture.shape[:2]
+    found = []
+    counted = [at for at, one in enumerate(sample.people) if not one.ignore]
+    for at in counted:
+        x, y, w, h = sample.people[at].box_px
+        if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0 or not (-w < x < width and -h < y < height):
+            return [_finding(sample, Stage.STATISTICS, "a label is no box within the picture", 1.0, at)]
+        if abs(w / h - 0.41) > rules.aspect:
+            found.append(_finding(sample, Stage.STATISTICS, f"label of shape {w / h:.2f} where people have 0.41", 1.0, at))
+    for trait, values in traits(sample).items():
+        known = golden.of(sample.origin, trait)
+        if trait is Trait.ASPECT or not len(known):
+            continue
+        low, high = float(known.min()), float(known.max())
+        room = rules.far * max(high - low, 0.02 * max(1.0, abs(high)))
+        for place, value in enumerate(values):
+            beyond = max(low - room - value, value - high - room)
+            if beyond > 0:
+                label = counted[place] if len(values) == len(counted) and trait in _OF_LABELS else None
+                reason = f"{trait} {value:.3f}, golden ones lie within {low:.3f} to {high:.3f}"
+                found.append(_finding(sample, Stage.STATISTICS, reason, min(1.0, 0.5 + beyond / (2 * room)), label))
+    return found
+
+
+def cross_validation(sample: Sample, answer: Answer, rules: Rules) -> list[Finding]:
+    """Stage 2: labels where the verified model sees nobody, people it sees without a label, labels beside the person."""
+    found = []
+    edges: NDArray[np.uint8] | None = None
+    seen = [box for box in answer.boxes if box.score > rules.unlabelled]
+    best = [max((overlap(_sides(box), one.box_px) for one in sample.people), default=0.0) for box in seen]
+    free = [box for box, share in zip(seen, best, strict=True) if share < rules.beside and not _covered(box, sample.people)]
+    for at, person in enumerate(sample.people):
+        if person.ignore:
+            continue
+        heat = _said(answer.heat, person.box_px)
+        near = max((overlap(_sides(box), person.box_px) for box in free), default=0.0)
+        if heat < rules.unseen:
+            if edges is None:
+                edges = np.asarray(cv2.Canny(cv2.cvtColor(sample.picture, cv2.COLOR_RGB2GRAY), 60, 180), np.uint8)
+            dense = _inside(edges, person.box_px)
+            where = f"on texture (edges {dense:.0%})" if dense > rules.edges else "where the verified model sees nobody"
+            found.append(_finding(sample, Stage.CROSS_VALIDATION, f"label {where}: {heat:.3f}", 1.0 - heat / rules.unseen / 2, at))
+        elif near > 0:
+            reason = f"label beside the person whom the verified model sees: overlap {near:.2f}"
+            found.append(_finding(sample, Stage.CROSS_VALIDATION, reason, 1.0 - near, at))
+    beside = [at for at, one in enumerate(sample.people) if not one.ignore]
+    for box in free:
+        if not any(overlap(_sides(box), sample.people[at].box_px) > 0 for at in beside):
+            reason = f"a person without a label at {box.x_px:.0f}, {box.y_px:.0f} ({box.h_px:.0f} px): {box.score:.2f}"
+            found.append(_finding(sample, Stage.CROSS_VALIDATION, reason, box.score))
+    return found
+
+
+def adversarial(sample: Sample, answer: Answer, golden: Reference, rules: Rules) -> list[Finding]:
+    """Stage 3: pictures that are seen otherwise once squeezed, or with more of the finest detail than golden ones have."""
+    found = []
+    if answer.inconsistency > rules.inconsistency:
+        reason = f"squeezing changes what the model sees: {answer.inconsistency:.2f}"
+        found.append(_finding(sample, Stage.ADVERSARIAL, reason, answer.inconsistency))
+    known = golden.of(sample.origin, Trait.FINE)
+    fine = traits(sample)[Trait.FINE][0]
+    if len(known) and fine > rules.fine * float(known.max()):
+        reason = f"fine detail {fine:.4f}, golden pictures have {known.max():.4f} at most"
+        found.append(_finding(sample, Stage.ADVERSARIAL, reason, min(1.0, fine / (2 * rules.fine * float(known.max())))))
+    return found
+
+
+def fit(samples: Sequence[Sample], findings: Sequence[Finding]) -> tuple[list[Sample], list[Sample]]:
+    """(those without a finding, those to be quarantined)."""
+    held = {(one.pool, one.name) for one in findings}
+    return [one for one in samples if (one.origin, one.name) not in held], [
+        one for one in samples if (one.origin, one.name) in held
+    ]
+
+
+def overlap(one: tuple[float, float, float, float], two: tuple[float, float, float, float]) -> float:
+    """Intersection over union of two boxes (left, top, width, height), 0..1."""
+    shared = _shared(one, two)
+    return shared / (one[2] * one[3] + two[2] * two[3] - shared) if shared else 0.0
+
+
+_OF_LABELS = (Trait.HEIGHT, Trait.MIDDLE_X, Trait.FOOT_Y)
+
+
+def _shared(one: tuple[float, float, float, float], two: tuple[float, float, float, float]) -> float:
+    wide = min(one[0] + one[2], two[0] + two[2]) - max(one[0], two[0])
+    tall = min(one[1] + one[3], two[1] + two[3]) - max(one[1], two[1])
+    return wide * tall if wide > 0 and tall > 0 else 0.0
+
+
+def _sides(box: Box) -> tuple[float, float, float, float]:
+    return box.x_px, box.y_px, box.w_px, box.h_px
+
+
+def _covered(box: Box, people: Sequence[Person]) -> bool:
+    """Whether half of a box lies on somebody who is to be ignored."""
+    sides = _sides(box)
+    return any(one.ignore and _shared(sides, one.box_px) > 0.5 * sides[2] * sides[3] for one in people)
+
+
+def _said(heat: NDArray[np.float32], box: tuple[float, float, float, float]) -> float:
+    """The most that the centre map says within a third of a box's sides from its middle."""
+    x, y, w, h = (side / _STRIDE for side in box)
+    rows = slice(max(0, int(y + h / 2 - _REACH * h)), max(1, math.ceil(y + h / 2 + _REACH * h)))
+    columns = slice(max(0, int(x + w / 2 - _REACH * w)), max(1, math.ceil(x + w / 2 + _REACH * w)))
+    region = heat[rows, columns]
+    return float(region.max()) if region.size else 0.0
+
+
+def _inside(edges: NDArray[np.uint8], box: tuple[float, float, float, float]) -> float:
+    x, y, w, h = (round(side) for side in box)
+    region = edges[max(0, y) : max(0, y + h), max(0, x) : max(0, x + w)]
+    return float((region > 0).mean()) if region.size else 0.0
+
+
+def _finding(sample: Sample, stage: Stage, reason: str, score: float, label: int | None = None) -> Finding:
+    return Finding(pool=sample.origin, name=sample.name, stage=stage, reason=reason, score=round(score, 4), label=label)
+
+
+def _repeated(samples: Sequence[Sample], one: Repeated, stage: Stage) -> Finding:
+    return _finding(samples[one.sample], stage, one.reason, one.score)
