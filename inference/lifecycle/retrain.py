@@ -1,0 +1,125 @@
+"""A new model after an incident: trained with defences from the safe model's weights, put into the registry, judged by the gate.
+
+It decides how a retraining run trains in two budgets and carries it out step by step, each of them resumable: given the same plan
+and folder again, it goes on where it was killed. It refuses to judge itself: the gate does. No topic feeds it;
+`streams.retraining` does.
+
+Source: paper 4.6 (secure retraining), 5.1.3 (defences).
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from inference.lifecycle.collect import Collected, Plan, Report, collect
+from inference.networks.pretrained import NOTICE
+from inference.provenance.lineage import Lineage, this_code, this_machine, write_lineage
+from inference.provenance.registry import Card, Registry, digest_of
+from inference.training.cli import miss_rate_on
+from inference.training.defences import Defences
+from inference.training.train import PRESETS, Progress, TrainSettings, run
+from infra.files import write_whole
+from infra.settings import Settings
+from streams.events import Mode
+
+
+def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, *, threads: int, report: Report) -> str:
+    """Make a candidate, or go on making it, and put it into the registry with card and lineage. Returns its digest.
+
+    Args:
+        plan: what is wanted.
+        settings: where golden data and shared data lie.
+        registry: where the models are, and where the candidate goes.
+        folder: where the run is kept; the same one to go on.
+        threads: CPU threads.
+        report: called at every step; what it raises ends the run, which can go on later.
+
+    Raises:
+        Unavailable: without a golden set, or without the shared data of a full budget.
+        BadInput: if there is too little golden data, or the training cannot go on.
+        Tampered: if golden data or a model was changed.
+    """
+    started = _started(folder)
+    collected = collect(plan, settings, registry, threads=threads, report=report)
+    write_whole(folder / "held.json", msgspec.json.format(msgspec.json.encode(collected.held)))
+    training = training_settings(plan, collected.shares)
+
+    def told(at: Progress) -> None:
+        report("training with defences", at.step, at.steps, at.left_s)
+
+    weights = run(
+        training,
+        collected.pools,
+        registry.network(plan.safe_digest),
+        folder / "run",
+        threads=threads,
+        report=told,
+        validate=miss_rate_on(collected.pools.groups[0]) if training.defences.patience else None,
+    )
+    report("putting the candidate into the registry", 0, 1, 0.0)
+    card = _card(plan, registry, training, collected, weights)
+    lineage = Lineage(
+        digest=card.digest,
+        started_at=started,
+        finished_at=datetime.fromtimestamp(weights.stat().st_mtime, UTC),
+        materials=collected.materials,
+        settings=msgspec.json.decode(msgspec.json.encode(training)),
+        code=this_code(),
+        machine=this_machine("cpu"),
+        parent=plan.safe_digest,
+        figures={"held_back": float(len({(one.pool, one.name) for one in collected.held}))},
+        incident=plan.incident_id,
+    )
+    return registry.put(weights, card, write_lineage(lineage))
+
+
+def training_settings(plan: Plan, shares: tuple[float, ...]) -> TrainSettings:
+    """How the candidate is trained: from the safe model's weights, with the paper's defences; `shares` of crops by group."""
+    name = f"csp-nano-{plan.context}-{plan.rollout_id[:8]}"
+    if not plan.short:
+        defences = Defences(cutmix=0.5, patience=15, eps_at=9 / 255)
+        return msgspec.structs.replace(PRESETS["csp-nano-safe"], model=name, seed=plan.seed, shares=shares, defences=defences)
+    return TrainSettings(
+        model=name,
+        seed=plan.seed,
+        steps=40,
+        epoch=10,
+        batch=4,
+        height_px=192,
+        width_px=256,
+        backbone_rate=1e-4,  # gently: so few steps can spoil more than they teach
+        head_rate=3e-4,
+        frozen_blocks=0,
+        averaging=0.95,
+        shares=shares,
+        defences=Defences(cutmix=0.5, eps_at=9 / 255),
+    )
+
+
+def _card(plan: Plan, registry: Registry, training: TrainSettings, collected: Collected, weights: Path) -> Card:
+    parent = registry.card(plan.safe_digest)
+    pools = ", ".join(f"{one.name} ({one.samples} pictures, manifest {one.manifest_digest[:12]})" for one in collected.materials)
+    return Card(
+        name=training.model,
+        digest=digest_of(weights.read_bytes()),
+        mode=Mode.NORMAL,
+        contexts=(plan.context,),
+        architecture=parent.architecture,
+        parent=plan.safe_digest,
+        threshold=parent.threshold,
+        data=f"{pools}; {len(collected.held)} findings of vetting held pictures back.",
+        settings=msgspec.Raw(msgspec.json.encode(training)),
+        commands=(f"kerbwatch retrain --reason {plan.incident_id[:8]} --budget {plan.budget}",),
+        figures=(),
+        notes=f"Retrained for {plan.context} after incident {plan.incident_id}; figures: see the gate's verdict.",
+        licence=NOTICE,
+    )
+
+
+def _started(folder: Path) -> datetime:
+    """When the run began, in its first life."""
+    path = folder / "started"
+    if not path.exists():
+        write_whole(path, datetime.now(UTC).isoformat().encode())
+    return datetime.fromisoformat(path.read_text(encoding="ascii"))
