@@ -28,7 +28,6 @@ from detectors.base import Verdict
 from detectors.catalogue import Entry
 from detectors.watch import watch
 from inference.provenance.registry import registry_of
-from inference.provenance.verdicts import require_passed
 from infra.db import open_database, reading, writing
 from infra.metrics import AUDITED, EFFECT_ATTEMPTS, EFFECTS_PENDING, QUARANTINED, Metrics, Outcome, Service
 from infra.settings import Settings
@@ -46,6 +45,7 @@ from streams.codec import Message
 from streams.errors import BadInput, BrokenContract, Unavailable
 from streams.events import Detections, Event, IncidentChange, Kind, QuarantineOrder, WorkerStatus
 from streams.frame_log import read_frames
+from streams.promotion import vouch
 
 T = TypeVar("T")
 Batch = Sequence[EventT[bytes]]
@@ -117,8 +117,7 @@ class _Responder:
         self._rim = rim
         self._sessions = open_database(settings)
         self._store = Store(self._sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
-        registry = registry_of(settings)
-        self._rollouts = Rollouts(self._store, lambda context, digest: require_passed(registry, digest, context))
+        self._rollouts = Rollouts(self._store, vouch(self._sessions, registry_of(settings)))
         self._port = _Port(rim)
         self._apart = _Apart()
         self._runner = settings.responder_id

@@ -20,6 +20,7 @@ from rich.progress import track
 from sqlalchemy.orm import Session
 
 from inference.provenance import history
+from inference.provenance.approvals import Approvals, approvals
 from inference.provenance.lineage import Lineage
 from inference.provenance.registry import Card, Registry, read_card, registry_of
 from inference.provenance.verdicts import Verdict, verdicts
@@ -62,6 +63,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     lineage: Lineage | None
     signed_by: str
     verdicts: tuple[Verdict, ...]
+    approvals: tuple[Approvals, ...]
     serves: tuple[str, ...]
     served: tuple[history.Stretch, ...]
     suspected_in: tuple[str, ...]
@@ -155,6 +157,7 @@ def show(model: Model, as_json: AsJson = False) -> None:
             lineage=registry.lineage(digest),
             signed_by=registry.signed_by(digest),
             verdicts=verdicts(registry, digest),
+            approvals=approvals(registry, digest),
             serves=history.serving(session).get(digest, ()),
             served=history.served(session, digest=digest),
             suspected_in=history.suspected(session).get(digest, ()),
@@ -180,6 +183,9 @@ def _print(found: Shown) -> None:
     for one in found.verdicts:
         failed = ", ".join(f"{check.name} {check.value} (limit {check.limit:g})" for check in one.checks if not check.passed)
         facts.add_row("gate", f"{one.context}: {'passed' if one.passed else f'REFUSED: {plain(failed)}'}, {utc(one.made_at)}")
+    for said in found.approvals:
+        for by in said.approvals:
+            facts.add_row("approved", plain(f"for {said.context} by {by.actor} ({by.role}), {utc(by.time)}: {by.comment}"))
     if found.suspected_in:
         facts.add_row("suspected", f"[bold red]in open incidents {', '.join(id_[:8] for id_ in found.suspected_in)}[/]")
     if lineage is None:
@@ -190,8 +196,8 @@ def _print(found: Shown) -> None:
         facts.add_row("on", f"{lineage.machine.architecture}, {lineage.machine.cores} cores, {plain(lineage.machine.device)}")
         for material in lineage.materials:
             facts.add_row("data", f"{plain(material.name)}: {material.samples} samples, {material.manifest_digest[:_SHORT]}")
-        for approval in lineage.approvals:
-            facts.add_row("approved", plain(f"{approval.what} by {approval.actor} ({approval.role}): {approval.comment}"))
+        for by in lineage.approvals:
+            facts.add_row("approved", plain(f"{by.what} by {by.actor} ({by.role}), {utc(by.time)}: {by.comment}"))
         if lineage.incident:
             facts.add_row("because of", f"incident {plain(lineage.incident)}")
     facts.add_row("data", plain(card.data))
@@ -210,6 +216,7 @@ def verify(
         try:
             registry.verify(digest)
             verdicts(registry, digest)
+            approvals(registry, digest)
         except (Tampered, Unavailable, BadInput) as error:
             found.append(Proven(digest, holds=False, fault=str(error)))
         else:

@@ -8,20 +8,24 @@ changed by the responder's outbox alone. No topic feeds it.
 Source: paper 4.5.3, 4.6 (approval by R3 and R8, immediate roll-back), SC-6.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from inference.provenance.approvals import Approvals, put_approvals
 from inference.provenance.history import suspected
+from inference.provenance.lineage import Approval
 from inference.provenance.registry import Registry
 from inference.provenance.verdicts import require_passed
+from infra.db import Sessions, reading
 from infra.tables import RolloutRow
 from responders import assignments
 from responders.people import roles_of
 from responders.roles import Role, named
+from responders.rollout_store import rollout_of
 from streams.errors import BadInput, KerbwatchError
 from streams.events import Context, Digest, Mode
 
@@ -68,7 +72,36 @@ def promote(
     if incidents := suspected(session).get(digest):
         raise BadInput(f"model {digest[:_SHORT]} is suspected in open incident {incidents[0][:8]}: close that first")
     actor, why = ", ".join(dict.fromkeys(by)), f"promoted: {comment}"
-    return _named(session, context, mode, digest, actor=actor, why=why, now=now)
+    changed = _named(session, context, mode, digest, actor=actor, why=why, now=now)
+    if changed.before != digest:
+        what = f"promotion to the {mode} model of {context}"
+        said = tuple(
+            Approval(actor=name, role=" ".join(roles_of(session, name)), what=what, comment=comment, time=now)
+            for name in dict.fromkeys(by)
+        )
+        put_approvals(registry, Approvals(digest=digest, context=context, approvals=said))
+    return changed
+
+
+def vouch(sessions: Sessions, registry: Registry) -> Callable[[Context, str], None]:
+    """What a rollout asks before its candidate becomes the normal model: raises KerbwatchError unless the gate passed it.
+
+    The approvals of that rollout are signed and kept beside the model then.
+    """
+
+    def vouched(context: Context, digest: str) -> None:
+        require_passed(registry, digest, context)
+        with reading(sessions) as session:
+            rows = session.scalars(select(RolloutRow).where(RolloutRow.context == context, ~RolloutRow.over)).all()
+        for one in (rollout_of(row) for row in rows):
+            what = f"rollout {one.id} to the normal model of {context}"
+            said = tuple(
+                Approval(actor=by.actor, role=by.role, what=what, comment=by.comment, time=by.time) for by in one.approvals
+            )
+            if one.candidate_digest == digest and said:
+                put_approvals(registry, Approvals(digest=digest, context=context, approvals=said))
+
+    return vouched
 
 
 def rollback(

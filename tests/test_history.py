@@ -1,9 +1,11 @@
 """Which weights served where and when, and what may be named or gone back to, on both databases."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
 import alembic.command as alembic
+import msgspec
 import pytest
 from a_model import a_registry, a_verdict, add, judged_frame
 from alembic.config import Config
@@ -11,19 +13,23 @@ from incident_events import NOON, at, signal
 from sqlalchemy import select
 
 from inference.provenance import history
+from inference.provenance.approvals import approvals
 from inference.provenance.registry import Registry
 from inference.provenance.verdicts import put_verdict
 from infra.db import _MIGRATIONS, Sessions, engine_of, migrate, open_database, reading, writing
 from infra.settings import Settings
-from infra.tables import EffectRow
+from infra.tables import EffectRow, RolloutRow
 from responders import assignments, people, playbooks
+from responders.comparison import Limits
 from responders.keeping import record_judged
 from responders.roles import Role
+from responders.rollout import Approval as RolloutApproval
+from responders.rollout import Rollout
 from responders.store import Store
 from streams import codec
 from streams.errors import BadInput, Tampered
 from streams.events import Context, Mode, ModelState, Phase
-from streams.promotion import promote, rollback
+from streams.promotion import promote, rollback, vouch
 from streams.topics import MODEL_STATE
 
 pytest_plugins = ["databases"]
@@ -162,6 +168,56 @@ def test_one_person_cannot_promote(here: Deployment, by: tuple[str, ...], said: 
     with pytest.raises(BadInput, match=said):
         here.promote(better, seconds=60, by=by)
     assert len(here.asked()) == 1
+
+
+def test_who_let_a_model_into_service_is_signed_and_kept(here: Deployment) -> None:
+    better = here.candidate(3)
+    here.promote(better, seconds=60)
+    here.promote(better, seconds=61)
+    [said] = approvals(here.registry, better)
+    assert [(by.actor, by.role, by.comment, by.time) for by in said.approvals] == [
+        ("kim", "R3", "better", at(60)),
+        ("sam", "R8", "better", at(60)),
+    ]
+    [path] = (here.registry.root / "approvals" / better).rglob("approvals.json")
+    statement = json.loads(path.read_bytes())
+    assert statement["subject"] == [{"name": "weights.safetensors", "digest": {"sha256": better}}]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"sam", b"eve"))
+    with pytest.raises(Tampered, match=r"approvals\.json was changed"):
+        approvals(here.registry, better)
+
+
+def test_a_rollout_is_vouched_for_by_the_gate_and_its_approvals_are_kept(here: Deployment) -> None:
+    better, refused = here.candidate(3), here.candidate(4, passed=False)
+    incident = here.store.accept(signal(Phase.RAISED, 10, 14), at(3)).incident_ids[0]
+    rollout = Rollout(
+        id="r1",
+        context=Context.URBAN,
+        incident_id=incident,
+        requested_by="kim",
+        requested_at=NOON,
+        normal_digest=here.normal,
+        limits=Limits(),
+        since=NOON,
+        heard_at=NOON,
+        candidate_digest=better,
+        approvals=(RolloutApproval("kim", Role.DATA_SCIENTIST, at(50), "looks right"),),
+    )
+    with writing(here.sessions) as session:
+        session.add(
+            RolloutRow(
+                id="r1", incident_id=incident, context=Context.URBAN, state="full", over=False, candidate_digest=better,
+                phase=None, share=0.0, requested_at=NOON, body=msgspec.json.encode(rollout),
+            )
+        )  # fmt: skip
+    asked = vouch(here.sessions, here.registry)
+    asked(Context.URBAN, better)
+    asked(Context.URBAN, better)
+    [said] = approvals(here.registry, better)
+    assert [(by.actor, by.role, by.comment) for by in said.approvals] == [("kim", "R3", "looks right")]
+    with pytest.raises(BadInput, match="refused"):
+        asked(Context.URBAN, refused)
 
 
 def test_nobody_can_promote_what_the_gate_refused_or_never_saw_or_what_was_changed(here: Deployment) -> None:

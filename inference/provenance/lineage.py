@@ -2,7 +2,7 @@
 
 It decides nothing; it refuses a statement of another type, one about more than one model, and one with a field that does not hold.
 A run writes its statement beside its weights (`lineage.json`); it is proven by the signature over the registry's entry. What people
-say of the model later (approvals of its rollout) and what the gate says are statements of their own. No topic feeds it.
+say of the model later (`approvals.py`) and what the gate says (`verdicts.py`) is kept and signed beside it. No topic feeds it.
 
     _type          https://in-toto.io/Statement/v1
     subject        weights.safetensors, SHA-256 of the weights
@@ -12,7 +12,6 @@ say of the model later (approvals of its rollout) and what the gate says are sta
 Source: in-toto Attestation Framework v1 (statement), paper 4.5.2 and 4.5.3 (provenance of data and models).
 """
 
-import json
 import os
 import platform
 import subprocess
@@ -22,16 +21,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from google.protobuf import json_format
-from google.protobuf.message import Error as ProtobufError
-from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
-from in_toto_attestation.v1.statement import Statement
 
-from streams.errors import BadInput, Tampered
+from inference.provenance.statements import read_statement, write_statement
 from streams.events import Digest, UtcTime
 
 PREDICATE_TYPE = "urn:kerbwatch:lineage:v1"
-_SUBJECT = "weights.safetensors"
 _PACKAGES = ("torch", "torchvision", "numpy", "onnxruntime", "opencv-python-headless")
 _SOURCES = ("streams", "detectors", "inference", "responders", "infra", "dashboards")
 
@@ -95,43 +89,15 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def write_lineage(lineage: Lineage) -> bytes:
     """The statement as JSON. Raises BadInput if a field does not hold."""
-    body = msgspec.to_builtins(lineage)
-    digest = body.pop("digest")
-    try:
-        subject = ResourceDescriptor(name=_SUBJECT, digest={"sha256": digest}).pb
-        statement = Statement([subject], PREDICATE_TYPE, body)
-        statement.validate()
-        data: bytes = json_format.MessageToJson(statement.pb, sort_keys=True).encode() + b"\n"
-        again = msgspec.to_builtins(read_lineage(data))
-    except (json_format.Error, ValueError, TypeError) as error:
-        raise BadInput(f"lineage of {digest[:12]} does not hold: {error}") from error
-    if again != msgspec.to_builtins(lineage):
-        raise BadInput(f"lineage of {digest[:12]} does not survive JSON: a number in it is too large, or a key is no text")
-    return data
+    return write_statement(lineage, PREDICATE_TYPE)
 
 
 def read_lineage(data: bytes) -> Lineage:
     """The lineage out of its statement, every field checked.
 
-    Raises BadInput if it is no in-toto statement of ours, Tampered if it is about more than one file or about something else.
+    Raises BadInput if it is no in-toto statement of ours, Tampered if it is about more than one file or about another.
     """
-    try:
-        statement = Statement([], "", {})
-        json_format.Parse(data, statement.pb)
-        statement.validate()
-        body = json.loads(data)["predicate"]
-    except (json_format.Error, ProtobufError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"lineage is no in-toto statement: {error}") from error
-    if statement.pb.predicate_type != PREDICATE_TYPE:
-        raise BadInput(f"lineage is a statement of type {statement.pb.predicate_type!r}, not {PREDICATE_TYPE}")
-    subjects = statement.pb.subject
-    if len(subjects) != 1 or subjects[0].name != _SUBJECT or set(subjects[0].digest) != {"sha256"}:
-        raise Tampered(f"lineage must be about one file, {_SUBJECT}, by its SHA-256: take it from a trusted copy")
-    try:
-        # Numbers come back from protobuf's JSON as floats ("32.0" for 32), so a whole one may stand for a count.
-        return msgspec.convert(body | {"digest": subjects[0].digest["sha256"]}, Lineage, strict=False)
-    except (msgspec.ValidationError, TypeError) as error:
-        raise BadInput(f"lineage does not hold: {error}") from error
+    return read_statement(data, PREDICATE_TYPE, Lineage)
 
 
 def this_code(root: Path = Path(__file__).parents[2]) -> Code:
