@@ -2,7 +2,8 @@
 
 It decides columns, keys and what may stand only once. It refuses naive times: every time goes in and comes out UTC-aware.
 Migrations (`migrations/`) make the same tables; a test compares the two. Written by the responder (incidents, timeline, inbox,
-effects, workers, assignments) and the keeper (judged_frames, quarantined_frames, audit_entries); everybody else reads.
+effects, workers, rollouts, people, which model is named for what) and the keeper (judged_frames and their sums, quarantined_frames,
+audit_entries); everybody else reads.
 
 Source: README, promises 1-4; paper SC-10 (audit trails), 4.7 (evidence preservation).
 """
