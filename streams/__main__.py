@@ -103,6 +103,22 @@ def experiments(context: typer.Context) -> None:
     group(context.args, prog_name=context.command_path)
 
 
+@app.command(context_settings=_LATE)
+def gate(context: typer.Context) -> None:
+    """Judge a model before it may serve: robustness, fairness, latency. Example: `kerbwatch gate 3f2a --budget quick`."""
+    from inference.lifecycle.cli import gate as command
+
+    _call(command, context)
+
+
+@app.command(context_settings=_LATE)
+def data(context: typer.Context) -> None:
+    """Training data: manifest, golden set, vetting, what is held back. Example: `kerbwatch data manifest`."""
+    from inference.lifecycle.cli import data as group
+
+    group(context.args, prog_name=context.command_path)
+
+
 def _call(command: Callable[..., None], context: typer.Context) -> None:
     late = typer.Typer(pretty_exceptions_enable=False)
     late.command()(command)

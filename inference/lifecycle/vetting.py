@@ -148,13 +148,14 @@ def cross_validation(sample: Sample, answer: Answer, rules: Rules) -> list[Findi
             continue
         heat = _said(answer.heat, person.box_px)
         near = max((overlap(_sides(box), person.box_px) for box in free), default=0.0)
+        own = max((overlap(_sides(box), person.box_px) for box in answer.boxes), default=0.0)
         if heat < rules.unseen:
             if edges is None:
                 edges = np.asarray(cv2.Canny(cv2.cvtColor(sample.picture, cv2.COLOR_RGB2GRAY), 60, 180), np.uint8)
             dense = _inside(edges, person.box_px)
             where = f"on texture (edges {dense:.0%})" if dense > rules.edges else "where the verified model sees nobody"
             found.append(_finding(sample, Stage.CROSS_VALIDATION, f"label {where}: {heat:.3f}", 1.0 - heat / rules.unseen / 2, at))
-        elif near > 0:
+        elif near > 0 and own < rules.beside:
             reason = f"label beside the person whom the verified model sees: overlap {near:.2f}"
             found.append(_finding(sample, Stage.CROSS_VALIDATION, reason, 1.0 - near, at))
     beside = [at for at, one in enumerate(sample.people) if not one.ignore]

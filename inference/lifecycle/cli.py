@@ -1,0 +1,236 @@
+"""`kerbwatch gate` and `kerbwatch data`: a model is judged; training data is listed, reviewed, vetted.
+
+It decides how results are shown; limits stand in `gate.GateRules` and `vetting.Rules`. Commands that find something wrong return 1.
+
+Source: paper 4.6 (data validation, golden dataset, adversarial robustness testing), SC-10.
+"""
+
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import Progress, track
+
+from inference.lifecycle.exam import make_exam
+from inference.lifecycle.gate import FULL, QUICK, judge_model
+from inference.lifecycle.golden import SHARE, Review, Reviewer, choose, current, describe, open_golden, put_golden
+from inference.lifecycle.held import held, hold
+from inference.lifecycle.vetting import Rules, ask, vet
+from inference.provenance.manifest import PoolSource, differences, load_manifest, manifest_of, save_manifest
+from inference.provenance.registry import Registry, read_card, registry_of, shipped
+from inference.provenance.verdicts import Verdict
+from inference.service.serving import load
+from inference.training.pools import training_pools
+from inference.training.samples import PHOTOGRAPHS, Sample
+from infra.keys import model_key
+from infra.settings import Settings, read_settings
+from streams.errors import BadInput
+from streams.events import Context, Mode
+
+data = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Training data: manifest, golden set, vetting.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+_SOURCES = {
+    PHOTOGRAPHS: ("Penn-Fudan database (Wang et al., ACCV 2007)", "not to be reposted; weights and numbers may be"),
+    "square": (
+        "PETS 2009 S2.L1 view 1, labels by a published detector (MOTChallenge)",
+        "footage PETS 2009; labels CC BY-NC-SA 3.0",
+    ),
+    "road": ("Udacity road video solidWhiteRight, nobody in it", "MIT"),
+}
+_DRAWN = ("drawn by streams/sources/street.py", "Apache-2.0")
+_SEED = 7
+
+
+class Budget(StrEnum):
+    """How thoroughly the gate looks."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+def gate(
+    model: Annotated[str, typer.Argument(help="Digest (or its beginning) in the registry, or a weights file beside its card.")],
+    context: Annotated[list[Context] | None, typer.Option(help="Where it is to serve; default: all of its card's.")] = None,
+    budget: Annotated[Budget, typer.Option(help="quick: fewer pictures, the same limits.")] = Budget.FULL,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a model for each context; the verdict is signed and kept. 1 if it fails.
+
+    Example: kerbwatch gate 3f2a --context urban --budget quick
+    """
+    settings = read_settings()
+    model_key(settings)
+    registry = registry_of(settings)
+    baseline = shipped(registry)[Mode.NORMAL]
+    digest = _find(registry, model)
+    rules = QUICK if budget is Budget.QUICK else FULL
+    found: list[Verdict] = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for one in context or registry.card(digest).contexts:
+            task = progress.add_task(f"{one}: drawing pictures", total=None)
+            exam = make_exam(one, settings.shared_data, rules.places, rules.real)
+
+            def report(what: str, done: int, total: int, task: int = task, where: Context = one) -> None:
+                progress.update(task, description=f"{where}: {what}", completed=done, total=total)  # type: ignore[arg-type]
+
+            found.append(judge_model(registry, digest, baseline, exam, rules, now=_now, report=report))
+    if as_json:
+        _json(found)
+    for verdict in () if as_json else found:
+        _tell(verdict)
+    sys.exit(0 if all(one.passed for one in found) else 1)
+
+
+@data.command("manifest")
+def manifest(
+    out: Annotated[Path | None, typer.Option(help="Where to write it; default: data-manifest.json in the home.")] = None,
+    check: Annotated[Path | None, typer.Option(help="Compare the data with this manifest instead; 1 if it differs.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the training data with a digest per picture and label. Example: kerbwatch data manifest --check data-manifest.json."""
+    settings = read_settings()
+    known = load_manifest(check) if check else None
+    samples = _training(settings)
+    if known is not None:
+        wrong = differences(known, samples)
+        if as_json:
+            _json(wrong)
+        else:
+            for one in wrong:
+                typer.echo(f"{one.pool}/{one.name}: {one.fault}")
+            typer.echo(f"{len(samples)} samples against {check}: {len(wrong)} differ")
+        sys.exit(1 if wrong else 0)
+    made = manifest_of("training", samples, _stated(samples))
+    path = out or settings.home / "data-manifest.json"
+    save_manifest(made, path)
+    if as_json:
+        _json({"path": str(path), "digest": made.digest, "samples": len(made.records)})
+    else:
+        typer.echo(f"{path}: {len(made.records)} samples, digest {made.digest}")
+
+
+@data.command("golden")
+def golden(
+    r4: Annotated[str | None, typer.Option("--r4", help="Who reviewed every sample as data engineer (R4).")] = None,
+    r8: Annotated[str | None, typer.Option("--r8", help="Who reviewed every sample as SecMLOps engineer (R8).")] = None,
+    comment: Annotated[str, typer.Option("--comment", "-m", help="What the reviewers say; it is kept for good.")] = "",
+    share: Annotated[float, typer.Option(help="Of every pool; at least 0.1.")] = SHARE,
+    drift: Annotated[str, typer.Option(help="Why the new set may look other than the old one.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Prove the golden set as it is, or make one out of the training data, reviewed by two people.
+
+    Example: kerbwatch data golden --r4 ada --r8 ben -m "every picture and label looked at"
+    """
+    settings = read_settings()
+    if r4 or r8 or comment:
+        if not (r4 and r8 and comment):
+            raise BadInput("a golden set needs both reviewers and what they say: --r4 NAME --r8 NAME -m COMMENT")
+        samples = _training(settings)
+        chosen = choose(samples, share, _SEED)
+        training = manifest_of("training", samples, _stated(samples))
+        now = _now()
+        reviews = tuple(
+            Review(role=role, reviewer=name, comment=comment, time=now) for role, name in ((Reviewer.R4, r4), (Reviewer.R8, r8))
+        )
+        own = manifest_of("golden", chosen, _stated(chosen))
+        made = describe(own, training, chosen, reviews=reviews, parent=current(settings), drift=drift, made_at=now)
+        put_golden(settings, made, chosen)
+    known = open_golden(settings).golden
+    if as_json:
+        _json(
+            {
+                "digest": known.digest,
+                "samples": len(known.manifest.records),
+                "training_samples": known.training_samples,
+                "reviews": known.reviews,
+                "made_at": known.made_at,
+            }
+        )
+        return
+    typer.echo(f"golden set {known.digest}: {len(known.manifest.records)} of {known.training_samples} samples, all as reviewed")
+    for review in known.reviews:
+        typer.echo(f"  {review.role} {review.reviewer}: {review.comment} ({review.time:%Y-%m-%d %H:%M})")
+
+
+@data.command("vet")
+def vet_command(as_json: AsJson = False) -> None:
+    """Vet the training data against the golden set and the shipped model; what fails is held back, sealed. 1 if something is.
+
+    Example: kerbwatch data vet --json
+    """
+    settings = read_settings()
+    known = open_golden(settings).golden
+    samples = _training(settings)
+    registry = registry_of(settings)
+    model_key(settings)
+    served = load(registry, shipped(registry)[Mode.NORMAL], threads=settings.worker_threads)
+    answers = list(track(ask(served, samples), "asking the verified model", len(samples), console=Console(stderr=True)))
+    findings = vet(samples, answers, known.statistics, Rules())
+    new = hold(settings, samples, findings, _now())
+    if as_json:
+        _json(findings)
+    else:
+        for one in findings:
+            typer.echo(f"{one.pool}/{one.name} {one.stage} {one.score:.2f}: {one.reason}")
+        number = len({(one.pool, one.name) for one in findings})
+        typer.echo(f"{number} of {len(samples)} samples are held back ({new} new): R4 and R8 decide, see `kerbwatch data held`")
+    sys.exit(1 if findings else 0)
+
+
+@data.command("held")
+def held_command(as_json: AsJson = False) -> None:
+    """List the training samples that vetting held back, for review by R4 and R8. Example: kerbwatch data held --json."""
+    listed = held(read_settings())
+    if as_json:
+        _json(listed)
+        return
+    for one in listed:
+        worst = max(one.findings, key=lambda finding: finding.score)
+        typer.echo(
+            f"{one.id[:12]} {one.pool}/{one.name} {one.held_at:%Y-%m-%d %H:%M} {worst.stage} {worst.score:.2f}: {worst.reason}"
+        )
+    typer.echo(f"{len(listed)} samples held back")
+
+
+def _find(registry: Registry, model: str) -> str:
+    path = Path(model)
+    if path.is_file():
+        return registry.put(path, read_card(path.with_suffix(".json")))
+    fit = [digest for digest in registry.digests() if digest.startswith(model)]
+    if len(fit) != 1:
+        what = "no model" if not fit else f"{len(fit)} models"
+        raise BadInput(f"{what} in {registry.root} by {model!r}: see `kerbwatch models list`, or give a weights file")
+    return fit[0]
+
+
+def _training(settings: Settings) -> list[Sample]:
+    with Console(stderr=True).status("drawing streets, reading photographs"):
+        return [one for group in training_pools(settings.shared_data).groups for one in group]
+
+
+def _stated(samples: list[Sample]) -> list[PoolSource]:
+    pools = dict.fromkeys(one.origin for one in samples)
+    stated = {pool: _SOURCES.get(pool, _DRAWN) for pool in pools}
+    return [PoolSource(pool=pool, source=source, licence=licence) for pool, (source, licence) in stated.items()]
+
+
+def _tell(verdict: Verdict) -> None:
+    typer.echo(f"model {verdict.digest[:12]} for {verdict.context}: {'passed' if verdict.passed else 'FAILED'}")
+    for one in verdict.checks:
+        value = "not measurable" if one.value is None else f"{one.value:.3f}"
+        typer.echo(f"  {'ok  ' if one.passed else 'FAIL'} {one.name} {one.limit:g}: {value}")
+
+
+def _json(value: object) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,251 @@
+"""The gate: whether a model may serve a context, by measurement, under attack too; what it says is signed, kept, and final.
+
+It decides by fixed rules (`GateRules`, named by their digest) and refuses exceptions: one check that fails, fails the model,
+whoever asks, and the same rules judge a model on the same pictures once. Attacks are white-box, on a copy of the network, at full
+strength (no JPEG behind them); the model's digest is checked afterwards. It promotes nothing (`kerbwatch models promote` and
+rollouts ask for its verdict). No topic feeds it.
+
+    kept under an attack   performance under attack / clean performance of the same model on the same pictures, at least 0.8
+    clean                  clean performance less that of the shipped normal model, at least minus a margin
+    fairness               the mean of all groups' performance less the worst one's, at most a limit (town only)
+    latency                time of a forward pass over that of the shipped normal model, in one paired run, at most a limit
+
+Source: paper 4.6 (mandatory adversarial robustness testing: 80 % of the baseline at FGSM eps <= 0.03 and DeepFool xi <= 0.03, and
+combined; fairness; staged deployment with validation), exam's notion of performance in `inference.lifecycle.exam`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from hashlib import sha256
+from statistics import fmean, median
+from typing import Annotated
+
+import msgspec
+from torch import nn
+
+from inference.attacks.deepfool import deepfool
+from inference.attacks.gradient import fgsm
+from inference.lifecycle.exam import Exam, by_group, performance
+from inference.networks.csp_nano import CspNano, to_bytes
+from inference.networks.detect import detect
+from inference.provenance.registry import Registry, digest_of
+from inference.provenance.verdicts import Check, Verdict, put_verdict, verdicts
+from inference.service.serving import load
+from inference.training.samples import Sample
+from streams.errors import BrokenContract
+from streams.events import Box, Context, Mode, Share
+from streams.sources.base import Picture
+
+_LOW = 0.02  # boxes below this are not even listed
+_ROUNDS = 12
+Report = Callable[[str, int, int], None]
+"""Told what is measured: words, pictures done, pictures in all."""
+Attack = Callable[[CspNano, Sample], Picture]
+
+
+class GateRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model must keep, and how thoroughly it is tried.
+
+    fgsm_eps, deepfool_xi: strengths, each a check of its own; `combined`: FGSM at its strongest on top of DeepFool at its.
+    kept: share of its own clean performance that a model keeps under each.
+    clean_margin, safe_margin: by how much a normal, or a safe, model may be worse than the shipped normal one without attack.
+    fairness: largest distance of the worst group from the mean of all; groups of fewer than `group_people` are not judged.
+    latency: largest ratio.
+    places, real: drawn places a weather, and real pictures. `deepfool_every`: DeepFool is run on one picture in so many.
+    """
+
+    fgsm_eps: tuple[Share, ...] = (0.01, 0.02, 0.03)
+    deepfool_xi: tuple[Share, ...] = (0.03,)
+    combined: bool = True
+    kept: Share = 0.8
+    clean_margin: Share = 0.05
+    safe_margin: Share = 0.3
+    fairness: Share = 0.3
+    group_people: Annotated[int, msgspec.Meta(ge=1)] = 10
+    latency: Annotated[float, msgspec.Meta(gt=0)] = 1.25
+    places: Annotated[int, msgspec.Meta(ge=0)] = 5
+    real: Annotated[int, msgspec.Meta(ge=0)] = 30
+    deepfool_every: Annotated[int, msgspec.Meta(ge=1)] = 3
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the rules as JSON: their name in a verdict."""
+        return sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+FULL = GateRules()
+QUICK = GateRules(places=1, real=8, deepfool_every=4, combined=False)
+"""Same limits, fewer pictures: for the demo and for a first look."""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """Performance on the same pictures, clean and under an attack; None where it cannot be said."""
+
+    attack: str
+    clean: float | None
+    under: float | None
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the rules look at. `groups`: name to performance; empty where nobody walks."""
+
+    mode: Mode
+    clean: float | None
+    baseline_clean: float | None
+    kept: tuple[Kept, ...]
+    groups: dict[str, float]
+    latency: float
+
+
+def decide(measured: Measured, rules: GateRules) -> tuple[Check, ...]:
+    """What the rules say of the numbers. What could not be measured does not pass."""
+    margin = rules.safe_margin if measured.mode is Mode.SAFE else rules.clean_margin
+    clean, normal = measured.clean, measured.baseline_clean
+    less = None if clean is None or normal is None else clean - normal
+    checks = [_least("clean performance less the shipped normal model's", less, -margin)]
+    for one in measured.kept:
+        share = one.under / one.clean if one.clean and one.under is not None else None
+        checks.append(_least(f"performance kept under {one.attack}", share, rules.kept))
+    if len(measured.groups) > 1:
+        worst = min(measured.groups, key=lambda name: measured.groups[name])
+        gap = fmean(measured.groups.values()) - measured.groups[worst]
+        checks.append(_most(f"fairness: mean of {len(measured.groups)} groups less the worst ({worst})", gap, rules.fairness))
+    checks.append(_most("latency over the shipped normal model's", measured.latency, rules.latency))
+    return tuple(checks)
+
+
+def attacks(rules: GateRules, threshold: float) -> dict[str, Attack]:
+    """The attacks of the rules by name, each from a network and a sample to a picture."""
+    made: dict[str, Attack] = {}
+    for eps in rules.fgsm_eps:
+        made[f"fgsm eps {eps:g}"] = lambda white, one, eps=eps: fgsm(white, one.picture, one.people, eps)  # type: ignore[misc]
+    for xi in rules.deepfool_xi:
+        made[f"deepfool xi {xi:g}"] = lambda white, one, xi=xi: _foolish(white, one, xi, threshold)  # type: ignore[misc]
+    if rules.combined and rules.fgsm_eps and rules.deepfool_xi:
+        eps, xi = max(rules.fgsm_eps), max(rules.deepfool_xi)
+
+        def both(white: CspNano, one: Sample) -> Picture:
+            return fgsm(white, _foolish(white, one, xi, threshold), one.people, eps)
+
+        made[f"deepfool xi {xi:g} and fgsm eps {eps:g}"] = both
+    return made
+
+
+def measure_model(registry: Registry, digest: str, baseline: str, exam: Exam, rules: GateRules, report: Report) -> Measured:  # noqa: PLR0917 - what, against what, on what, how
+    """Run the exam. Raises as `Registry.read`, and BrokenContract if the model was changed by it."""
+    card, judged, white = registry.card(digest), registry.network(digest), registry.network(digest)
+    threshold = card.threshold
+    plain = _look(judged, exam.samples, None, report, "clean")
+    clean = performance(exam.context, exam.samples, plain, threshold)
+    normal = clean
+    if baseline != digest:
+        seen = _look(registry.network(baseline), exam.samples, None, report, "clean, shipped model")
+        normal = performance(exam.context, exam.samples, seen, registry.card(baseline).threshold)
+    kept = []
+    for name, attack in attacks(rules, threshold).items():
+        slow = "deepfool" in name
+        if slow and exam.context is Context.HIGHWAY:
+            continue  # DeepFool takes people away, and nobody walks there
+        places = range(0, len(exam.samples), rules.deepfool_every if slow else 1)
+        some, before = [exam.samples[at] for at in places], [plain[at] for at in places]
+        under = _look(judged, some, lambda one, attack=attack: attack(white, one), report, name)  # type: ignore[misc]
+        kept.append(
+            Kept(
+                attack=name,
+                clean=performance(exam.context, some, before, threshold),
+                under=performance(exam.context, some, under, threshold),
+            )
+        )
+    groups = by_group(exam.samples, plain, rules.group_people) if exam.context is Context.URBAN else {}
+    if digest_of(to_bytes(judged)) != digest:
+        raise BrokenContract(f"model {digest[:12]} was changed by its examination: report this")
+    latency = 1.0 if baseline == digest else latency_ratio(registry, digest, baseline, exam.samples[-1].picture)
+    return Measured(mode=card.mode, clean=clean, baseline_clean=normal, kept=tuple(kept), groups=groups, latency=latency)
+
+
+def judge_model(
+    registry: Registry,
+    digest: str,
+    baseline: str,
+    exam: Exam,
+    rules: GateRules,
+    *,
+    now: Callable[[], datetime],
+    report: Report = lambda *_: None,
+) -> Verdict:
+    """The verdict on a model: the one that these rules made of it on these pictures before, or a new one, signed and kept.
+
+    Args:
+        registry: where model and baseline are.
+        digest: who is judged.
+        baseline: the shipped normal model, which clean performance and latency are compared with.
+        exam: the context's pictures.
+        rules: limits.
+        now: the time of the verdict, UTC.
+        report: told of progress.
+
+    Raises:
+        Tampered, Unavailable, BadInput: as `Registry.read` and `verdicts.put_verdict`.
+    """
+    data = exam.manifest.digest
+    for known in verdicts(registry, digest):
+        if (known.context, known.settings_digest, known.data_digest) == (exam.context, rules.digest, data):
+            return known
+    checks = decide(measure_model(registry, digest, baseline, exam, rules, report), rules)
+    verdict = Verdict(
+        digest=digest,
+        context=exam.context,
+        passed=all(one.passed for one in checks),
+        checks=checks,
+        attacks=tuple(f"{name}, white-box" for name in attacks(rules, registry.card(digest).threshold)),
+        baseline_digest=baseline,
+        data_digest=data,
+        settings_digest=rules.digest,
+        made_at=now(),
+    )
+    put_verdict(registry, verdict)
+    return verdict
+
+
+def latency_ratio(registry: Registry, digest: str, baseline: str, picture: Picture) -> float:
+    """The median ratio of two models' times for one picture, as served, one after the other in turns."""
+    models = [load(registry, one, threads=1) for one in (digest, baseline)]
+    for model in models:
+        model.look([picture])
+    ratios = []
+    for _ in range(_ROUNDS):
+        spent = []
+        for model in models:
+            start = time.perf_counter()
+            model.look([picture])
+            spent.append(time.perf_counter() - start)
+        ratios.append(spent[0] / spent[1])
+    return median(ratios)
+
+
+def _look(
+    network: nn.Module, samples: Sequence[Sample], change: Callable[[Sample], Picture] | None, report: Report, what: str
+) -> list[tuple[Box, ...]]:  # fmt: skip
+    found = []
+    for number, sample in enumerate(samples):
+        report(what, number, len(samples))
+        found += detect(network, [sample.picture if change is None else change(sample)], _LOW)
+    report(what, len(samples), len(samples))
+    return found
+
+
+def _foolish(white: CspNano, sample: Sample, xi: float, threshold: float) -> Picture:
+    return deepfool(white, [sample.picture], xi, [sample.people], threshold=threshold)[0]
+
+
+def _least(name: str, value: float | None, limit: float) -> Check:
+    return Check(name=f"{name}, at least", value=_short(value), limit=limit, passed=value is not None and value >= limit)
+
+
+def _most(name: str, value: float, limit: float) -> Check:
+    return Check(name=f"{name}, at most", value=_short(value), limit=limit, passed=value <= limit)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
