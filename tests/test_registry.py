@@ -1,17 +1,21 @@
 """Models by digest: written once, verified before use, whole or not there."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from a_model import a_registry, add
 from safetensors.numpy import save
 
 import inference.provenance.registry as registry_module
 from inference.networks.csp_nano import CspNano, to_bytes
 from inference.provenance.registry import Card, Registry, digest_of, read_card, shipped
+from infra.keys import model_key, model_keys
+from infra.settings import Settings
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Context, Mode
 
@@ -122,6 +126,27 @@ def test_what_is_not_there_and_what_is_no_digest_are_said_so(tmp_path: Path) -> 
     (tmp_path / "card.json").write_text('{"name": 1}')
     with pytest.raises(BadInput, match="no model card"):
         read_card(tmp_path / "card.json")
+
+
+def test_many_who_add_the_same_model_at_once_find_one_whole_entry(tmp_path: Path) -> None:
+    registry = a_registry(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: add(registry, tmp_path / f"{_}", 1), range(16)))
+    assert set(registry.digests()) == found
+    assert len(found) == 1
+    registry.verify(found.pop())
+    assert [path.name for path in registry.root.iterdir()] == list(registry.digests())
+
+
+def test_setup_signs_the_shipped_models_and_again_when_their_key_is_retired(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    registry = a_registry(tmp_path)
+    digests = shipped(registry)
+    old, new = model_key(settings), model_key(settings, rotate=True)
+    assert {registry.signed_by(digest) for digest in digests.values()} == {old}
+    (model_keys(settings) / f"{old}.pub").unlink()
+    assert shipped(registry) == digests
+    assert {registry.signed_by(digest) for digest in digests.values()} == {new}
 
 
 def test_the_shipped_models_verify_and_carry_figures_and_licence(tmp_path: Path) -> None:
