@@ -126,7 +126,8 @@ def _laid_out(values: Mapping[tuple[str, str, str], float | None]) -> dict[str, 
 def _half_width(values: Sequence[float]) -> float | None:
     if len(values) < 2:  # noqa: PLR2004 - one number has no spread
         return None
-    return float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    half: float = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return half
 
 
 def _taken_back(means: Mapping[tuple[str, str, str], float], attack: str, strategy: str) -> float | None:

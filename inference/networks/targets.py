@@ -26,11 +26,12 @@ ASPECT = 0.41
 """Width over height of a walking person, as CityPersons draws its boxes."""
 NMS_IOU = 0.5
 """Two boxes that overlap by more are one person."""
+MOST_CANDIDATES = 1000
+"""An attacked picture may light thousands of cells, and suppression is quadratic."""
 
 _GAMMA, _BETA = 2, 4  # focal exponent, and how fast the penalty falls off around a middle
 _CENTRE_WEIGHT, _HEIGHT_WEIGHT, _OFFSET_WEIGHT = 0.01, 1.0, 0.1
 _PATCH = 2  # the height is taught in this many cells around a middle
-_MOST_CANDIDATES = 1000  # an attacked picture may light thousands of cells; suppression is quadratic
 _EPS = 1e-10
 _LONGEST = 12.0  # exp(12) cells is beyond any picture: keeps a broken height map from overflowing
 
@@ -121,8 +122,13 @@ def losses(maps: Maps, targets: Targets) -> Losses:
     return Losses(centre, height, offset)
 
 
-def decode(
-    said: NDArray[np.float32], height: NDArray[np.float32], offset: NDArray[np.float32], size_px: tuple[int, int], threshold: float
+def decode(  # noqa: PLR0917 - three maps, and what to make of them
+    said: NDArray[np.float32],
+    height: NDArray[np.float32],
+    offset: NDArray[np.float32],
+    size_px: tuple[int, int],
+    threshold: float,
+    most: int = MOST_CANDIDATES,
 ) -> tuple[Box, ...]:
     """People in one picture, best first.
 
@@ -131,11 +137,12 @@ def decode(
         height: see above.
         offset: see above.
         size_px: picture height and width; boxes are cut at its far edges and moved in at its near ones, as CSP does.
-        threshold: cells that say more are candidates; the best thousand at most.
+        threshold: cells that say more are candidates.
+        most: so many of the best candidates are looked at; CSP itself has no such bound.
     """
     rows, columns = np.nonzero(said > threshold)
     scores = said[rows, columns]
-    best = np.argsort(-scores, kind="stable")[:_MOST_CANDIDATES]
+    best = np.argsort(-scores, kind="stable")[:most]
     rows, columns, scores = rows[best], columns[best], scores[best]
     tall = np.exp(np.minimum(height[rows, columns], _LONGEST)) * STRIDE
     wide = ASPECT * tall

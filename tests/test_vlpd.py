@@ -1,0 +1,239 @@
+"""VLPD: equal to the authors' numbers, loads what they and OpenAI wrote, one step forward and one of training."""
+
+import gzip
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inference.attacks.gradient import fgsm_batch
+from inference.networks.clip import CONTEXT, PictureTower, TextTower, read_archive, tokens
+from inference.networks.csp_nano import Maps
+from inference.networks.detect import detect
+from inference.networks.targets import draw, stack
+from inference.networks.vlpd import WORDS, Teacher, Vlpd, Whole, cosines, from_clip, read_checkpoint
+from inference.networks.vlpd_losses import contrast_loss, vlpd_losses
+from infra.settings import Settings
+from streams.errors import BadInput, BrokenContract
+from streams.sources.base import Person
+
+NARROW = 8
+
+
+def words(size: int = 128) -> Tensor:
+    return nn.functional.normalize(torch.randn(size, len(WORDS), generator=torch.Generator().manual_seed(1)), dim=0)
+
+
+class _Pool(nn.Module):
+    def __init__(self, width: int, common: int) -> None:
+        super().__init__()
+        self.positional_embedding = nn.Parameter(torch.randn(50, width))
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj, self.c_proj = nn.Linear(width, width), nn.Linear(width, common)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.v_proj(x))
+
+
+class _Visual(nn.Module):
+    """A picture tower with CLIP's names, pool included, so that an archive of it has OpenAI's layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        tower = PictureTower(NARROW)
+        for name, part in tower.named_children():
+            setattr(self, name, part)
+        self.attnpool = _Pool(32 * NARROW, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv1(x)
+
+
+class _Archive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = _Visual()
+        self.token_embedding = nn.Embedding(600, 64)
+        self.positional_embedding = nn.Parameter(torch.randn(CONTEXT, 64))
+        self.text_projection = nn.Parameter(torch.randn(64, 128))
+        self.logit_scale = nn.Parameter(torch.tensor(4.6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.visual(x)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+    torch.manual_seed(3)
+    whole = _Archive().half()
+    path = tmp_path_factory.mktemp("clip") / "RN50.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is on its way out; OpenAI's archive is written in it
+        torch.jit.save(torch.jit.trace(whole, torch.zeros(1, 3, 32, 32).half(), check_trace=False), str(path))
+    return path, {name: value.float() for name, value in whole.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def golden() -> tuple[dict[str, Any], dict[str, Tensor]]:
+    folder = Settings().shared_data / "csp_vlpd_fixture"
+    if not (folder / "expected.json").is_file():
+        pytest.skip(f"{folder} is not there: set KERBWATCH_SHARED_DATA")
+    with np.load(folder / "maps.npz") as maps:
+        return json.loads((folder / "expected.json").read_text()), {name: torch.from_numpy(maps[name]) for name in maps}
+
+
+def test_all_five_losses_are_the_authors(golden: tuple[dict[str, Any], dict[str, Tensor]]) -> None:
+    expected, maps = golden
+    people = []
+    for crop in expected["inputs"]:
+        boxes = [(one, False) for one in crop["gts_xyxy"]] + [(one, True) for one in crop["ignores_xyxy"]]
+        people.append([Person((a, b, c - a, d - b), (a, b, c - a, d - b), ignore) for (a, b, c, d), ignore in boxes])
+    targets = stack([draw(some, 256, 512) for some in people])
+    centre = torch.logit(maps["pred_cls"].double()).float()
+    said = Whole(Maps(centre, maps["pred_reg"], maps["pred_off"], torch.empty(0)), maps["student_score_map"], maps["feature"])
+    found = vlpd_losses(said, targets, maps["teacher_score_map"])
+    want = expected["losses"]
+    assert found.vls.item() == pytest.approx(want["vls"], abs=1e-5)
+    assert found.psc.item() == pytest.approx(want["psc"], abs=1e-5)
+    assert found.detection.total.item() == pytest.approx(want["detection_total"], abs=1e-5)
+    assert found.total.item() == pytest.approx(want["vlpd_total_citypersons"], abs=1e-5)
+    nobody = contrast_loss(maps["feature"], maps["student_score_map"], torch.zeros_like(targets.bump))
+    assert nobody.item() == expected["losses_no_pedestrian"]["psc"] == 0
+
+
+def test_the_real_width_gives_maps_of_the_legend_and_the_papers_size() -> None:
+    torch.manual_seed(0)
+    network = Vlpd(words(1024)).eval()
+    with torch.no_grad():
+        said = network.whole(torch.rand(1, 3, 64, 128) * 255)
+    assert [tuple(part.shape) for part in said.maps] == [(1, 1, 16, 32), (1, 1, 16, 32), (1, 2, 16, 32), (1, 1024, 4, 8)]
+    assert said.score_map.shape == (1, 10, 4, 8)
+    assert said.contrast.shape == (1, 768, 16, 32)
+    assert said.score_map.abs().max() <= 1
+    assert torch.sigmoid(said.maps.centre).mean() == pytest.approx(0.01, rel=0.9)
+    with pytest.raises(BrokenContract, match="multiples of 16"):
+        network(torch.zeros(1, 3, 60, 128))
+
+
+def test_it_is_a_detector_like_any_other(archive: tuple[Path, dict[str, Tensor]]) -> None:
+    network = from_clip(archive[1], words(), NARROW).eval()
+    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    assert isinstance(detect(network, [picture], 0.005)[0], tuple)
+    (moved,) = fgsm_batch(network, [picture], [[Person((10, 5, 16, 40), (10, 5, 16, 40))]], 8 / 255)
+    assert 0 < np.abs(moved.astype(int) - picture).max() <= 8
+
+
+def test_one_training_step_lowers_the_loss_and_moves_all_but_the_words(archive: tuple[Path, dict[str, Tensor]]) -> None:
+    torch.manual_seed(0)
+    network, teacher = from_clip(archive[1], words(), NARROW).train(), Teacher(archive[1], words(), NARROW).train()
+    pictures = torch.rand(2, 3, 64, 96) * 255
+    targets = stack([draw([Person((30, 8, 20, 48), (30, 8, 20, 48))], 64, 96)] * 2)
+    wanted = teacher(network.normalised(pictures))
+    assert wanted.shape == (2, 10, 4, 6)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    optimizer = torch.optim.Adam(network.parameters(), 1e-4)
+    seen = []
+    for _ in range(4):
+        loss = vlpd_losses(network.whole(pictures), targets, wanted).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append(loss.item())
+    assert seen[-1] < seen[0]
+    assert not [name for name, value in network.named_parameters() if torch.equal(value, before[name])]
+    assert torch.equal(network.backbone.zeroshot_weights, words())
+    assert not any(weight.requires_grad for weight in teacher.parameters())
+
+
+def test_the_dilated_top_has_clips_weights_at_twice_the_resolution(archive: tuple[Path, dict[str, Tensor]]) -> None:
+    network = from_clip(archive[1], words(), NARROW)
+    top = network.backbone.dilated_layer4.state_dict()
+    assert all(torch.equal(value, archive[1][f"visual.layer4.{name}"]) for name, value in top.items())
+    assert network.backbone.dilated_layer4(torch.rand(1, 16 * NARROW, 8, 8)).shape == (1, 32 * NARROW, 8, 8)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_checkpoint_in_the_authors_layout_is_loaded_as_it_is(tmp_path: Path, wrapped: bool) -> None:
+    torch.manual_seed(5)
+    network = Vlpd(words(), NARROW).eval()
+    state = {f"module.{name}" if wrapped else name: value for name, value in network.state_dict().items()}
+    extra = "module.backbone.visual.layer4.0.conv1.weight" if wrapped else "backbone.visual.attnpool.q_proj.bias"
+    state[extra] = torch.zeros(3)
+    names = {name.removeprefix("module.") for name in state}
+    assert {"backbone.visual.layer3.5.bn3.running_var", "backbone.dilated_layer4.0.downsample.0.weight"} <= names
+    assert {"backbone.p3_l2.weight", "backbone.feat_bn.bias", "head.cls.0.weight", "head.offset.0.bias"} <= names
+    torch.save({"model": state} if wrapped else state, tmp_path / "VLPD.pth")
+    again = read_checkpoint(tmp_path / "VLPD.pth", width=NARROW)
+    pictures = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        assert torch.equal(again(pictures).centre, network(pictures).centre)
+
+
+def test_a_checkpoint_without_words_or_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "some.pth"
+    torch.save({"weight": torch.zeros(2)}, path)
+    with pytest.raises(BadInput, match="holds no text embeddings"):
+        read_checkpoint(path)
+    with pytest.raises(BadInput, match="no VLPD of width 8"):
+        read_checkpoint(path, words(), NARROW)
+    torch.save(Vlpd, path)
+    with pytest.raises(BadInput, match="no checkpoint of tensors alone"):
+        read_checkpoint(path)
+    with pytest.raises(BadInput, match="must be E x 10"):
+        Vlpd(torch.zeros(4, 3), NARROW)
+
+
+def test_openais_archive_is_read_without_running_it(archive: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
+    path, state = archive
+    found = read_archive(path)
+    assert set(state) <= set(found)
+    assert all(torch.equal(found[name].float(), value) for name, value in state.items())
+    (tmp_path / "text.pt").write_text("no archive")
+    with pytest.raises(BadInput, match="no TorchScript archive"):
+        read_archive(tmp_path / "text.pt")
+
+
+def test_a_name_that_no_tensor_needs_is_refused_in_an_archive(tmp_path: Path) -> None:
+    import pickle  # noqa: PLC0415 - to make what must be refused
+    import zipfile  # noqa: PLC0415 - same
+
+    class _Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return print, ("ran",)
+
+    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as made:
+        made.writestr("evil/data.pkl", pickle.dumps(_Evil()))
+    with pytest.raises(BadInput, match="print, which no tensor needs"):
+        read_archive(tmp_path / "evil.pt")
+
+
+def test_cosines_are_bounded_and_find_the_word_itself() -> None:
+    found = cosines(words().T[None, :, :, None].transpose(1, 2) * 7, words())[0, :, :, 0]
+    assert torch.allclose(found.diagonal(), torch.ones(10), atol=1e-6)
+    assert found.abs().max() <= 1 + 1e-6
+
+
+def test_texts_are_merged_to_tokens_and_embedded_as_unit_vectors(tmp_path: Path) -> None:
+    merges = tmp_path / "merges.txt.gz"
+    merges.write_bytes(gzip.compress(b"#version\nt r\ntr e\ntre e</w>\n"))
+    found = tokens(["tree", "a tree"], merges)
+    assert found.shape == (2, CONTEXT)
+    assert found[0, :3].tolist() == [515, 514, 516]
+    assert found[1, :4].tolist() == [515, 256 + ord("a") - 33, 514, 516]
+    with pytest.raises(BadInput, match="lower-case words"):
+        tokens(["Tree!"], merges)
+    state = {
+        "token_embedding.weight": torch.randn(600, 64),
+        "positional_embedding": torch.randn(CONTEXT, 64),
+        "text_projection": torch.randn(64, 128),
+        "ln_final.weight": torch.ones(64),
+        "ln_final.bias": torch.zeros(64),
+    }
+    with torch.no_grad():
+        vectors = TextTower(state)(found)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(2), atol=1e-5)
