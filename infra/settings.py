@@ -49,13 +49,23 @@ class Settings(BaseSettings):
     """Tells workers apart; two that run side by side need two names."""
     responder_id: str = "responder-1"
     """Tells responders apart; the same after a restart, so that it takes up at once what it held."""
-    worker_batch: PositiveInt = 4
-    """Most frames judged in one forward pass."""
+    worker_batch: PositiveInt = 8
+    """Most frames read and judged at once, under backlog; one at a time where they come slowly."""
+    backlog_s: PositiveFloat = 60.0
+    """A frame that waited longer is left out and counted, unless it may be evidence."""
+    newest_first: bool = False
+    """Too far behind, go on with fresh frames rather than with the next oldest."""
     worker_threads: PositiveInt = 2
     device: str = "cpu"
     """cpu or cuda."""
-    score_every: PositiveInt = 4
-    """One frame in so many is scored for adversarial input; all are while one looks suspicious."""
+    score_every: PositiveInt = 32
+    """One frame in so many of a calm camera is scored for adversarial input; more of a new one, all while one looks suspicious."""
+    compare_every: PositiveInt = 4
+    """One frame in so many is judged by a candidate too, while one is on its way into service."""
+    sanitise_normal: str = ""
+    """How pictures are cleaned before the normal model sees them (`inference.service.sanitise.chain`); not at all by default."""
+    sanitise_safe: str = "jpeg-75"
+    """The same before the safe model."""
     clock_allowance_s: PositiveFloat = 5.0
     """How far a camera's clock may run ahead of ours."""
     status_every_s: PositiveFloat = 1.0

@@ -61,6 +61,7 @@ def post_model_state(session: Session, model: Assignment, reason: str, incident_
         decision_id=model.decision_id,
         reason=reason,
         candidate=_candidate(session, model),
+        safe_digest=model.safe_digest,
     )
     _post(session, MODEL_STATE, state, model.decision_id, incident_id)
 

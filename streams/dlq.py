@@ -83,13 +83,13 @@ def find(all_letters: Sequence[DeadLetter], wanted: str) -> DeadLetter:
 def replay_letter(settings: Settings, letter: DeadLetter, *, actor: str, why: str, now: datetime) -> AuditEntry:
     """Put the original message back on its topic and record who did it, why.
 
-    Raises BadInput if the letter's body was too large to be kept or its topic is unknown.
+    Raises BadInput if the letter's body was not kept or its topic is unknown.
     """
     topic = topics.BY_NAME.get(letter.topic)
     if topic is None:
         raise BadInput(f"dead letter {letter.id} names topic {letter.topic!r}, which this kerbwatch does not have")
     if letter.body_bytes and not letter.body:
-        raise BadInput(f"dead letter {letter.id} was too large to be kept ({letter.body_bytes} bytes); it cannot be sent again")
+        raise BadInput(f"dead letter {letter.id} was kept without its {letter.body_bytes} bytes; it cannot be sent again")
     entry = AuditEntry(
         id=event_id(REPLAYED, letter.id, now.isoformat()),
         source=f"operator/{actor}",

@@ -24,6 +24,7 @@ class Refusal(StrEnum):
     FUTURE_TIME = "future_time"  # camera time ahead of ours by more than the allowance
     STALE_TIME = "stale_time"  # camera time not later than that of the frame before it
     REPEATED = "repeated"  # a frame that this camera has sent before
+    OVERLOAD = "overload"  # nothing wrong with it: the worker was too far behind, or it fits into no memory
     AGENT_FAULT = "agent_fault"  # our own agent failed on it; kept for replay
 
 

@@ -183,9 +183,11 @@ class Timings(Struct, frozen=True, kw_only=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """What a candidate found in a frame beside the model in service.
+    """What a second model found in a frame beside the one that answered, which `Detections` names.
 
-    agreement: F1 of the two sets of boxes at IoU 0.5, 1 if both are empty. score_mean: of the candidate's boxes, 0 if none.
+    In shadow the second is the candidate and the model in service answered; where a canary answered, the second is the model that
+    it is to follow. All but the agreement is the second's. agreement: F1 of the two sets of boxes at IoU 0.5, 1 if both are empty.
+    score_mean: 0 without boxes.
     """
 
     weights_digest: Digest
@@ -224,13 +226,18 @@ class Offset(Struct, frozen=True, array_like=True):
 
 
 class Serving(Struct, frozen=True, kw_only=True):
-    """Which weights a worker serves a context with, since which decision, from which frame offsets on."""
+    """Which weights a worker serves a context with, since which decision, from which frame offsets on.
+
+    `candidate_digest`: the candidate that is loaded and judges or serves as asked; None without one, while it is being loaded, and
+    for good once it failed.
+    """
 
     context: Context
     weights_digest: Digest
     mode: Mode
     decision_id: str
     from_offsets: tuple[Offset, ...]
+    candidate_digest: Digest | None = None
 
 
 class WorkerStatus(Event, frozen=True, kw_only=True, tag="kerbwatch.worker-status"):
@@ -282,7 +289,7 @@ class IncidentChange(Event, frozen=True, kw_only=True, tag="kerbwatch.incident-c
 class Candidate(Struct, frozen=True, kw_only=True):
     """A model on its way into service (paper 4.6, staged deployment).
 
-    SHADOW: judges every frame beside the serving model, and its answer is only compared. CANARY: serves the cameras whose
+    SHADOW: judges one frame in so many beside the serving model, and its answer is only compared. CANARY: serves the cameras whose
     `rollout_share(rollout_id, camera_id)` is below `share`; the others keep the serving model.
     """
 
@@ -295,7 +302,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
 class ModelState(Event, frozen=True, kw_only=True, tag="kerbwatch.model-state"):
     """The weights that every worker must serve a context with (compacted: the last one counts).
 
-    `reference_digest` is the context's normal model, against which input is scored. `decision_id` asked for this.
+    `reference_digest` is the context's normal model, against which input is scored; `safe_digest` its safe-mode model, which
+    workers keep loaded so that they can switch to it at once. `decision_id` asked for this.
     """
 
     context: Context
@@ -305,6 +313,7 @@ class ModelState(Event, frozen=True, kw_only=True, tag="kerbwatch.model-state"):
     decision_id: str
     reason: str
     candidate: Candidate | None = None
+    safe_digest: Digest | None = None
 
 
 class QuarantineOrder(Event, frozen=True, kw_only=True, tag="kerbwatch.quarantine-order"):

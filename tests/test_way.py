@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from inference.service.backlog import Backlog
 from inference.service.intake import Intake
-from inference.service.judge import Judge, Sampler
+from inference.service.judge import Judge
+from inference.service.models import Models
+from inference.service.sampling import Sampler
 from inference.service.serving import View
 from inference.service.worker import Clients, Worker
 from infra import supervise
@@ -78,8 +82,11 @@ def site(
         "w1",
         clients,
         Intake(verify=partial(verify_frame, settings), allowance_s=5.0),
-        Judge(load=lambda _digest: Network(), source="inference/w1", sampler=Sampler(4), clock_s=time.perf_counter),
+        Judge(
+            Models(lambda _: Network(), ThreadPoolExecutor(1)), source="inference/w1", sampler=Sampler(4), clock_s=time.perf_counter
+        ),
         Metrics(Service.INFER),
+        backlog=Backlog("inference/w1", "w1", limit_s=60.0),
         batch=8,
         status_every_s=1.0,
     )

@@ -1,171 +1,19 @@
 """The worker's promises, without a broker: doubles stand for Kafka's clients and for the network."""
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from kafka import TopicPartition
-from kafka.errors import KafkaTimeoutError
+from a_worker import NORMAL, OTHER, SAFE, Network, Site, load
 
-from inference.service.intake import Intake
-from inference.service.judge import Judge, Sampler
+from inference.service.backlog import Batches
+from inference.service.forward import Forward
 from inference.service.serving import View
-from inference.service.worker import Clients, Worker
-from infra.metrics import Metrics, Service
-from streams import codec, topics
-from streams.camera import encode
-from streams.errors import BadInput, Refusal, Tampered, Unavailable
-from streams.events import Box, Context, DeadLetter, Detections, Frame, Mode, ModelState, Phase, Signal, WorkerStatus, event_id
+from streams import topics
+from streams.errors import Refusal, Unavailable
+from streams.events import Context, DeadLetter, Detections, Kind, Mode, Phase, Signal, WorkerStatus
 from streams.sources.base import Picture
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-NORMAL, SAFE, OTHER = "a" * 64, "b" * 64, "c" * 64
-
-
-@dataclass
-class Log:
-    """A broker's one partition a topic, as much of kafka-python's clients as the worker uses."""
-
-    records: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    committed: int = 0
-    away: bool = False
-
-    def put(self, topic: str, value: bytes, key: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
-        offset = len(self.records[topic])
-        self.records[topic].append(
-            SimpleNamespace(topic=topic, partition=0, offset=offset, key=key, value=value, headers=list(headers))
-        )
-
-
-@dataclass
-class Reader:
-    log: Log
-    topic: str = ""
-    at: int = 0
-
-    def subscribe(self, names: list[str]) -> None:
-        self.topic, self.at = names[0], self.log.committed
-
-    def assign(self, partitions: list[TopicPartition]) -> None:
-        self.topic = partitions[0].topic
-
-    def seek_to_beginning(self, *_: TopicPartition) -> None:
-        self.at = 0
-
-    def assignment(self) -> set[TopicPartition]:
-        return {TopicPartition(self.topic, 0)}
-
-    def position(self, _tp: TopicPartition) -> int:
-        return self.at
-
-    def highwater(self, _tp: TopicPartition) -> int:
-        return len(self.log.records[self.topic])
-
-    def poll(self, timeout_ms: int = 0, max_records: int = 500) -> dict[TopicPartition, list[Any]]:
-        del timeout_ms
-        found = self.log.records[self.topic][self.at : self.at + max_records]
-        self.at += len(found)
-        return {TopicPartition(self.topic, 0): found} if found else {}
-
-    def commit(self) -> None:
-        self.log.committed = self.at
-
-
-@dataclass
-class Writer:
-    log: Log
-
-    def send(self, topic: str, value: bytes, key: bytes) -> Any:
-        if not self.log.away:
-            self.log.put(topic, value, key)
-        return SimpleNamespace(get=lambda **_: None)
-
-    def flush(self, timeout: float) -> None:
-        if self.log.away:
-            raise KafkaTimeoutError(f"nobody there for {timeout} s")
-
-
-@dataclass
-class Network:
-    """Sees one person a picture; its score tells which weights looked."""
-
-    digest: str
-
-    def look(self, pictures: Sequence[Picture]) -> list[View]:
-        score = {NORMAL: 0.9, SAFE: 0.6}[self.digest]
-        heat = np.full((4, 4), score, np.float32)
-        return [View(boxes=(Box(1, 2, 3, 4, score),), heat=heat, embedding=np.zeros(2, np.float32)) for _ in pictures]
-
-
-def load(digest: str) -> Any:
-    if digest == OTHER:
-        raise Tampered(f"weights {digest[:4]} are not what they were")
-    return Network(digest)
-
-
-class Site:
-    """A worker, its log and its clock."""
-
-    def __init__(self, log: Log | None = None) -> None:
-        self.log = log or Log()
-        self.clock_s = 100.0
-        self.worker = Worker(
-            "w1",
-            Clients(frames=Reader(self.log), states=Reader(self.log), producer=Writer(self.log)),
-            Intake(verify=self.verify, allowance_s=5.0),
-            Judge(load=load, source="inference/w1", sampler=Sampler(2), clock_s=lambda: 0.0),
-            Metrics(Service.INFER),
-            batch=4,
-            status_every_s=1.0,
-            now=lambda: NOW,
-            steady_s=lambda: self.clock_s,
-        )
-        self.worker._clients.frames.subscribe([topics.FRAMES.name])
-        self.worker._watch_model_state()
-
-    @staticmethod
-    def verify(frame: Frame) -> None:
-        if frame.signature != "good":
-            raise BadInput("not signed", Refusal.BAD_SIGNATURE)
-
-    def rounds(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.clock_s += 0.6
-            self.worker.round()
-
-    def serve(self, context: Context, digest: str = NORMAL, mode: Mode = Mode.NORMAL, decision: str = "", later_s: int = 0) -> None:
-        decision = decision or f"initial-{context}"
-        state = ModelState(
-            id=decision,
-            source="responder/r",
-            time=NOW + timedelta(seconds=later_s),
-            subject=context,
-            context=context,
-            weights_digest=digest,
-            mode=mode,
-            reference_digest=NORMAL,
-            decision_id=decision,
-            reason="test",
-        )
-        self.log.put(topics.MODEL_STATE.name, codec.encode(state), context.encode())
-
-    def shoot(self, sequence: int, context: Context = Context.URBAN, signature: str = "good") -> None:
-        body = encode(np.full((32, 48, 3), 90, np.uint8))
-        frame = Frame(
-            id=event_id("frame", "gate", 1, sequence), source="camera/gate", time=NOW + timedelta(milliseconds=sequence - 4000),
-            subject="gate", camera_id="gate", context=context, epoch=1, sequence=sequence, width_px=48, height_px=32,
-            content_type="image/jpeg", digest=hashlib.sha256(body).hexdigest(), signature=signature,
-        )  # fmt: skip
-        self.log.put(topics.FRAMES.name, body, b"gate", codec.encode_frame(frame))
-
-    def read(self, topic: topics.Topic) -> list[Any]:
-        return [codec.decode(record.value, topic, topic.carries).event for record in self.log.records[topic.name]]
 
 
 @pytest.fixture
@@ -189,22 +37,22 @@ def test_no_frame_is_read_before_every_context_has_weights() -> None:
 def test_every_frame_is_judged_and_says_by_which_weights(site: Site) -> None:
     for sequence in range(9):
         site.shoot(sequence)
-    site.rounds(4)
+    site.rounds(5)
     judged: list[Detections] = site.read(topics.DETECTIONS)
     assert [one.sequence for one in judged] == list(range(9))
     assert {(one.weights_digest, one.mode, one.decision_id) for one in judged} == {(NORMAL, Mode.NORMAL, "initial-urban")}
     assert [one.frame_offset for one in judged] == list(range(9))
-    assert [one.scores.inconsistency is not None for one in judged] == [sequence % 2 == 0 for sequence in range(9)]
+    assert any(one.scores.inconsistency is not None for one in judged)
 
 
 def test_a_switch_is_reported_with_the_offset_from_which_it_holds(site: Site) -> None:
     for sequence in range(4):
         site.shoot(sequence)
-    site.rounds(2)
+    site.rounds(4)
     site.serve(Context.URBAN, SAFE, Mode.SAFE, "decision-7")
     for sequence in range(4, 8):
         site.shoot(sequence)
-    site.rounds(2)
+    site.rounds(4)
     judged: list[Detections] = site.read(topics.DETECTIONS)
     last: WorkerStatus = site.read(topics.WORKER_STATUS)[-1]
     (urban,) = [serving for serving in last.serving if serving.context == Context.URBAN]
@@ -279,18 +127,154 @@ def test_a_worker_that_starts_again_judges_the_same_frame_under_the_same_id(site
     assert first.id == second.id
 
 
-def test_the_sampler_looks_closer_after_a_leap_and_does_not_learn_from_it() -> None:
-    sampler = Sampler(4)
-    for sequence in range(0, 40, 4):
-        assert sampler.wants("gate", sequence)
-        sampler.saw("gate", 0.1)
-    assert not sampler.wants("gate", 41)
-    sampler.saw("gate", 0.9)
-    assert sampler.wants("gate", 41)
-    assert not sampler.wants("bridge", 41)
-    for _ in range(100):
-        sampler.saw("gate", 0.9)
-    assert sampler.wants("gate", 41)
-    for _ in range(20):
-        sampler.saw("gate", 0.1)
-    assert not sampler.wants("gate", 41)
+def test_a_switch_to_safe_mode_loads_nothing_and_holds_for_the_very_next_frame() -> None:
+    loaded: list[str] = []
+    site = Site(load=lambda digest: loaded.append(digest) or load(digest))
+    for context in Context:
+        site.serve(context)
+    for sequence in range(20):
+        site.shoot(sequence)
+    site.rounds(4)  # in the middle of a backlog, with large batches
+    assert sorted(loaded) == [NORMAL, SAFE]
+    before = len(site.read(topics.DETECTIONS))
+    site.serve(Context.URBAN, SAFE, Mode.SAFE, "decision-7")
+    site.rounds()
+    (first,) = site.read(topics.DETECTIONS)[before:]
+    assert (first.weights_digest, first.mode) == (SAFE, Mode.SAFE)
+    assert sorted(loaded) == [NORMAL, SAFE]
+
+
+def test_a_model_that_verifies_but_answers_with_nonsense_does_not_serve() -> None:
+    class Broken:
+        def look(self, pictures: Sequence[Picture]) -> list[View]:
+            raise RuntimeError(f"{len(pictures)} nonsense")
+
+    site = Site(load=lambda digest: Broken() if digest == OTHER else load(digest))
+    for context in Context:
+        site.serve(context)
+    site.rounds()
+    site.serve(Context.URBAN, OTHER, Mode.NORMAL, "decision-8")
+    site.shoot(0)
+    site.rounds(2)
+    last: WorkerStatus = site.read(topics.WORKER_STATUS)[-1]
+    assert last.health == "failing"
+    assert "nonsense" in last.subject
+    assert site.read(topics.DETECTIONS)[0].weights_digest == NORMAL
+
+
+def test_batches_grow_under_backlog_and_are_single_frames_when_idle() -> None:
+    batches = Batches(8)
+    sizes = []
+    for came in (1, 2, 4, 8, 8, 8, 3, 1, 0, 0):
+        sizes.append(batches.size)
+        batches.read(came)
+    assert sizes == [1, 2, 4, 8, 8, 8, 8, 3, 1, 1]
+
+
+class Small(Network):
+    """Has memory for `room` pictures at once."""
+
+    room = 2
+    passes: list[int]
+
+    def look(self, pictures: Sequence[Picture]) -> list[View]:
+        self.passes.append(len(pictures))
+        if len(pictures) > self.room:
+            raise RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9")
+        return super().look(pictures)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved_until_it_does_and_stays_so() -> None:
+    network, forward = Small(NORMAL), Forward(most_px=8 * 100)
+    network.passes = []
+    pictures = [np.zeros((10, 10, 3), np.uint8)] * 8
+    assert len(forward.look(network, pictures)) == 8
+    assert network.passes == [8, 4, 2, 2, 2, 2]
+    network.passes = []
+    forward.look(network, pictures)
+    assert network.passes == [2, 2, 2, 2]
+    assert forward.shortages == 2
+    network.room = 0
+    assert forward.look(network, pictures[:2]) == [None, None]
+    with pytest.raises(RuntimeError, match="else"):
+        forward.look(Failing(NORMAL), pictures)
+
+
+class Failing(Network):
+    def look(self, pictures: Sequence[Picture]) -> list[View]:
+        raise RuntimeError(f"something else with {len(pictures)} pictures")
+
+
+def test_a_frame_that_fits_into_no_memory_is_left_out_on_the_record_and_the_stream_goes_on(site: Site) -> None:
+    site.rounds(2)
+    loaded: dict[str, Any] = site.worker._judge.models._loaded
+    small = Small(NORMAL)
+    small.passes, small.room = [], 0
+    whole, loaded[NORMAL] = loaded[NORMAL], small
+    site.shoot(0)
+    site.rounds()
+    loaded[NORMAL] = whole
+    site.shoot(1)
+    site.rounds()
+    assert [one.sequence for one in site.read(topics.DETECTIONS)] == [1]
+    (letter,) = site.read(topics.DEAD_LETTER)
+    assert (letter.reason, letter.offset) == (Refusal.OVERLOAD, 0)
+
+
+def late(site: Site, *ages_s: float) -> None:
+    """A frame for each age that it has already."""
+    start = site.log.time_s
+    for number, age_s in enumerate(ages_s, start=len(site.log.records[topics.FRAMES.name])):
+        site.log.time_s = start - age_s
+        site.shoot(number)
+    site.log.time_s = start
+
+
+def test_frames_that_waited_too_long_are_dropped_each_with_a_record_and_committed(site: Site) -> None:
+    late(site, *[60.0] * 7, *[1.0] * 6)
+    site.rounds(9)
+    assert [one.sequence for one in site.read(topics.DETECTIONS)] == list(range(7, 13))
+    letters: list[DeadLetter] = site.read(topics.DEAD_LETTER)
+    assert [(letter.offset, letter.reason) for letter in letters] == [(offset, Refusal.OVERLOAD) for offset in range(7)]
+    assert all(letter.body == b"" and letter.body_bytes > 0 for letter in letters)
+    assert site.log.committed == 13
+    signals: list[Signal] = site.read(topics.SIGNALS)
+    assert [one.phase for one in signals] == [Phase.RAISED, Phase.ONGOING, Phase.ONGOING, Phase.CALM]
+    assert {(one.kind, one.camera_id) for one in signals} == {(Kind.HEALTH, "w1")}
+    assert [one.evidence[0].value for one in signals] == [1, 3, 6, 7]
+
+
+def test_dropped_frames_are_not_committed_before_the_broker_has_their_record(site: Site) -> None:
+    site.rounds()
+    late(site, 60.0)
+    site.log.away = True
+    with pytest.raises(Unavailable):
+        site.rounds(3)
+    assert site.log.committed == 0
+
+
+def test_evidence_is_judged_however_late_it_is(site: Site) -> None:
+    site.rounds()
+    site.worker._judge.sampler._cameras.clear()
+    late(site, 60.0)
+    site.rounds()
+    site.serve(Context.URBAN, SAFE, Mode.SAFE, "decision-7")  # an incident is open
+    late(site, 60.0)
+    site.rounds()
+    site.serve(Context.URBAN, NORMAL, Mode.NORMAL, "decision-8")
+    late(site, 60.0)
+    site.rounds()
+    assert [one.sequence for one in site.read(topics.DETECTIONS)] == [1]
+
+
+def test_newest_first_gives_up_the_backlog_for_fresh_frames() -> None:
+    ages = [60.0, 9.0, 5.0, 2.0, 9.0]
+    judged = {}
+    for newest_first in (False, True):
+        site = Site(newest_first=newest_first)
+        for context in Context:
+            site.serve(context)
+        late(site, *ages)
+        site.rounds(6)
+        judged[newest_first] = [one.sequence for one in site.read(topics.DETECTIONS)]
+    assert judged == {False: [1, 2, 3, 4], True: [3, 4]}

@@ -1,177 +1,165 @@
-"""Judges accepted frames: which weights, which boxes, which features, and how strange the input looks.
+"""Judges accepted frames: which weights, which boxes, which features, how strange the input looks, how a candidate compares.
 
-It holds what each context is served with and turns frames into `Detections`. It knows no Kafka and no wall clock; what it obeys
-(`ModelState`) and what it judges are passed in. Input is scored against the context's normal model also while the safe one serves:
-calm must mean that the normal model would be safe again (paper 4.6, "safe mode" models).
+It turns frames into `Detections` and knows no Kafka and no wall clock; `models.py` says who looks at what, `sampling.py` which
+frames get a second look. Input is scored against the context's normal model also while the safe one serves: calm must mean that the
+normal model would be safe again (paper 4.6, "safe mode" models). A candidate that fails is left out; the model in service answers.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
 
 from inference.service import cues
+from inference.service.comparison import compare
+from inference.service.forward import Forward
 from inference.service.intake import Accepted
+from inference.service.models import Lineup, Model, Models
+from inference.service.sampling import Sampler
+from inference.service.sanitise import Chain
 from inference.service.serving import View
-from streams.errors import BrokenContract
-from streams.events import Context, Detections, InputScores, ModelState, Timings, event_id
+from streams.events import Comparison, Context, Detections, InputScores, Mode, Timings, event_id
 from streams.sources.base import Picture
-
-# Clean town streets vary by 0.03 around their level and FGSM at 8/255 begins 0.05 above it; a leap too many costs one look.
-_HOT_LEAP = 0.04
-_HOT_RATIO = 1.2
-_HOT_FRAMES = 12
-_USUAL_SHARE = 0.1
-
-
-@dataclass
-class Sampler:
-    """Which frames get the second look that an inconsistency score costs.
-
-    One in `every`, and all of them for a while after a score that leaps above the camera's usual level. The level follows only
-    scores that did not leap, so that an attack cannot become usual.
-    """
-
-    every: int
-    _usual: dict[str, float] = field(default_factory=dict)
-    _hot: dict[str, int] = field(default_factory=dict)
-
-    def wants(self, camera_id: str, sequence: int) -> bool:
-        """Whether this frame is to be scored."""
-        return sequence % self.every == 0 or self._hot.get(camera_id, 0) > 0
-
-    def saw(self, camera_id: str, score: float) -> None:
-        """Take note of a score (0..1)."""
-        usual = self._usual.get(camera_id, score)
-        if score > max(usual + _HOT_LEAP, usual * _HOT_RATIO):
-            self._hot[camera_id] = _HOT_FRAMES
-        else:
-            self._hot[camera_id] = max(0, self._hot.get(camera_id, 0) - 1)
-            self._usual[camera_id] = usual + _USUAL_SHARE * (score - usual)
-
-
-class Network(Protocol):
-    """What judges: pictures of one size in, one view each out (`inference.service.serving.Served`)."""
-
-    def look(self, pictures: Sequence[Picture]) -> list[View]:
-        """Views in the order of the pictures (H x W x 3, RGB, 0..255)."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Assigned:
-    state: ModelState
-    served: Network
-    reference: Network
 
 
 @dataclass
 class Judge:
-    """`load` opens weights by digest (verified); `clock_s` is any steadily growing clock, for timings only."""
+    """`clock_s` is any steadily growing clock, for timings only.
 
-    load: Callable[[str], Network]
+    clean: how pictures are cleaned before the model in service sees them, by mode; not at all where a mode is missing.
+    compare_every: one frame in so many is judged by the second model too while a candidate is there.
+    """
+
+    models: Models
     source: str
     sampler: Sampler
     clock_s: Callable[[], float]
-    _loaded: dict[str, Network] = field(default_factory=dict)
-    _assigned: dict[Context, _Assigned] = field(default_factory=dict)
+    clean: Mapping[Mode, Chain] = field(default_factory=dict)
+    compare_every: int = 4
+    forward: Forward = field(default_factory=Forward)
 
-    def assign(self, state: ModelState) -> bool:
-        """Serve `state.context` as it says from the next frame on. Returns False if it is served so already, or by a later order.
+    def evidence(self, camera_id: str, context: Context | None) -> bool:
+        """Whether a camera's frames may be evidence: its last input scores leapt, or its context serves in safe mode."""
+        return self.sampler.hot(camera_id) or (context is not None and self.models.mode(context) is Mode.SAFE)
 
-        A responder that was stalled may put an old order behind a newer one on the topic.
+    def judge(self, frames: Sequence[Accepted], now: datetime) -> list[Detections | None]:
+        """One batch, in the order given; frames of one size that the same models look at share a forward pass.
 
-        Raises whatever loading raises (Tampered, Unavailable); the context then stays as it was.
-        """
-        now = self._assigned.get(state.context)
-        if now is not None and (now.state.decision_id == state.decision_id or state.time < now.state.time):
-            return False
-        served, reference = self._open(state.weights_digest), self._open(state.reference_digest)
-        self._assigned[state.context] = _Assigned(state, served, reference)
-        self._forget_unused()
-        return True
-
-    def _open(self, digest: str) -> Network:
-        if digest not in self._loaded:
-            self._loaded[digest] = self.load(digest)
-        return self._loaded[digest]
-
-    def _forget_unused(self) -> None:
-        used = {digest for each in self._assigned.values() for digest in (each.state.weights_digest, each.state.reference_digest)}
-        self._loaded = {digest: served for digest, served in self._loaded.items() if digest in used}
-
-    @property
-    def states(self) -> tuple[ModelState, ...]:
-        """What each context is served with now."""
-        return tuple(each.state for each in self._assigned.values())
-
-    def judge(self, frames: Sequence[Accepted], now: datetime) -> list[Detections]:
-        """One batch, in the order given; frames of one context and size share a forward pass.
+        None stands for a frame that fits into no memory.
 
         Raises BrokenContract if a frame's context has no weights yet: the caller must wait for them before it reads frames.
         """
-        found: dict[int, Detections] = {}
-        groups: dict[tuple[Context, int, int], list[int]] = defaultdict(list)
+        found: dict[int, Detections | None] = {}
+        groups: dict[tuple[Context, bool, int, int], list[int]] = defaultdict(list)
         for number, accepted in enumerate(frames):
-            height_px, width_px = accepted.picture.shape[:2]
-            groups[accepted.frame.context, height_px, width_px].append(number)
-        for (context, *_), members in groups.items():
-            judged = self._judge_alike([frames[number] for number in members], context, now)
+            context, (height_px, width_px) = accepted.frame.context, accepted.picture.shape[:2]
+            lineup = self.models.lineup(context, accepted.frame.camera_id)
+            groups[context, lineup.serving.digest == lineup.state.weights_digest, height_px, width_px].append(number)
+        for members in groups.values():
+            judged = self._judge_alike([frames[number] for number in members], now)
             found.update(zip(members, judged, strict=True))
         return [found[number] for number in range(len(frames))]
 
-    def _judge_alike(self, frames: Sequence[Accepted], context: Context, now: datetime) -> list[Detections]:
-        assigned = self._assigned.get(context)
-        if assigned is None:
-            raise BrokenContract(f"no weights are assigned to context {context}; run `kerbwatch setup`")
+    def _judge_alike(self, frames: Sequence[Accepted], now: datetime) -> list[Detections | None]:
+        first = frames[0].frame
+        lineup = self.models.lineup(first.context, first.camera_id)
         started_s = self.clock_s()
-        views = assigned.served.look([accepted.picture for accepted in frames])
-        looked_s = self.clock_s()
-        scores = self._score(frames, views, assigned)
-        ended_s = self.clock_s()
-        infer_ms = (looked_s - started_s) / len(frames) * 1e3
-        scores_ms = (ended_s - looked_s) / len(frames) * 1e3
+        clean = self.clean.get(lineup.state.mode)
+        pictures = [accepted.picture if clean is None else clean(accepted.picture) for accepted in frames]
+        try:
+            views = self.forward.look(lineup.serving.network, pictures)
+        except Exception as error:
+            if lineup.serving.digest == lineup.state.weights_digest:
+                raise
+            self._left_out(lineup.serving, error)
+            return self._judge_alike(frames, now)
+        infer_ms = self._each_ms(started_s, len(frames))
+        started_s = self.clock_s()
+        scores = self._score(frames, views, lineup, cleaned=clean is not None)
+        scores_ms = self._each_ms(started_s, len(frames))
+        compared = self._compare(frames, pictures, views, lineup)
         return [
-            _detections(
+            None
+            if view is None
+            else _detections(
                 accepted,
                 view,
-                assigned.state,
-                inconsistency=score,
+                lineup,
+                inconsistency=scores.get(number),
+                compared=compared.get(number),
                 timings=Timings(infer_ms=infer_ms, scores_ms=scores_ms, decode_ms=accepted.decode_ms),
                 source=self.source,
                 now=now,
             )
-            for accepted, view, score in zip(frames, views, scores, strict=True)
+            for number, (accepted, view) in enumerate(zip(frames, views, strict=True))
         ]
 
-    def _score(self, frames: Sequence[Accepted], views: Sequence[View], assigned: _Assigned) -> list[float | None]:
-        """Inconsistency of the sampled frames under a squeeze, measured on the reference weights."""
-        scores: list[float | None] = [None] * len(frames)
-        sampled = [n for n, a in enumerate(frames) if self.sampler.wants(a.frame.camera_id, a.frame.sequence)]
-        if not sampled:
-            return scores
-        pictures: list[Picture] = [frames[n].picture for n in sampled]
-        same = assigned.reference is assigned.served
-        plain: Iterable[View] = [views[n] for n in sampled] if same else assigned.reference.look(pictures)
-        squeezed = assigned.reference.look([cues.squeeze(picture) for picture in pictures])
-        for number, before, after in zip(sampled, plain, squeezed, strict=True):
-            scores[number] = score = cues.inconsistency(before, after)
-            self.sampler.saw(frames[number].frame.camera_id, score)
+    def _score(
+        self, frames: Sequence[Accepted], views: Sequence[View | None], lineup: Lineup, *, cleaned: bool
+    ) -> dict[int, float]:
+        """Inconsistency of the sampled frames under a squeeze, by place in the batch, measured on the reference weights."""
+        glances: dict[int, cues.Glance] = {}
+        for number, (accepted, view) in enumerate(zip(frames, views, strict=True)):
+            if view is None:
+                continue
+            glance = cues.glance(accepted.picture, view)
+            if self.sampler.wants(accepted.frame.camera_id, accepted.frame.sequence, glance):
+                glances[number] = glance
+        if not glances:
+            return {}
+        pictures: list[Picture] = [frames[number].picture for number in glances]
+        network, scores = lineup.reference.network, {}
+        same = lineup.reference == lineup.serving and not cleaned
+        plain = [views[number] for number in glances] if same else self.forward.look(network, pictures)
+        squeezed = self.forward.look(network, [cues.squeeze(picture) for picture in pictures])
+        for (number, glance), before, after in zip(glances.items(), plain, squeezed, strict=True):
+            if before is not None and after is not None:
+                scores[number] = score = cues.inconsistency(before, after)
+                self.sampler.saw(frames[number].frame.camera_id, score, glance)
         return scores
+
+    def _compare(
+        self, frames: Sequence[Accepted], pictures: Sequence[Picture], views: Sequence[View | None], lineup: Lineup
+    ) -> dict[int, Comparison]:
+        """What the second model says of one frame in so many, by place in the batch; nothing without a second model."""
+        chosen = [number for number, one in enumerate(frames) if one.frame.sequence % self.compare_every == 0]
+        if lineup.beside is None or not chosen:
+            return {}
+        started_s = self.clock_s()
+        try:
+            others = self.forward.look(lineup.beside.network, [pictures[number] for number in chosen])
+        except Exception as error:
+            if lineup.beside.digest == lineup.state.weights_digest:
+                raise
+            self._left_out(lineup.beside, error)
+            return {}
+        infer_ms = self._each_ms(started_s, len(chosen))
+        pairs = ((number, views[number], other) for number, other in zip(chosen, others, strict=True))
+        return {
+            number: compare(view.boxes, other.boxes, lineup.beside.digest, infer_ms)
+            for number, view, other in pairs
+            if view is not None and other is not None
+        }
+
+    def _left_out(self, candidate: Model, error: Exception) -> None:
+        self.models.failed(candidate.digest, f"model {candidate.digest[:12]} failed at work and is left out: {error}")
+
+    def _each_ms(self, started_s: float, frames: int) -> float:
+        return (self.clock_s() - started_s) / frames * 1e3
 
 
 def _detections(
     accepted: Accepted,
     view: View,
-    state: ModelState,
+    lineup: Lineup,
     *,
     inconsistency: float | None,
+    compared: Comparison | None,
     timings: Timings,
     source: str,
     now: datetime,
 ) -> Detections:
-    frame = accepted.frame
+    frame, state = accepted.frame, lineup.state
     return Detections(
         id=event_id("detections", frame.camera_id, frame.epoch, frame.sequence),
         source=source,
@@ -186,10 +174,11 @@ def _detections(
         frame_offset=accepted.offset,
         camera_time=frame.time,
         boxes=view.boxes,
-        weights_digest=state.weights_digest,
+        weights_digest=lineup.serving.digest,
         mode=state.mode,
         decision_id=state.decision_id,
         features=cues.features(accepted.picture, view),
         scores=InputScores(reference_digest=state.reference_digest, inconsistency=inconsistency),
         timings=timings,
+        compared=compared,
     )

@@ -43,7 +43,7 @@ class Refusals:
         context there is no signal.
         """
         good = self._last_good.get((message.key or b"").decode(errors="replace"))
-        context = good.context if good else _claimed_context(message)
+        context = good.context if good else claimed_context(message)
         if context is None:
             return None
         camera_id = good.camera_id if good else STRANGER
@@ -110,6 +110,7 @@ class Refusals:
         )
 
 
-def _claimed_context(message: Message) -> Context | None:
+def claimed_context(message: Message) -> Context | None:
+    """The context that a frame message claims, unverified; None if it claims none that we know."""
     claim = next((value for name, value in message.headers if name == "ce_context"), b"")
     return next((context for context in Context if context.encode() == claim), None)

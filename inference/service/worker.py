@@ -4,25 +4,33 @@ The rim around `Intake` (may this frame be looked at?) and `Judge` (what does it
 then commits. Killed anywhere and started again it judges some frames twice and none never; judging twice is harmless, because a
 detection's id is made from its frame. kafka-python has an I/O thread of its own, so this never shares a process with agents.
 
-Order of a round: obey, read, check, judge, send, wait for the broker's word, commit. Source: paper 4.5.3 (SC-6), 4.7.
+Order of a round: obey, read, check, judge, send, wait for the broker's word, commit. Frames that waited too long to be judged
+(`backlog.py`) are committed too, but only after a dead letter for each of them. Source: paper 4.5.3 (SC-6), 4.7.
 """
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from inference.provenance.registry import registry_of
+from inference.service.backlog import Backlog, Batches
 from inference.service.intake import Accepted, Intake
-from inference.service.judge import Judge, Network, Sampler
-from inference.service.refusals import Refusals
+from inference.service.judge import Judge
+from inference.service.models import Models, Network
+from inference.service.refusals import Refusals, claimed_context
+from inference.service.sampling import Sampler
+from inference.service.sanitise import chain
 from inference.service.serving import load as load_served
 from infra.clients import consumer, producer
 from infra.keys import verify_frame
@@ -31,8 +39,8 @@ from infra.provision import app_id
 from infra.settings import Settings
 from streams import codec, topics
 from streams.codec import Message
-from streams.errors import BadInput, KerbwatchError, Unavailable
-from streams.events import Context, Event, Health, ModelState, Offset, Serving, Signal, WorkerStatus, event_id
+from streams.errors import BadInput, KerbwatchError, Refusal, Unavailable
+from streams.events import Context, Event, Health, Mode, ModelState, Offset, Serving, Signal, WorkerStatus, event_id
 from streams.topics import Role
 
 _POLL_MS = 50
@@ -62,6 +70,7 @@ class Worker:
         judge: Judge,
         metrics: Metrics,
         *,
+        backlog: Backlog,
         batch: int,
         status_every_s: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -71,8 +80,9 @@ class Worker:
         self._clients = clients
         self._intake = intake
         self._judge = judge
+        self._backlog = backlog
         self._metrics = metrics
-        self._batch = batch
+        self._batches = Batches(batch)
         self._status_every_s = status_every_s
         self._now = now
         self._steady_s = steady_s
@@ -101,6 +111,8 @@ class Worker:
     def round(self) -> None:
         """Obey, then judge one batch, then report if it is time."""
         changed = self._obey()
+        if changed:
+            self._batches.size = 1  # a new order shows in the very next frame
         if len(self._serving) == len(Context):
             self._judge_batch()
         else:
@@ -118,7 +130,7 @@ class Worker:
         self._clients.states.seek_to_beginning(*partitions)
 
     def _obey(self) -> bool:
-        changed = False
+        changed = self._judge.models.take_in()
         for records in self._clients.states.poll(timeout_ms=0).values():
             for record in records:
                 if record.value is None:
@@ -126,7 +138,7 @@ class Worker:
                 message = _message(record)
                 try:
                     state = codec.decode(record.value, topics.MODEL_STATE, ModelState).event
-                    if not self._judge.assign(state):
+                    if not self._judge.models.assign(state):
                         continue
                 except KerbwatchError as error:
                     # The context keeps its weights; the responder sees no report of the new ones and escalates.
@@ -155,36 +167,52 @@ class Worker:
     def _report(self, health: Health) -> None:
         now = self._now()
         self._reported_s = self._steady_s()
+        models = self._judge.models
+        faults = "; ".join(filter(None, (self._fault, *models.faults)))
         status = WorkerStatus(
             id=event_id("worker-status", self.worker_id, now.isoformat()),
             source=self._source,
             time=now,
-            subject=self._fault[:200] or self.worker_id,
+            subject=faults[:200] or self.worker_id,
             worker_id=self.worker_id,
             health=health,
-            serving=tuple(self._serving.values()),
+            serving=tuple(
+                msgspec.structs.replace(one, candidate_digest=models.candidate(one.context)) for one in self._serving.values()
+            ),
         )
         self._send(topics.WORKER_STATUS, self.worker_id, status)
 
     # -- judging ---------------------------------------------------------------------------------------------------
 
     def _judge_batch(self) -> None:
-        records = [r for batch in self._clients.frames.poll(timeout_ms=_POLL_MS, max_records=self._batch).values() for r in batch]
+        size = self._batches.size
+        records = [r for batch in self._clients.frames.poll(timeout_ms=_POLL_MS, max_records=size).values() for r in batch]
+        self._batches.read(len(records))
         if not records:
             self._commit()
             if not self._clients.frames.assignment():  # then a poll returns at once
                 time.sleep(_POLL_MS / 1000)
             return
-        accepted = [frame for record in records if (frame := self._admit(record)) is not None]
-        self._metrics[BATCH].observe(len(accepted))
-        for detections in self._judge.judge(accepted, self._now()) if accepted else ():
-            self._metrics.judged(detections)
-            self._send(topics.DETECTIONS, detections.camera_id, detections)
+        taken = [(record, frame) for record in records if (frame := self._admit(record)) is not None]
+        if taken:
+            self._metrics[BATCH].observe(len(taken))
+            answers = self._judge.judge([frame for _, frame in taken], self._now())
+            for (record, frame), detections in zip(taken, answers, strict=True):
+                if detections is None:
+                    size_px = f"{frame.frame.width_px} x {frame.frame.height_px} pixels"
+                    self._leave_out(
+                        _message(record), f"a frame of {size_px} does not fit into this worker's memory; send it smaller"
+                    )
+                    continue
+                self._metrics.judged(detections)
+                self._send(topics.DETECTIONS, detections.camera_id, detections)
         self._commit()
 
     def _admit(self, record: Any) -> Accepted | None:
         now, started_s = self._now(), time.perf_counter()
         message = _message(record)
+        if self._too_late(message, now.timestamp() - record.timestamp / 1e3, now):
+            return None
         try:
             accepted = self._intake.admit(
                 message.headers, message.value, key=message.key, partition=message.partition, offset=message.offset, now=now
@@ -200,14 +228,32 @@ class Worker:
             self._signal(signal)
         return replace(accepted, decode_ms=(time.perf_counter() - started_s) * 1e3)
 
+    def _too_late(self, message: Message, age_s: float, now: datetime) -> bool:
+        """Leave out a frame that waited too long. Whom it names is not verified yet; a forged name only has it looked at."""
+        context = claimed_context(message)
+        evidence = self._judge.evidence((message.key or b"").decode(errors="replace"), context)
+        drops = self._backlog.drops(age_s, evidence=evidence)
+        if drops:
+            self._leave_out(message, f"waited {age_s:.1f} s, too long to be of use; add a worker, or send fewer frames")
+        if context is not None and (signal := self._backlog.noted(context, message.offset, age_s, now, dropped=drops)):
+            self._signal(signal)
+        return drops
+
+    def _leave_out(self, message: Message, why: str) -> None:
+        """A dead letter without the picture, whose bytes stay in topic `frames` at the place that the letter names."""
+        self._metrics.refused(Refusal.OVERLOAD)
+        self._dead_letter(message, BadInput(why, Refusal.OVERLOAD), keep_body=False)
+
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def _signal(self, signal: Signal) -> None:
         self._metrics.signalled(signal)
         self._send(topics.SIGNALS, signal.camera_id, signal)
 
-    def _dead_letter(self, message: Message, error: Exception) -> None:
+    def _dead_letter(self, message: Message, error: Exception, *, keep_body: bool = True) -> None:
         letter = codec.dead_letter(message, error, source=self._source, now=self._now())
+        if not keep_body:
+            letter = msgspec.structs.replace(letter, body=b"")
         self._metrics.dead_lettered(letter)
         self._send(topics.DEAD_LETTER, message.topic, letter)
 
@@ -252,21 +298,30 @@ def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Cal
     )
     registry = registry_of(settings)
     from_registry = partial(load_served, registry, device=settings.device, threads=settings.worker_threads)
-    judge = Judge(
-        load=load or from_registry,
-        source=source,
-        sampler=Sampler(settings.score_every),
-        clock_s=time.perf_counter,
-    )
-    intake = Intake(verify=partial(verify_frame, settings), allowance_s=settings.clock_allowance_s)
-    worker = Worker(
-        settings.worker_id, clients, intake, judge, metrics, batch=settings.worker_batch, status_every_s=settings.status_every_s
-    )
-    try:
-        worker.run(stop)
-    finally:
-        for client in (clients.frames, clients.states, clients.producer):
-            client.close()
+    with ThreadPoolExecutor(1, "models") as aside:
+        judge = Judge(
+            models=Models(load or from_registry, aside),
+            source=source,
+            sampler=Sampler(settings.score_every, key=secrets.token_bytes(16)),
+            clock_s=time.perf_counter,
+            clean={Mode.NORMAL: chain(settings.sanitise_normal), Mode.SAFE: chain(settings.sanitise_safe)},
+            compare_every=settings.compare_every,
+        )
+        worker = Worker(
+            settings.worker_id,
+            clients,
+            Intake(verify=partial(verify_frame, settings), allowance_s=settings.clock_allowance_s),
+            judge,
+            metrics,
+            backlog=Backlog(source, settings.worker_id, settings.backlog_s, newest_first=settings.newest_first),
+            batch=settings.worker_batch,
+            status_every_s=settings.status_every_s,
+        )
+        try:
+            worker.run(stop)
+        finally:
+            for client in (clients.frames, clients.states, clients.producer):
+                client.close()
 
 
 def _message(record: Any) -> Message:

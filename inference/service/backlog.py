@@ -1,0 +1,98 @@
+"""What is done when frames come faster than they can be judged: larger batches first, then the oldest frames are left out, counted.
+
+It decides how many frames are read at once, which frames are too old to be judged, and when people are told. It refuses to drop
+evidence: frames of a camera whose last input scores leapt, and of every camera of a context that serves in safe mode, are judged
+however late they are. A dropped frame is never lost without a trace: it gets a dead letter that names its place in topic `frames`,
+where its bytes stay. No clock inside. Fed by the topic `frames` through the worker.
+
+Source: paper 4.7 (performance monitoring), SC-9 (availability); MITRE ATLAS AML.T0029 (denial of service).
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from streams.events import Context, Evidence, Kind, Phase, Severity, Signal, Window, event_id
+
+DETECTOR = "backlog"
+_FRESH = 0.25
+"""Newest first: once too far behind, frames are left out until one is younger than this share of the limit."""
+
+
+@dataclass
+class Batches:
+    """How many frames are read at once: one while they come slowly, twice as many after each full batch, at most `most`."""
+
+    most: int
+    size: int = 1
+
+    def read(self, count: int) -> None:
+        """So many came of the `size` that were asked for."""
+        self.size = min(self.most, self.size * 2) if count >= self.size else max(1, count)
+
+
+@dataclass
+class _Behind:
+    first_offset: int
+    dropped: int = 0
+    good: int = 0
+
+
+@dataclass
+class Backlog:
+    """`limit_s`: a frame that waited longer is dropped. `newest_first`: then go on with fresh ones rather than the next oldest.
+
+    A finding is raised with the first drop in a context, repeated at every `every` drops, and over after `calm_after` frames in a
+    row that were judged in time.
+    """
+
+    source: str
+    worker_id: str
+    limit_s: float
+    newest_first: bool = False
+    every: int = 500
+    calm_after: int = 100
+    _catching_up: bool = False
+    _behind: dict[Context, _Behind] = field(default_factory=dict)
+
+    def drops(self, age_s: float, *, evidence: bool) -> bool:
+        """Whether a frame that waited `age_s` seconds is left out."""
+        late = age_s > self.limit_s
+        self._catching_up = self.newest_first and (late or (self._catching_up and age_s > self.limit_s * _FRESH))
+        return not evidence and (late or self._catching_up)
+
+    def noted(self, context: Context, offset: int, age_s: float, now: datetime, *, dropped: bool) -> Signal | None:
+        """A frame was dropped, or is judged; the finding to send, if one is due. A late one that is judged proves nothing."""
+        behind = self._behind.setdefault(context, _Behind(offset)) if dropped else self._behind.get(context)
+        if behind is None:
+            return None
+        if dropped:
+            behind.dropped, behind.good = behind.dropped + 1, 0
+            if behind.dropped != 1 and behind.dropped % self.every:
+                return None
+            text = f"frames wait {age_s:.0f} s, the limit is {self.limit_s:.0f} s: {behind.dropped} dropped; add a worker"
+            phase = Phase.RAISED if behind.dropped == 1 else Phase.ONGOING
+            return self._signal(context, behind, offset, now, phase=phase, text=text)
+        behind.good += age_s <= self.limit_s
+        if behind.good < self.calm_after:
+            return None
+        del self._behind[context]
+        text = f"{behind.good} frames in time since the last of {behind.dropped} was dropped"
+        return self._signal(context, behind, offset, now, phase=Phase.CALM, text=text)
+
+    def _signal(self, context: Context, behind: _Behind, offset: int, now: datetime, *, phase: Phase, text: str) -> Signal:
+        return Signal(
+            id=event_id("signal", DETECTOR, self.worker_id, context, behind.first_offset, phase, behind.dropped),
+            source=self.source,
+            time=now,
+            subject=self.worker_id,
+            kind=Kind.HEALTH,
+            phase=phase,
+            severity=Severity.LOW if phase is Phase.CALM else Severity.HIGH,
+            camera_id=self.worker_id,  # the finding is about the worker, not about one of the cameras
+            context=context,
+            detector=DETECTOR,
+            window=Window(epoch=0, first_sequence=behind.first_offset, last_sequence=max(behind.first_offset, offset)),
+            weights_digest=None,
+            evidence=(Evidence("dropped", float(behind.dropped)),),
+            message=text,
+        )
