@@ -87,6 +87,14 @@ def train(context: typer.Context) -> None:
     _call(command, context)
 
 
+@app.command("train-vlpd", context_settings=_LATE)
+def train_vlpd(context: typer.Context) -> None:
+    """Train VLPD by its authors' recipe. Example: `kerbwatch train-vlpd /data/citypersons --clip RN50.pt --merges FILE`."""
+    from inference.training.vlpd_recipe import train_vlpd_command as command
+
+    _call(command, context)
+
+
 @app.command(context_settings=_LATE)
 def publish(context: typer.Context) -> None:
     """Measure a trained model and write weights and card. Example: `kerbwatch publish --model csp-nano`."""

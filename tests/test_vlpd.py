@@ -18,6 +18,9 @@ from inference.networks.detect import detect
 from inference.networks.targets import draw, stack
 from inference.networks.vlpd import WORDS, Teacher, Vlpd, Whole, cosines, from_clip, read_checkpoint
 from inference.networks.vlpd_losses import contrast_loss, vlpd_losses
+from inference.training.samples import Sample
+from inference.training.train import Progress
+from inference.training.vlpd_recipe import Recipe, crop, train_vlpd
 from infra.settings import Settings
 from streams.errors import BadInput, BrokenContract
 from streams.sources.base import Person
@@ -90,8 +93,8 @@ def golden() -> tuple[dict[str, Any], dict[str, Tensor]]:
 def test_all_five_losses_are_the_authors(golden: tuple[dict[str, Any], dict[str, Tensor]]) -> None:
     expected, maps = golden
     people = []
-    for crop in expected["inputs"]:
-        boxes = [(one, False) for one in crop["gts_xyxy"]] + [(one, True) for one in crop["ignores_xyxy"]]
+    for cut in expected["inputs"]:
+        boxes = [(one, False) for one in cut["gts_xyxy"]] + [(one, True) for one in cut["ignores_xyxy"]]
         people.append([Person((a, b, c - a, d - b), (a, b, c - a, d - b), ignore) for (a, b, c, d), ignore in boxes])
     targets = stack([draw(some, 256, 512) for some in people])
     centre = torch.logit(maps["pred_cls"].double()).float()
@@ -237,3 +240,66 @@ def test_texts_are_merged_to_tokens_and_embedded_as_unit_vectors(tmp_path: Path)
     with torch.no_grad():
         vectors = TextTower(state)(found)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(2), atol=1e-5)
+
+
+SHORT = Recipe(epochs=2, steps_per_epoch=2, batch=2, height_px=64, width_px=96, rate=1e-3, warm_up_epochs=1)
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    rng = np.random.default_rng(7)
+    people = tuple(Person((40.0 + 60 * n, 20.0, 33.0, 80.0), (40.0 + 60 * n, 20.0, 33.0, 80.0), n == 2) for n in range(3))
+    return [Sample("test", str(n), rng.integers(0, 256, (128, 256, 3), np.uint8), people) for n in range(3)]
+
+
+def trained(folder: Path, archive: dict[str, Tensor], samples: list[Sample], stop_at: int | None = None) -> dict[str, Tensor]:
+    def watch(at: Progress) -> None:
+        if at.step == stop_at:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(1)
+    network, teacher = from_clip(archive, words(), NARROW), Teacher(archive, words(), NARROW)
+    return torch.load(train_vlpd(SHORT, samples, network, teacher, folder, report=watch), weights_only=True)
+
+
+def test_the_recipe_killed_half_way_ends_as_an_unbroken_run(
+    tmp_path: Path, archive: tuple[Path, dict[str, Tensor]], samples: list[Sample]
+) -> None:
+    unbroken = trained(tmp_path / "unbroken", archive[1], samples)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "killed", archive[1], samples, stop_at=3)
+    resumed = trained(tmp_path / "killed", archive[1], samples)
+    assert all(torch.equal(value, resumed[name]) for name, value in unbroken.items())
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "curves.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert {"centre", "height", "offset", "vls", "psc"} <= set(lines[0])
+    assert isinstance(read_checkpoint(tmp_path / "killed" / "VLPD.pth", width=NARROW), Vlpd)
+
+
+def test_the_recipe_stops_before_a_loss_that_is_not_finite(
+    tmp_path: Path, archive: tuple[Path, dict[str, Tensor]], samples: list[Sample]
+) -> None:
+    network, teacher = from_clip(archive[1], words(), NARROW), Teacher(archive[1], words(), NARROW)
+    with torch.no_grad():
+        network.head["cls"][0].bias.fill_(float("nan"))
+    with pytest.raises(BadInput, match="step 0: the loss is nan"):
+        train_vlpd(SHORT, samples, network, teacher, tmp_path, report=lambda _: None)
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(BadInput, match="other settings"):
+        train_vlpd(SHORT, samples, network, teacher, tmp_path, report=lambda _: None)
+
+
+def test_a_crop_keeps_who_is_half_left_and_wide_enough(samples: list[Sample]) -> None:
+    rng = np.random.default_rng(0)
+    kept = 0
+    for _ in range(60):
+        one = crop(rng, samples[0], 64, 96)
+        assert one.picture.shape == (64, 96, 3)
+        for person in one.people:
+            x, y, w, h = person.box_px
+            assert 0 <= x <= x + w <= 96
+            assert 0 <= y <= y + h <= 64
+            assert min(w, h) >= 8
+            assert person.ignore or w >= 16
+            kept += not person.ignore
+    assert kept > 10
