@@ -37,7 +37,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     silent_s: float = 120.0
 
 
-SHORT = Limits(compared=30, served=20, agreement=0.5, people=2.0, latency=2.0, phase_s=120.0, settle_s=6.0)
+SHORT = Limits(compared=12, served=24, agreement=0.5, people=2.0, latency=2.0, phase_s=120.0, settle_s=6.0)
 """For demonstrations: a minute instead of hours, and the looser limits that so few frames can hold."""
 
 

@@ -96,18 +96,15 @@ def _add_up(session: Session, batch: Sequence[Detections]) -> None:
 
 
 def _tally(seen: Detections, candidate: str) -> Tally:
-    score, beside = seen.scores.inconsistency, seen.compared
-    served = Tally(served=int(seen.weights_digest == candidate), scored=int(score is not None), inconsistency=score or 0.0)
-    if beside is None or beside.weights_digest != candidate:
-        return served
+    score, second = seen.scores.inconsistency, seen.compared
+    served = seen.weights_digest == candidate
+    alone = Tally(served=int(served), scored=int(score is not None), inconsistency=score or 0.0)
+    if second is None:
+        return alone
+    answered = (seen.features.people, seen.timings.infer_ms)
+    (people, infer_ms), (beside, beside_ms) = [answered, (second.people, second.infer_ms)][:: 1 if served else -1]
     return replace(
-        served,
-        compared=1,
-        agreement=beside.agreement,
-        people=beside.people,
-        beside=seen.features.people,
-        infer_ms=beside.infer_ms,
-        beside_ms=seen.timings.infer_ms,
+        alone, compared=1, agreement=second.agreement, people=people, beside=beside, infer_ms=infer_ms, beside_ms=beside_ms
     )
 
 

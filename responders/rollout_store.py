@@ -154,8 +154,10 @@ class Rollouts:
             return after, decisions
 
     def _serve(self, session: Session, rollout: Rollout, model: Assignment, decision: Serve, now: datetime) -> None:
-        if decision.normal_digest is not None:
-            if decision.normal_digest == rollout.candidate_digest:
+        promoted = decision.normal_digest == rollout.candidate_digest
+        # A former model comes back only in the candidate's own place: what people have named since stays.
+        if decision.normal_digest is not None and (promoted or model.normal_digest == rollout.candidate_digest):
+            if promoted:
                 self.vouch(rollout.context, decision.normal_digest)
             assignments.name(
                 session,
@@ -174,7 +176,7 @@ class Rollouts:
         if rollout.state not in LIVE:
             return Tick(now, Mode(model.asked_mode))
         workers = session.scalars(select(WorkerRow).order_by(WorkerRow.worker_id)).all()
-        live, agreeing = self.store.obedience(model, workers, now)
+        live, agreeing = self.store.obedience(model, workers, now, rollout.candidate_digest if rollout.phase else None)
         cameras = select(ComparisonRow.camera_id).where(ComparisonRow.weights_digest == rollout.candidate_digest)
         return Tick(
             time=now,

@@ -150,8 +150,13 @@ class Store:
                 touched.append(row.id)
         return Accepted(new=True, incident_ids=tuple(touched), decisions=tuple(decisions))
 
-    def obedience(self, model: Assignment, workers: Sequence[WorkerRow], now: datetime) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The workers heard of lately, and those of them that report the very decision and weights asked of a context."""
+    def obedience(
+        self, model: Assignment, workers: Sequence[WorkerRow], now: datetime, candidate_digest: str | None = None
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The workers heard of lately, and those of them that report the very decision and weights asked of a context.
+
+        With `candidate_digest` they must have that candidate at work as well.
+        """
         lost = timedelta(seconds=self.worker_lost_s)
         young = lost + timedelta(seconds=self.clock_allowance_s)
         live: list[str] = []
@@ -165,6 +170,7 @@ class Store:
                 serving.context == model.context
                 and serving.weights_digest == outbox.asked_digest(model)
                 and serving.decision_id == model.decision_id
+                and candidate_digest in {None, serving.candidate_digest}
                 for serving in status.serving
             )
             if serves and now - worker.said_at <= young:

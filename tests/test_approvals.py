@@ -41,6 +41,7 @@ class Site:
         self.now = at(3)
         self.sequence = 1000
         self.vouched: list[str] = []
+        self.loads = True
         self.store = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
         for context in Context:
             self.store.assign(context, NORMAL, SAFE, at(0))
@@ -68,7 +69,11 @@ class Site:
         return codec.decode(last.payload, MODEL_STATE, ModelState).event
 
     def report(self) -> None:
-        self.store.accept(status("w1", (self.passes(0.1) - at(0)).total_seconds(), self.asked()), self.now)
+        asked = self.asked()
+        said = status("w1", (self.passes(0.1) - at(0)).total_seconds(), asked)
+        (serving,) = said.serving
+        loaded = asked.candidate.weights_digest if asked.candidate is not None and self.loads else None
+        self.store.accept(replace(said, serving=(replace(serving, candidate_digest=loaded),)), self.now)
 
     def rollout(self) -> Rollout:
         with reading(self.sessions) as session:
@@ -97,14 +102,13 @@ class Site:
         for _ in range(count):
             self.sequence += 1
             seen = detections(self.sequence, asked.weights_digest)
-            if asked.candidate is not None and asked.candidate.phase is RolloutPhase.CANARY:
-                seen = replace(seen, weights_digest=CANDIDATE)
-            elif asked.candidate is not None:
+            if asked.candidate is not None:
+                answers, second = asked.weights_digest, CANDIDATE
+                if asked.candidate.phase is RolloutPhase.CANARY:
+                    answers, second = second, answers
                 people_seen, took = seen.features.people, seen.timings.infer_ms
-                beside = Comparison(
-                    weights_digest=CANDIDATE, people=people_seen, score_mean=0.5, agreement=agreement, infer_ms=took
-                )
-                seen = replace(seen, compared=beside)
+                beside = Comparison(weights_digest=second, people=people_seen, score_mean=0.5, agreement=agreement, infer_ms=took)
+                seen = replace(seen, weights_digest=answers, compared=beside)
             batch.append(seen)
         for _ in range(2):  # at least once
             with writing(self.sessions) as session:
@@ -117,12 +121,14 @@ class Site:
     def to(self, state: State) -> Rollout:
         """As far as this step, with workers that obey and frames that please."""
         rollout = self.approved()
-        while rollout.state is not state:
+        for _ in range(10):
+            if rollout.state is state:
+                return rollout
             self.report()
             rollout = self.tick()
             self.judge(40)
             rollout = self.tick(SHORT.settle_s if rollout.state is State.FULL else 1.0)
-        return rollout
+        raise AssertionError(f"{rollout.state}: {rollout.why}")
 
 
 @pytest.fixture
@@ -164,6 +170,16 @@ def test_frames_nobody_compares_leave_no_sums(site: Site) -> None:
     site.judge(5)
     with reading(site.sessions) as session:
         assert session.scalars(select(ComparisonRow)).all() == []
+
+
+def test_a_worker_that_cannot_load_the_candidate_does_not_report_it(site: Site) -> None:
+    site.approved()
+    site.loads = False
+    for _ in range(20):
+        site.report()
+        rollout = site.tick()
+    assert rollout.state is State.RETURNED
+    assert "w1" in rollout.why
 
 
 def test_a_worse_candidate_goes_and_the_serving_model_stays(site: Site) -> None:
