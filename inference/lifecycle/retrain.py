@@ -13,9 +13,11 @@ from pathlib import Path
 import msgspec
 
 from inference.lifecycle.collect import Collected, Plan, Report, collect
+from inference.lifecycle.exam import make_exam
+from inference.lifecycle.gate import FULL, QUICK, judge_model
 from inference.networks.pretrained import NOTICE
 from inference.provenance.lineage import Lineage, this_code, this_machine, write_lineage
-from inference.provenance.registry import Card, Registry, digest_of
+from inference.provenance.registry import Card, Registry, digest_of, shipped
 from inference.training.cli import miss_rate_on
 from inference.training.defences import Defences
 from inference.training.train import PRESETS, Progress, TrainSettings, run
@@ -72,6 +74,28 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
         incident=plan.incident_id,
     )
     return registry.put(weights, card, write_lineage(lineage))
+
+
+def gated(plan: Plan, settings: Settings, registry: Registry, digest: str, report: Report) -> tuple[bool, str]:
+    """Let the gate judge the candidate for the plan's context: whether it passed, and the figures behind that, in words.
+
+    Raises as `inference.lifecycle.gate.judge_model`.
+    """
+    rules = QUICK if plan.short else FULL
+    report("gate: drawing pictures", 0, 1, 0.0)
+    exam = make_exam(plan.context, settings.shared_data, rules.places, rules.real)
+    verdict = judge_model(
+        registry,
+        digest,
+        shipped(registry)[Mode.NORMAL],
+        exam,
+        rules,
+        now=lambda: datetime.now(UTC),
+        report=lambda what, done, of: report(f"gate: {what}", done, of, 0.0),
+    )
+    said = [check for check in verdict.checks if check.passed is verdict.passed]
+    figures = "; ".join(f"{check.name} {check.limit:g}: {check.value}" for check in said)
+    return verdict.passed, f"{'quick' if plan.short else 'full'} rules, {len(exam.samples)} pictures: {figures}"
 
 
 def training_settings(plan: Plan, shares: tuple[float, ...]) -> TrainSettings:
