@@ -12,6 +12,8 @@ Source: Radford et al., ICML 2021, section 2.4; openai/CLIP clip/model.py for la
 """
 
 import gzip
+import hashlib
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from streams.errors import BadInput
+from streams.errors import BadInput, Tampered
 
 CONTEXT = 77
 """Tokens in a text, padded with zeros."""
@@ -32,6 +34,8 @@ _EXPANSION = 4
 _BLOCKS = (3, 4, 6, 3)
 _STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "LongStorage": torch.int64, "BoolStorage": torch.bool}
 _LARGEST_BYTES = 1 << 30
+RN50_SHA256 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
+"""Of OpenAI's RN50.pt; its own download address states it."""
 
 
 class Bottleneck(nn.Module):
@@ -187,12 +191,14 @@ def _letters() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
 
 
-def read_archive(path: Path) -> dict[str, Tensor]:
+def read_archive(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """All tensors of a TorchScript archive by name, in float32 where they are floats, without running any of its code.
 
-    Raises BadInput if it is no such archive, is too large, or asks for a name that tensors do not need.
+    Raises Tampered if its bytes do not hash to `sha256` (None: not compared), BadInput if it is no such archive, is too large, or
+    asks for more than tensors need.
     """
     try:
+        _compared(path, sha256)
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _LARGEST_BYTES:
                 raise BadInput(f"{path} unpacks to more than {_LARGEST_BYTES >> 20} MiB; this is not CLIP's RN50")
@@ -202,11 +208,30 @@ def read_archive(path: Path) -> dict[str, Tensor]:
             root = index.removesuffix("data.pkl")
             with archive.open(index) as stream:
                 top = _Tensors(stream, lambda key: archive.read(f"{root}data/{key}")).load()
-    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, EOFError) as error:
+        found: dict[str, Tensor] = {}
+        _walk(top, "", found, set())
+    # torch and pickle name what is wrong inside a file in any of these
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        LookupError,
+        EOFError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ) as error:
         raise BadInput(f"{path} is no TorchScript archive that can be read safely: {error}") from error
-    found: dict[str, Tensor] = {}
-    _walk(top, "", found)
     return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+
+
+def _compared(path: Path, sha256: str | None) -> None:
+    if sha256 is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise Tampered(f"{path} has SHA-256 {found}, expected {sha256}: do not use it, fetch it again from its publisher")
 
 
 class _Record:
@@ -234,20 +259,28 @@ class _Tensors(pickle.Unpickler):
             return _STORAGES[name]
         if module == "torch.jit._pickle" and name.startswith("build_"):
             return list
+        if (module, name) == ("torch.jit._pickle", "restore_type_tag"):
+            return lambda value, _: value
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no tensor needs")
 
     def persistent_load(self, pid: Any) -> Tensor:
         _, kind, key, *_ = pid
-        return torch.frombuffer(bytearray(self._storage(str(key))), dtype=kind)
+        data = self._storage(str(key))
+        return torch.frombuffer(bytearray(data), dtype=kind) if data else torch.empty(0, dtype=kind)
 
 
 def _rebuilt(storage: Tensor, offset: int, size: Sequence[int], stride: Sequence[int], *_: object) -> Tensor:
+    if math.prod(size) > len(storage):  # with a stride of 0 a small file would fill the memory
+        raise pickle.UnpicklingError(f"a tensor of {tuple(size)} does not fit the {len(storage)} numbers it is made of")
     return torch.as_strided(storage, tuple(size), tuple(stride), offset).clone()
 
 
-def _walk(record: object, prefix: str, found: dict[str, Tensor]) -> None:
+def _walk(record: object, prefix: str, found: dict[str, Tensor], seen: set[int]) -> None:
+    if id(record) in seen:  # modules may be shared, and a made-up file may go in circles
+        return
+    seen.add(id(record))
     for name, value in vars(record).items():
         if isinstance(value, Tensor):
             found[f"{prefix}{name}"] = value
         elif isinstance(value, _Record):
-            _walk(value, f"{prefix}{name}.", found)
+            _walk(value, f"{prefix}{name}.", found, seen)

@@ -55,7 +55,10 @@ class L2Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x h x w to the same."""
-        return x / (x.pow(2).sum(1, keepdim=True).sqrt() + _L2_FLOOR) * self.weight[:, None, None]
+        # torch's norm passes 0 back where a cell is all zero; a root of a sum of squares would pass NaN
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True) + _L2_FLOOR
+        out: Tensor = x / length * self.weight[:, None, None]
+        return out
 
 
 class _Trunk(nn.Module):
@@ -163,8 +166,7 @@ class Teacher(nn.Module):
 
 def cosines(features: Tensor, words: Tensor) -> Tensor:
     """N x E x h x w features and E x C unit words to N x C x h x w cosines; no temperature."""
-    unit = features / features.norm(dim=1, keepdim=True)
-    return torch.einsum("nehw,ec->nchw", unit, words)
+    return torch.einsum("nehw,ec->nchw", nnf.normalize(features, dim=1), words)
 
 
 def from_clip(state: Mapping[str, Tensor], words: Tensor, width: int = 64) -> Vlpd:

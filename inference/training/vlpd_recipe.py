@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from inference.networks.clip import TextTower, read_archive, tokens
+from inference.networks.clip import RN50_SHA256, TextTower, read_archive, tokens
 from inference.networks.targets import draw, stack
 from inference.networks.vlpd import PROMPT, WORDS, Teacher, Vlpd, from_clip
 from inference.networks.vlpd_losses import vlpd_losses
@@ -150,7 +150,7 @@ def train_vlpd_command(
     """
     console = Console(stderr=True)
     try:
-        state = read_archive(clip)
+        state = read_archive(clip, RN50_SHA256)
         texts = tokens([PROMPT.format(word) for word in WORDS], merges)
         with torch.no_grad():
             words = TextTower(state)(texts).T.contiguous()
