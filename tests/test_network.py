@@ -106,7 +106,9 @@ def test_decoding_is_upstreams(upstream: tuple[dict[str, Any], dict[str, np.ndar
             ours = [(b.x_px, b.y_px, b.x_px + b.w_px, b.y_px + b.h_px, b.score) for b in boxes]
             golden = expected[wanted][index]
             assert len(ours) == len(golden)
-            assert np.allclose(sorted(ours), sorted(map(tuple, golden)), rtol=0, atol=1e-4)
+            assert [box.score for box in boxes] == [box[4] for box in golden]  # suppression's order
+            # 1.5e-5 px is one float32 step at 256 px, which is what the golden corners are kept in
+            assert np.allclose(sorted(ours), sorted(map(tuple, golden)), rtol=1e-7, atol=1e-5)
 
 
 @given(st.integers(20, 200), st.floats(40, 260), st.floats(110, 150))
