@@ -2,15 +2,18 @@
 
 It decides the pictures (places that no training, figure or demonstration uses; photographs held out of training; the second half of
 the real road) and what performance means. Urban: 1 - log-average miss rate over the Reasonable people (50 px and more, 65 % visible
-and more). Highway: nobody walks there, so the share of pictures without a false person, at the card's threshold; whether a model
-finds people is asked in town only. It refuses to attack (`gate` does). No topic feeds it.
+and more), where missing fewer than half a person counts as missing that half. Highway: nobody walks there, so the share of pictures
+without a false person, at the card's threshold; whether a model finds people is asked in town only. It refuses to attack (`gate`
+does). No topic feeds it.
 
 Source: paper 4.6 (separate baselines for urban and highway; fairness across groups); official CityPersons setups.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from inference.measure.miss_rate import SETUPS, Mode, Setup, annotation, evaluate
 from inference.provenance.manifest import Manifest, PoolSource, manifest_of
@@ -125,4 +128,8 @@ def by_group(samples: Sequence[Sample], found: Sequence[Sequence[Box]], least: i
 def _seen(samples: Sequence[Sample], found: Sequence[Sequence[Box]], setup: Setup) -> tuple[float | None, int]:
     truth = [[annotation(person) for person in one.people] for one in samples]
     row = evaluate(truth, found, [setup], Mode.WINDOWED)[0]
-    return (None if row.log_average_miss_rate is None else 1.0 - row.log_average_miss_rate), row.counted
+    if row.recall_at is None:
+        return None, 0
+    # one reference at which nobody is missed would make the geometric mean nearly 0: fewer than half a person cannot be told
+    missed = [max(1.0 - recall, 0.5 / row.counted) for recall in row.recall_at]
+    return 1.0 - math.exp(fmean(math.log(share) for share in missed)), row.counted

@@ -29,6 +29,7 @@ from streams.sources.base import Person
 
 _STRIDE = 4
 _LOW = 0.1  # boxes that score less are not even looked at
+_TOUCHES = 0.1  # overlap from which a label may be that person's, moved
 _REACH = 1 / 3  # a middle moved by a third of a box's sides still finds it (IoU one half)
 
 
@@ -54,7 +55,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits; each was set on clean data so that few of its samples are held back (see docs/data.md).
+    """Limits; each was set on clean data so that few of its samples are held back (docs/data-and-gate.md).
 
     far: how many times the golden set's range a number may lie outside it.
     aspect: how far a label's width over height may be from 0.41.
@@ -149,15 +150,15 @@ def cross_validation(sample: Sample, answer: Answer, rules: Rules) -> list[Findi
         heat = _said(answer.heat, person.box_px)
         near = max((overlap(_sides(box), person.box_px) for box in free), default=0.0)
         own = max((overlap(_sides(box), person.box_px) for box in answer.boxes), default=0.0)
-        if heat < rules.unseen:
+        if near > _TOUCHES and own < rules.beside:
+            reason = f"label beside the person whom the verified model sees: overlap {near:.2f}"
+            found.append(_finding(sample, Stage.CROSS_VALIDATION, reason, 1.0 - near, at))
+        elif heat < rules.unseen:
             if edges is None:
                 edges = np.asarray(cv2.Canny(cv2.cvtColor(sample.picture, cv2.COLOR_RGB2GRAY), 60, 180), np.uint8)
             dense = _inside(edges, person.box_px)
             where = f"on texture (edges {dense:.0%})" if dense > rules.edges else "where the verified model sees nobody"
             found.append(_finding(sample, Stage.CROSS_VALIDATION, f"label {where}: {heat:.3f}", 1.0 - heat / rules.unseen / 2, at))
-        elif near > 0 and own < rules.beside:
-            reason = f"label beside the person whom the verified model sees: overlap {near:.2f}"
-            found.append(_finding(sample, Stage.CROSS_VALIDATION, reason, 1.0 - near, at))
     beside = [at for at, one in enumerate(sample.people) if not one.ignore]
     for box in free:
         if not any(overlap(_sides(box), sample.people[at].box_px) > 0 for at in beside):

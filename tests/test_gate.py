@@ -1,0 +1,154 @@
+"""The gate measures, decides by its rules alone, and says it once; nobody promotes what it refused."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from inference.lifecycle.exam import GROUPS, Exam, by_group, exam_of, make_exam, performance
+from inference.lifecycle.gate import FULL, QUICK, GateRules, Kept, Measured, attacks, decide, judge_model
+from inference.networks.csp_nano import CspNano, to_bytes
+from inference.provenance.registry import Card, Registry, digest_of, registry_of, shipped
+from inference.provenance.verdicts import require_passed
+from inference.training.samples import Sample, shaped
+from infra.keys import model_key
+from infra.settings import Settings
+from streams.errors import BadInput
+from streams.events import Box, Context, Mode
+from streams.sources.base import Person
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+GOOD = Measured(
+    mode=Mode.NORMAL,
+    clean=0.8,
+    baseline_clean=0.82,
+    kept=(Kept(attack="fgsm eps 0.03", clean=0.8, under=0.66),),
+    groups={"small": 0.7, "large": 0.9},
+    latency=1.1,
+)
+
+
+def refused(**changed: object) -> list[str]:
+    return [one.name for one in decide(msgspec.structs.replace(GOOD, **changed), FULL) if not one.passed]
+
+
+def test_a_model_that_keeps_every_limit_passes() -> None:
+    assert refused() == []
+    assert len(decide(GOOD, FULL)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"clean": 0.7}, "clean performance"),
+        ({"kept": (Kept(attack="fgsm eps 0.03", clean=0.8, under=0.63),)}, "kept under fgsm"),
+        ({"kept": (Kept(attack="fgsm eps 0.03", clean=0.0, under=0.0),)}, "kept under fgsm"),
+        ({"kept": (Kept(attack="deepfool xi 0.03", clean=0.8, under=None),)}, "kept under deepfool"),
+        ({"clean": None}, "clean performance"),
+        ({"groups": {"small": 0.1, "large": 0.9}}, "worst (small)"),
+        ({"latency": 1.3}, "latency"),
+    ],
+)
+def test_each_limit_refuses_by_itself(changed: dict[str, object], why: str) -> None:
+    (name,) = refused(**changed)
+    assert why in name
+
+
+def test_a_safe_model_may_be_less_good_without_attack_and_not_less_robust() -> None:
+    assert refused(mode=Mode.SAFE, clean=0.6) == []
+    assert refused(mode=Mode.SAFE, kept=(Kept(attack="x", clean=0.6, under=0.3),)) != []
+
+
+def test_the_policys_attacks_are_tried_and_other_rules_have_another_name() -> None:
+    assert list(attacks(FULL, 0.3)) == [
+        "fgsm eps 0.01", "fgsm eps 0.02", "fgsm eps 0.03", "deepfool xi 0.03", "deepfool xi 0.03 and fgsm eps 0.03"
+    ]  # fmt: skip
+    assert len({FULL.digest, QUICK.digest, GateRules(kept=0.7).digest}) == 3
+    assert (QUICK.kept, QUICK.fairness, QUICK.latency) == (FULL.kept, FULL.fairness, FULL.latency)
+
+
+def drawn(people: tuple[Person, ...], number: int = 2, origin: str = "urban-day") -> list[Sample]:
+    rng = np.random.default_rng(number)
+    return [Sample(origin, str(at), rng.integers(0, 256, (96, 128, 3), np.uint8), people) for at in range(number)]
+
+
+def box(person: Person, score: float) -> Box:
+    return Box(*person.box_px, score)
+
+
+def test_performance_in_town_is_of_people_and_on_the_highway_of_silence() -> None:
+    person = shaped((60.0, 10.0, 20.0, 80.0))
+    town = drawn((person,), 4)
+    assert performance(Context.URBAN, town, [[box(person, 0.9)]] * 4, 0.4) == pytest.approx(1 - 0.5 / 4)
+    assert performance(Context.URBAN, town, [[]] * 4, 0.4) == pytest.approx(0.0)
+    assert performance(Context.URBAN, drawn(()), [[], []], 0.4) is None
+    road = drawn((), 4, "highway-day")
+    assert performance(Context.HIGHWAY, road, [[box(person, 0.5)], [box(person, 0.3)], [], []], 0.4) == 0.75
+
+
+def test_groups_are_told_apart_and_small_ones_are_not_judged() -> None:
+    small, large = shaped((10.0, 20.0, 20.0, 60.0)), shaped((80.0, 2.0, 20.0, 90.0))
+    samples = drawn((small, large), 10)
+    found = by_group(samples, [[box(large, 0.9)]] * 10, 10)
+    assert found["large"] == pytest.approx(1 - 0.5 / 10)
+    assert found["small"] == pytest.approx(0.0)
+    assert "at dusk" not in found
+    assert by_group(samples, [[]] * 10, 21) == {}
+    assert set(found) < {group.name for group in GROUPS}
+
+
+def test_the_exam_of_a_context_is_the_same_each_time_and_named_by_its_bits(tmp_path: Path) -> None:
+    one, two = (make_exam(Context.HIGHWAY, tmp_path, 1, 0) for _ in range(2))
+    assert one.manifest.digest == two.manifest.digest
+    assert {sample.origin for sample in one.samples} == {f"highway-{weather}" for weather in ("day", "dusk", "rain", "fog")}
+    assert exam_of(Context.HIGHWAY, one.samples[1:]).manifest.digest != one.manifest.digest
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Registry, str, Exam]:
+    """A registry with an untrained model, and an exam of two noise pictures with a person each."""
+    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    model_key(settings)
+    registry = registry_of(settings)
+    torch.manual_seed(1)
+    path = settings.home / "some.safetensors"
+    path.write_bytes(to_bytes(CspNano()))
+    card = Card(
+        name="untrained", digest=digest_of(path.read_bytes()), mode=Mode.NORMAL, contexts=tuple(Context), architecture="csp-nano",
+        parent=None, threshold=0.4, data="none", settings=msgspec.Raw(b"{}"), commands=(), figures=(), notes="", licence="",
+    )  # fmt: skip
+    return registry, registry.put(path, card), exam_of(Context.URBAN, drawn((shaped((60.0, 10.0, 20.0, 80.0)),)))
+
+
+def test_an_untrained_model_is_refused_for_good_and_nobody_promotes_it(judged: tuple[Registry, str, Exam]) -> None:
+    registry, digest, exam = judged
+    rules = GateRules(fgsm_eps=(0.03,), deepfool_xi=())
+    told: list[str] = []
+    verdict = judge_model(registry, digest, digest, exam, rules, now=lambda: NOW, report=lambda what, *_: told.append(what))
+    assert not verdict.passed
+    assert verdict.settings_digest == rules.digest
+    assert verdict.data_digest == exam.manifest.digest
+    assert {"clean", "fgsm eps 0.03"} <= set(told)
+    told.clear()
+    again = judge_model(registry, digest, digest, exam, rules, now=lambda: NOW, report=lambda what, *_: told.append(what))
+    assert again == verdict
+    assert told == []  # said before; not measured again
+    with pytest.raises(BadInput, match="nobody can promote it"):
+        require_passed(registry, digest, Context.URBAN)
+    registry.verify(digest)
+
+
+@pytest.mark.slow
+def test_the_shipped_safe_model_goes_through_every_attack_of_the_policy(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    model_key(settings)
+    registry = registry_of(settings)
+    models = shipped(registry)
+    exam = make_exam(Context.URBAN, settings.shared_data, 1, 0)
+    rules = GateRules(places=1, real=0, deepfool_every=4)
+    verdict = judge_model(registry, models[Mode.SAFE], models[Mode.NORMAL], exam, rules, now=lambda: NOW)
+    assert len([one for one in verdict.checks if "kept under" in one.name and one.value is not None]) == 5
+    assert verdict.passed == all(one.passed for one in verdict.checks)
