@@ -121,7 +121,7 @@ class NullNetwork:
 def stream(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False) -> None:
     """Frames, events and milliseconds through the whole stack, in about four minutes. Example: `kerbwatch bench stream --json`."""
     settings = read_settings()
-    with tempfile.TemporaryDirectory(prefix="kwb") as folder, _progress() as say:
+    with tempfile.TemporaryDirectory(prefix="kwb") as folder, progress() as say:
         own = settings.model_copy(update={"home": Path(folder), "database_url": None, **_free_ports()})
         try:
             figures = measure(own, say)
@@ -142,7 +142,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> StreamFigures:
     """All figures, on a fresh home. Raises Unavailable if something does not come in time."""
     agents = (Service.WATCH, Service.RESPOND, Service.KEEP)
     weights = stack.start(settings, datetime.now(UTC), say, agents)
-    reels = {context: _reel(context) for context in Context}
+    reels = {context: reel(context) for context in Context}
     say("whole way with a network that does nothing")
     null = _throughput(settings, reels, _NULL_FRAMES, null=True)
     say("whole way with CSP-nano")
@@ -237,7 +237,8 @@ def _handled(settings: Settings) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(AGENT_EVENTS.name + "{"))
 
 
-def _reel(context: Context) -> Reel:
+def reel(context: Context) -> Reel:
+    """A context's drawn street, a few seconds of it."""
     street = Street(context, width_px=WIDTH_PX, height_px=HEIGHT_PX, fps=_FPS, frames=_PICTURES)
     return Reel(tuple(street))
 
@@ -318,7 +319,8 @@ def _free_ports() -> dict[str, int]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def progress() -> Iterator[Callable[[str], None]]:
+    """A spinner; yields what names the step."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)

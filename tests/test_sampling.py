@@ -86,3 +86,9 @@ def test_the_sampler_looks_closer_after_a_leap_and_does_not_learn_from_it() -> N
     for _ in range(20):
         sampler.saw("gate", 0.15, CALM)
     assert not sampler.wants("gate", free, CALM)
+
+
+def test_another_model_in_service_sees_other_heat_and_startles_nobody() -> None:
+    sampler = settled(32)
+    looks = [sampler.wants("gate", sequence, Glance(CALM.detail, 5 * CALM.heat, "other")) for sequence in range(2016, 2048)]
+    assert sum(looks) == 1

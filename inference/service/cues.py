@@ -31,16 +31,21 @@ _CHANGE_SCALE = 0.02  # of the mean change: honest street pictures lie below 0.3
 
 @dataclass(frozen=True)
 class Glance:
-    """What every frame shows for next to nothing: mean absolute Laplacian at full size, 0..1, and mean of the centre map, 0..1."""
+    """What every frame shows for next to nothing: mean absolute Laplacian at full size, 0..1, and mean of the centre map, 0..1.
+
+    `seen_by`: the digest of the model whose map that is; the maps of two models are not compared.
+    """
 
     detail: float
     heat: float
+    seen_by: str = ""
 
 
-def glance(picture: Picture, view: "View") -> Glance:
-    """Of a picture (H x W x 3, RGB, 0..255) and the model's view of it."""
+def glance(picture: Picture, view: "View", seen_by: str = "") -> Glance:
+    """Of a picture (H x W x 3, RGB, 0..255) and a model's view of it."""
     edges = cv2.Laplacian(cv2.extractChannel(picture, 1), cv2.CV_16S, ksize=1)
-    return Glance(_share(float(cv2.norm(edges, cv2.NORM_L1)) / edges.size / _LAPLACIAN_MOST), _share(float(view.heat.mean())))
+    detail = _share(float(cv2.norm(edges, cv2.NORM_L1)) / edges.size / _LAPLACIAN_MOST)
+    return Glance(detail, _share(float(view.heat.mean())), seen_by)
 
 
 def features(picture: Picture, view: "View") -> Features:

@@ -102,7 +102,7 @@ class Judge:
         for number, (accepted, view) in enumerate(zip(frames, views, strict=True)):
             if view is None:
                 continue
-            glance = cues.glance(accepted.picture, view)
+            glance = cues.glance(accepted.picture, view, lineup.serving.digest)
             if self.sampler.wants(accepted.frame.camera_id, accepted.frame.sequence, glance):
                 glances[number] = glance
         if not glances:

@@ -87,7 +87,9 @@ class Sampler:
 
 
 def _leaps(usual: Glance, now: Glance) -> bool:
-    return _apart(usual.detail, now.detail, _DETAIL_RATIO, _DETAIL_STEP) or _apart(usual.heat, now.heat, _HEAT_RATIO, _HEAT_STEP)
+    if _apart(usual.detail, now.detail, _DETAIL_RATIO, _DETAIL_STEP):
+        return True
+    return usual.seen_by == now.seen_by and _apart(usual.heat, now.heat, _HEAT_RATIO, _HEAT_STEP)
 
 
 def _apart(usual: float, now: float, ratio: float, step: float) -> bool:
@@ -99,5 +101,6 @@ def _follow(camera: _Camera, glance: Glance, share: float) -> None:
     if camera.glance is None:
         camera.glance = glance
         return
-    detail, heat = camera.glance.detail, camera.glance.heat
-    camera.glance = Glance(detail + share * (glance.detail - detail), heat + share * (glance.heat - heat))
+    detail = camera.glance.detail
+    heat = camera.glance.heat if camera.glance.seen_by == glance.seen_by else glance.heat
+    camera.glance = Glance(detail + share * (glance.detail - detail), heat + share * (glance.heat - heat), glance.seen_by)
