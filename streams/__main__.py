@@ -21,6 +21,7 @@ from responders import rollout_cli
 from responders.cli import app as incidents
 from responders.cli import quarantine_app
 from streams import bench, chaos, dlq, models
+from streams.bench_protection import protection, sanitise
 from streams.camera import replay_command
 from streams.demo import demo
 from streams.errors import KerbwatchError
@@ -52,6 +53,8 @@ app.add_typer(chaos.app, name="chaos")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(dashboards, name="dashboards")
 app.add_typer(bench.app, name="bench")
+bench.app.command("protection")(protection)
+bench.app.command("sanitise")(sanitise)
 
 
 @app.command()
@@ -91,6 +94,14 @@ def train(context: typer.Context) -> None:
 def train_vlpd(context: typer.Context) -> None:
     """Train VLPD by its authors' recipe. Example: `kerbwatch train-vlpd /data/citypersons --clip RN50.pt --merges FILE`."""
     from inference.training.vlpd_recipe import train_vlpd_command as command
+
+    _call(command, context)
+
+
+@app.command(context_settings=_LATE)
+def retrain(context: typer.Context) -> None:
+    """Retrain a model after an incident, or go on with that. Example: `kerbwatch retrain --reason 3f2a --budget short`."""
+    from streams.retraining import retrain as command
 
     _call(command, context)
 
