@@ -1,18 +1,17 @@
-"""The main job, shown: two cameras, one attack, one incident, start to end, on the real stack.
+"""The main job, shown: two cameras, one attack, one incident, one new model, start to end, on the real stack.
 
 After a clean stretch the urban camera's pictures are attacked (FGSM, eps 0.03, white box). The system must notice, open an
 incident, set the attacked frames aside, switch the urban context to its safe-mode model, see clean input again, recover and
-close, and leave the highway camera alone. Success is decided by `streams.facts` alone: every fact is read back from Kafka and
-the database.
+close, and leave the highway camera alone. Meanwhile the urban model is retrained, approved by two people and brought into service
+(`demo_retraining`). Success is decided by facts alone: every one is read back from Kafka, database, registry and sealed evidence.
 
-Source: paper 4.6 (safe mode, roll-back), 4.7 (incident response).
+Source: paper 4.6 (safe mode, roll-back, secure retraining), 4.7 (incident response).
 """
 
 import json
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +27,15 @@ from rich.live import Live
 from rich.table import Table
 from sqlalchemy import select
 
-from infra import supervise
 from infra.db import Sessions, open_database, reading
 from infra.settings import Settings, read_settings
 from infra.tables import TimelineRow, WorkerRow
 from responders.incident import Resolution
 from responders.playbooks import State
+from responders.rollout import State as RolloutState
 from streams import codec, stack, topics
+from streams.commands import process
+from streams.demo_retraining import RetrainingFact, Story, gather_retraining, judged, prepare, table
 from streams.errors import BadInput, Unavailable
 from streams.events import Context, Health, Kind, Mode, WorkerStatus
 from streams.facts import Facts, gather
@@ -47,7 +48,6 @@ _SOURCES = ("street:urban?size=512x256", "street:highway?size=512x256")
 _LONGEST_PX = 512
 _READY_S = 120.0
 _AFTER = 100_000
-_END_S = 20.0
 _CALM_AFTER_S = 4.0
 _DRAIN_S = 30.0
 _LOOK_S = 0.5
@@ -61,7 +61,7 @@ class Script:
     clean: int = 135
     attacked: int = 75
     eps: float = 0.03
-    limit_s: float = 300.0
+    limit_s: float = 480.0
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,25 @@ def demo(
         began = time.monotonic()
         left.callback(_stop_stack, settings, console, keep_running=keep_running)
         weights = stack.start(settings, datetime.now(UTC), lambda step: console.print(f"[dim]setting up:[/] {step}"))
+        console.print("[dim]setting up:[/] golden dataset, people")
+        prepare(settings, datetime.now(UTC))
         wait_until_served(settings, stop)
         console.print(f"[dim]ready after {time.monotonic() - began:.0f} s[/]")
-        ledgers = play(settings, sources, weights, stop, console=console)
+        story = Story(settings, left, console)
+        ledgers = play(settings, sources, weights, stop, console=console, meanwhile=story, more=lambda: not story.over)
         if stop.is_set():
             raise typer.Exit(130)
         facts = gather(settings, ledgers)
-        checks = judge(facts, weights)
-        _report(facts, checks, ledgers, look(open_database(settings)).timeline, console)
+        with console.status("asking old, safe and new weights about the attacked frames"):
+            retraining = gather_retraining(settings, ledgers, weights.safe)
+        checks = judge(facts, weights, retraining)
+        _report(facts, ledgers, look(open_database(settings)).timeline, console)
+        if retraining is not None:
+            console.print(table(retraining))
+        for check in checks:
+            console.print(f"[green]holds[/]  {check.what}" if check.holds else f"[red]FAILS[/]  {check.what}")
         if json_file is not None:
-            json_file.write_text(json.dumps(_as_json(facts, checks), indent=2) + "\n", encoding="utf-8")
+            json_file.write_text(json.dumps(_as_json(facts, checks, retraining), indent=2) + "\n", encoding="utf-8")
         if not all(check.holds for check in checks):
             raise typer.Exit(1)
 
@@ -128,13 +137,16 @@ def wait_until_served(settings: Settings, stop: threading.Event) -> None:
         raise Unavailable(f"the inference worker does not serve after {_READY_S:.0f} s; see {settings.home / 'logs'}")
 
 
-def judge(facts: Facts, weights: stack.Weights) -> tuple[Check, ...]:
+def judge(facts: Facts, weights: stack.Weights, retraining: RetrainingFact | None) -> tuple[Check, ...]:
     """Whether the run was what it should be, fact by fact."""
+    made: list[Check] = []
+    judged(retraining, lambda holds, what: made.append(Check(holds, what)))
+    new = [retraining.candidate] if retraining is not None and retraining.state == RolloutState.DONE else []
     (attacked, _), (spared, _) = _CAMERAS
     incident = next((one for one in facts.incidents if one.camera == attacked), None)
     stretches = [one for one in facts.weights if one.camera == attacked]
     modes = [one.mode for one in stretches]
-    served = {one.digest for one in stretches}
+    served = [one.digest for one in stretches]
     others = {one.digest for one in facts.weights if one.camera == spared}
     frames = facts.frames
     return (
@@ -159,10 +171,12 @@ def judge(facts: Facts, weights: stack.Weights) -> tuple[Check, ...]:
             f"{frames.attacked - frames.attacked_not_quarantined} of {frames.attacked} attacked frames set aside",
         ),
         Check(
-            modes == [Mode.NORMAL, Mode.SAFE, Mode.NORMAL] and served == {weights.normal, weights.safe},
-            f"{attacked} was judged by the {', '.join(modes)} model",
+            modes == [Mode.NORMAL, Mode.SAFE, *[Mode.NORMAL] * (1 + len(new))]
+            and served == [weights.normal, weights.safe, weights.normal, *new],
+            f"{attacked} was judged by {', '.join(f'{one.digest[:8]} ({one.mode})' for one in stretches)}",
         ),
         Check(others == {weights.normal}, f"{spared} was judged by {len(others)} model throughout"),
+        *made,
     )
 
 
@@ -175,10 +189,11 @@ def play(
     script: Script = Script(),
     console: Console | None = None,
     meanwhile: Callable[[Sight], None] = lambda _sight: None,
+    more: Callable[[], bool] = lambda: False,
 ) -> list[list[Entry]]:
     """Run both cameras until the incident is over or `script.limit_s` is, let everything arrive, and return their ledgers.
 
-    `meanwhile` is called at every look at the database; tests kill processes there.
+    `meanwhile` is called at every look at the database; tests kill processes there. `more` says whether to go on even so.
     """
     sessions = open_database(settings)
     folder = settings.home.resolve() / "cameras"
@@ -189,8 +204,8 @@ def play(
         for (name, context), spec, ledger in zip(_CAMERAS, sources, ledgers, strict=True):
             target = None if cameras else weights.normal
             command = _camera_command(name, context, _sized(spec, settings), ledger, script, target)
-            cameras.append(left.enter_context(_process(command, settings, ledger.with_suffix(".log"))))
-        _follow(sessions, stop, list(zip(cameras, ledgers, strict=True)), script, console or Console(quiet=True), meanwhile)
+            cameras.append(left.enter_context(process(command, settings, ledger.with_suffix(".log"))))
+        _follow(sessions, stop, list(zip(cameras, ledgers, strict=True)), script, console or Console(quiet=True), meanwhile, more)
     read = [read_ledger(path) for path in ledgers]
     if not stop.is_set():
         sent = sum(map(len, read))
@@ -210,29 +225,6 @@ def _camera_command(  # noqa: PLR0917 - one line at its only call
     return ["chaos", "run", "fgsm", "--source", source, "--eps", str(script.eps), "--weights", target, *stretch, *common]
 
 
-@contextmanager
-def _process(command: Sequence[str], settings: Settings, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """One of our commands in a session of its own, ended in order when the block is left."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "streams", *command],
-            env=supervise.environment(settings),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 def _sized(spec: str, settings: Settings) -> str:
     """Real footage is shown at a size that two cores can judge and attack at the demo's rate."""
     if spec.startswith("street:") or "size=" in spec:
@@ -249,6 +241,7 @@ def _follow(  # noqa: PLR0917 - one line at its only call
     script: Script,
     console: Console,
     meanwhile: Callable[[Sight], None],
+    more: Callable[[], bool],
 ) -> None:
     began = time.monotonic()
     over_at: float | None = None
@@ -258,11 +251,12 @@ def _follow(  # noqa: PLR0917 - one line at its only call
             sight = look(sessions)
             meanwhile(sight)
             sent = [read_ledger(path) if path.exists() else [] for _, path in cameras]
-            live.update(_picture(sight, sent, now))
+            live.update(_picture(sight, sent, now, getattr(meanwhile, "line", "")))
             for process, path in cameras:
                 if process.poll() is not None:
                     raise Unavailable(f"camera {path.stem} ended early; see {path.with_suffix('.log')}")
-            if sight.incidents and all(row.state == State.CLOSED for row in sight.incidents) and _attack_is_over(sent[0]):
+            closed = bool(sight.incidents) and all(row.state == State.CLOSED for row in sight.incidents)
+            if closed and _attack_is_over(sent[0]) and not more():
                 over_at = over_at or now
                 if now - over_at >= _CALM_AFTER_S:
                     return
@@ -275,16 +269,15 @@ def _attack_is_over(sent: Sequence[Entry]) -> bool:
     return any(entry.attack for entry in sent) and not sent[-1].attack
 
 
-def _picture(sight: Sight, sent: Sequence[Sequence[Entry]], now_s: float) -> Group:
+def _picture(sight: Sight, sent: Sequence[Sequence[Entry]], now_s: float, story: str) -> Group:
     attack = sent[0][-1].attack if sent[0] else None
     say = f"[red]{attack} on {sent[0][-1].camera_id}[/]" if attack else "input is clean"
     counts = f"{sum(map(len, sent))} frames sent, {sight.judged} judged, {sight.quarantined} in quarantine"
-    return Group(cameras_table(sight, f"{now_s:4.0f} s   {say}"), timeline_table(sight.timeline), counts)
+    return Group(cameras_table(sight, f"{now_s:4.0f} s   {say}"), timeline_table(sight.timeline), counts, story)
 
 
 def _report(
     facts: Facts,
-    checks: Sequence[Check],
     ledgers: Sequence[Sequence[Entry]],
     timeline: Sequence[TimelineRow],
     console: Console,
@@ -313,12 +306,11 @@ def _report(
             stretch.camera, stretch.context, stretch.mode, stretch.digest[:12], f"{stretch.from_frame} to {stretch.to_frame}"
         )
     console.print(served)
-    for check in checks:
-        console.print(f"[green]holds[/]  {check.what}" if check.holds else f"[red]FAILS[/]  {check.what}")
 
 
-def _as_json(facts: Facts, checks: Sequence[Check]) -> dict[str, object]:
-    return {**asdict(facts), "checks": [asdict(check) for check in checks], "ok": all(check.holds for check in checks)}
+def _as_json(facts: Facts, checks: Sequence[Check], retraining: RetrainingFact | None) -> dict[str, object]:
+    told = {"retraining": None if retraining is None else asdict(retraining)}
+    return {**asdict(facts), **told, "checks": [asdict(check) for check in checks], "ok": all(check.holds for check in checks)}
 
 
 def _worker_serves(sessions: Sessions) -> bool:

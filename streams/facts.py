@@ -116,18 +116,22 @@ def gather(settings: Settings, ledgers: Sequence[Sequence[Entry]]) -> Facts:
 
 
 def _doubles(settings: Settings, audit: Iterable[AuditEntry]) -> int:
-    """Acts done twice: the same act for the same cause under two ids, or a context asked twice in a row for the same weights."""
+    """Acts done twice: the same act for the same cause under two ids, or a context asked twice in a row for the same."""
     acts = Counter((entry.actor, entry.action, entry.target, entry.cause_id) for entry in audit)
     asked: dict[str, list[ModelState]] = {}
     for event in read_events(settings, topics.MODEL_STATE):
         if isinstance(event, ModelState):
             asked.setdefault(event.context, []).append(event)
     again = sum(
-        after.decision_id != before.decision_id and (after.mode, after.weights_digest) == (before.mode, before.weights_digest)
+        after.decision_id != before.decision_id and _asked(after) == _asked(before)
         for states in asked.values()
         for before, after in pairwise(states)
     )
     return sum(count - 1 for count in acts.values()) + again
+
+
+def _asked(state: ModelState) -> tuple[object, ...]:
+    return state.mode, state.weights_digest, state.reference_digest, state.candidate
 
 
 def _incident(row: IncidentRow, sent: Sequence[Entry]) -> IncidentFact:

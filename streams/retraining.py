@@ -41,6 +41,7 @@ from responders.store import Store
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Mode
 from streams.frame_log import read_frames
+from streams.stack import DEMO_MARK
 
 _LOWEST = 19
 _THREADS = 1
@@ -144,11 +145,15 @@ def _run(settings: Settings, sessions: Sessions, report: _Reporter, asked: Rollo
     try:
         digest = candidate(plan, settings, registry, folder, threads=_THREADS, report=report)
         report.tell(Staged(datetime.now(UTC), digest))
-        passed, why = gated(plan, settings, registry, digest, report)
+        passed, why = gated(plan, settings, registry, digest, report, demonstration=asked.short and _is_demo(settings))
         return report.tell(Gated(datetime.now(UTC), digest, passed, why))
     except (BadInput, Tampered) as error:
         report.tell(Failed(datetime.now(UTC), str(error)))
         raise
+
+
+def _is_demo(settings: Settings) -> bool:
+    return (settings.home / DEMO_MARK).exists()
 
 
 def _places(session: Session, asked: Rollout, folder: Path) -> list[Place]:

@@ -14,7 +14,7 @@ import msgspec
 
 from inference.lifecycle.collect import Collected, Plan, Report, collect
 from inference.lifecycle.exam import make_exam
-from inference.lifecycle.gate import FULL, QUICK, judge_model
+from inference.lifecycle.gate import FULL, QUICK, GateRules, judge_model
 from inference.networks.pretrained import NOTICE
 from inference.provenance.lineage import Lineage, this_code, this_machine, write_lineage
 from inference.provenance.registry import Card, Registry, digest_of, shipped
@@ -76,12 +76,22 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
     return registry.put(weights, card, write_lineage(lineage))
 
 
-def gated(plan: Plan, settings: Settings, registry: Registry, digest: str, report: Report) -> tuple[bool, str]:
+DEMONSTRATION = GateRules(
+    fgsm_eps=(0.01, 0.03), combined=False, kept=0.2, clean_margin=0.1, latency=1.5, places=1, real=8, deepfool_every=4
+)
+"""What a minute of training can keep; for a demonstration's home only, and said so in every verdict's limits."""
+
+
+def gated(
+    plan: Plan, settings: Settings, registry: Registry, digest: str, report: Report, *, demonstration: bool
+) -> tuple[bool, str]:
     """Let the gate judge the candidate for the plan's context: whether it passed, and the figures behind that, in words.
+
+    A `demonstration` is judged by rules of its own; the words then say what the policy's rules would have said.
 
     Raises as `inference.lifecycle.gate.judge_model`.
     """
-    rules = QUICK if plan.short else FULL
+    rules = DEMONSTRATION if demonstration else QUICK if plan.short else FULL
     report("gate: drawing pictures", 0, 1, 0.0)
     exam = make_exam(plan.context, settings.shared_data, rules.places, rules.real)
     verdict = judge_model(
@@ -93,9 +103,17 @@ def gated(plan: Plan, settings: Settings, registry: Registry, digest: str, repor
         now=lambda: datetime.now(UTC),
         report=lambda what, done, of: report(f"gate: {what}", done, of, 0.0),
     )
-    said = [check for check in verdict.checks if check.passed is verdict.passed]
-    figures = "; ".join(f"{check.name} {check.limit:g}: {check.value}" for check in said)
-    return verdict.passed, f"{'quick' if plan.short else 'full'} rules, {len(exam.samples)} pictures: {figures}"
+    failed = [check for check in verdict.checks if not check.passed]
+    figures = "; ".join(f"{check.name} {check.limit:g}: {check.value}" for check in failed or verdict.checks)
+    name = "demonstration" if demonstration else "quick" if plan.short else "full"
+    said = f"{name} rules, {len(exam.samples)} pictures: {figures}"
+    if demonstration:
+        kept = [check.value or 0.0 for check in verdict.checks if "kept" in check.name]
+        met = min(kept, default=0.0) >= FULL.kept
+        said += (
+            f". The policy asks to keep {FULL.kept:g} under every attack: {'met' if met else f'not met ({min(kept, default=0.0)})'}"
+        )
+    return verdict.passed, said
 
 
 def training_settings(plan: Plan, shares: tuple[float, ...]) -> TrainSettings:

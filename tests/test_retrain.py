@@ -1,0 +1,160 @@
+"""A retraining run: what it sees, what it must not see, that a killed one goes on, and what it leaves behind."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from inference.lifecycle import collect, golden, retrain
+from inference.lifecycle.collect import Budget, LivePicture, Plan, agreed, labelled
+from inference.provenance.manifest import PoolSource, manifest_of
+from inference.provenance.registry import Registry, registry_of, shipped
+from inference.service.serving import load
+from inference.training.samples import Sample, streets
+from infra.keys import model_key
+from infra.settings import Settings
+from streams.errors import BadInput, Unavailable
+from streams.events import Box, Context, Mode
+from streams.retraining import _alone
+from streams.sources.base import Picture
+from streams.sources.scenery import Weather
+
+ROLLOUT, INCIDENT = "ab" * 16, "cd" * 16
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with signed models and a golden dataset of drawn pictures."""
+    path = tmp_path_factory.mktemp("retrain")
+    settings = Settings(home=path)
+    model_key(settings)
+    shipped(registry_of(settings))
+    drawn = [one for weather in Weather for one in streets(Context.URBAN, weather, [7000], (0,))]
+    _keep_golden(settings, drawn)
+    return path
+
+
+def _keep_golden(settings: Settings, drawn: list[Sample]) -> None:
+    sources = [PoolSource(pool=pool, source="drawn", licence="Apache-2.0") for pool in sorted({one.origin for one in drawn})]
+    own = manifest_of("golden", drawn, sources)
+    reviews = tuple(golden.Review(role=role, reviewer=f"by-{role}", comment="looked at", time=NOW) for role in golden.Reviewer)
+    golden.put_golden(settings, golden.describe(own, own, drawn, reviews=reviews, parent=None, drift="", made_at=NOW), drawn)
+
+
+@pytest.fixture(scope="module")
+def live() -> tuple[LivePicture, ...]:
+    made = []
+    for sample in streets(Context.URBAN, Weather.DAY, [6000], (5, 60, 120)):
+        picture = _small(sample.picture)
+        made.append(LivePicture(hashlib.sha256(picture.tobytes()).hexdigest(), "gate", picture))
+    return tuple(made)
+
+
+def _small(picture: Picture) -> Picture:
+    return np.ascontiguousarray(cv2.resize(picture, (320, 160), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run as it is, but small: fewer drawn pictures, smaller crops, three steps."""
+    whole = retrain.training_settings
+
+    def small(plan: Plan, shares: tuple[float, ...]) -> object:
+        return msgspec.structs.replace(whole(plan, shares), steps=3, epoch=1, batch=2, height_px=96, width_px=128)
+
+    monkeypatch.setattr(retrain, "training_settings", small)
+    monkeypatch.setattr(collect, "_SHOTS", (0,))
+
+
+def plan(registry: Registry, live: tuple[LivePicture, ...], set_aside: frozenset[str] = frozenset()) -> Plan:
+    digests = shipped(registry)
+    return Plan(
+        ROLLOUT, INCIDENT, Context.URBAN, digests[Mode.NORMAL], digests[Mode.SAFE], Budget.SHORT, live, set_aside, "responder"
+    )
+
+
+def quiet(*_: object) -> None:
+    """Tells nobody."""
+
+
+@pytest.mark.usefixtures("few")
+def test_a_run_that_was_killed_goes_on_and_leaves_a_signed_candidate_with_its_lineage(
+    home: Path, live: tuple[LivePicture, ...], tmp_path: Path
+) -> None:
+    settings = Settings(home=home)
+    registry = registry_of(settings)
+    wanted = plan(registry, live, frozenset({live[0].digest}))
+    steps: list[int] = []
+
+    def killed(step: str, done: int, _of: int, _left_s: float) -> None:
+        if step.startswith("training"):
+            steps.append(done)
+            if done == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=killed)
+
+    def told(step: str, done: int, _of: int, _left_s: float) -> None:
+        if step.startswith("training"):
+            steps.append(done)
+
+    digest = retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=told)
+    assert steps == [1, 2, 2, 3]  # the checkpoint after the first step is the last that was written
+    registry.verify(digest)
+    card, lineage = registry.card(digest), registry.lineage(digest)
+    assert (card.mode, card.contexts, card.parent) == (Mode.NORMAL, (Context.URBAN,), wanted.safe_digest)
+    assert lineage is not None
+    assert (lineage.incident, lineage.parent) == (INCIDENT, wanted.safe_digest)
+    gold, fresh = lineage.materials
+    assert gold.samples >= 0.1 * (gold.samples + fresh.samples)
+    assert digest not in {wanted.normal_digest, wanted.safe_digest}
+    again = retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=quiet)
+    assert again == digest
+
+
+def test_pictures_that_were_set_aside_are_never_seen(home: Path, live: tuple[LivePicture, ...]) -> None:
+    registry = registry_of(Settings(home=home))
+    digests = shipped(registry)
+    safe, normal = (load(registry, digests[mode], threads=1) for mode in (Mode.SAFE, Mode.NORMAL))
+    seen = labelled(plan(registry, live, frozenset({live[1].digest})), safe, normal)
+    assert [one.name for one in seen] == [live[0].digest[:16], live[2].digest[:16]]
+    assert all(one.picture is not live[1].picture for one in seen)
+
+
+def test_without_golden_data_nothing_is_trained(tmp_path: Path, live: tuple[LivePicture, ...]) -> None:
+    settings = Settings(home=tmp_path)
+    model_key(settings)
+    registry = registry_of(settings)
+    with pytest.raises(Unavailable, match="golden"):
+        retrain.candidate(plan(registry, live), settings, registry, tmp_path / "run", threads=1, report=quiet)
+
+
+def box(x: float, score: float = 0.9) -> Box:
+    return Box(x, 10.0, 20.0, 50.0, score)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "both", "alone"),
+    [
+        ([box(0)], [box(2)], [box(0)], []),
+        ([box(0), box(100)], [box(1)], [box(0)], [box(100)]),
+        ([box(0)], [box(0), box(300)], [box(0)], [box(300)]),
+        ([box(0)], [box(15)], [], [box(0), box(15)]),
+        ([box(0, 0.9), box(2, 0.5)], [box(1)], [box(0, 0.9)], [box(2, 0.5)]),
+        ([], [], [], []),
+    ],
+    ids=["the same person", "only the first sees one", "only the second sees one", "too far apart", "one each", "nobody"],
+)
+def test_only_who_both_models_see_is_a_label(first: list[Box], second: list[Box], both: list[Box], alone: list[Box]) -> None:
+    assert agreed(first, second) == (both, alone)
+
+
+def test_two_runs_of_one_rollout_never_work_side_by_side(tmp_path: Path) -> None:
+    with _alone(tmp_path / "run"), pytest.raises(BadInput, match="under way already"), _alone(tmp_path / "run"):
+        pytest.fail("both got in")
