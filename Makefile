@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 STAMP := $(VENV)/.set-up
+# a process that may not keep what it compiled compiles torch anew at every start: ten seconds each
+unexport PYTHONDONTWRITEBYTECODE
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -23,7 +25,7 @@ $(STAMP): requirements.lock pyproject.toml
 	done; echo "Python 3.11 or 3.12 is needed; install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1
 	@echo "2/3 locked dependencies (torch is large: about a minute the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --requirement requirements.lock
 	@echo "3/3 kerbwatch itself"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@

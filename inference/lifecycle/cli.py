@@ -21,12 +21,12 @@ from inference.lifecycle.gate import FULL, QUICK, judge_model
 from inference.lifecycle.golden import SHARE, Review, Reviewer, choose, current, describe, open_golden, put_golden
 from inference.lifecycle.held import held, hold
 from inference.lifecycle.vetting import Rules, ask, vet
-from inference.provenance.manifest import PoolSource, differences, load_manifest, manifest_of, save_manifest
+from inference.provenance.manifest import differences, load_manifest, manifest_of, save_manifest
 from inference.provenance.registry import Registry, read_card, registry_of, shipped
 from inference.provenance.verdicts import Verdict
 from inference.service.serving import load
-from inference.training.pools import training_pools
-from inference.training.samples import PHOTOGRAPHS, Sample
+from inference.training.pools import sources_of, training_pools
+from inference.training.samples import Sample
 from infra.keys import model_key
 from infra.settings import Settings, read_settings
 from streams.errors import BadInput
@@ -35,15 +35,6 @@ from streams.events import Context, Mode
 data = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Training data: manifest, golden set, vetting.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-_SOURCES = {
-    PHOTOGRAPHS: ("Penn-Fudan database (Wang et al., ACCV 2007)", "not to be reposted; weights and numbers may be"),
-    "square": (
-        "PETS 2009 S2.L1 view 1, labels by a published detector (MOTChallenge)",
-        "footage PETS 2009; labels CC BY-NC-SA 3.0",
-    ),
-    "road": ("Udacity road video solidWhiteRight, nobody in it", "MIT"),
-}
-_DRAWN = ("drawn by streams/sources/street.py", "Apache-2.0")
 _SEED = 7
 
 
@@ -106,7 +97,7 @@ def manifest(
                 typer.echo(f"{one.pool}/{one.name}: {one.fault}")
             typer.echo(f"{len(samples)} samples against {check}: {len(wrong)} differ")
         sys.exit(1 if wrong else 0)
-    made = manifest_of("training", samples, _stated(samples))
+    made = manifest_of("training", samples, sources_of(samples))
     path = out or settings.home / "data-manifest.json"
     save_manifest(made, path)
     if as_json:
@@ -134,12 +125,12 @@ def golden(
             raise BadInput("a golden set needs both reviewers and what they say: --r4 NAME --r8 NAME -m COMMENT")
         samples = _training(settings)
         chosen = choose(samples, share, _SEED)
-        training = manifest_of("training", samples, _stated(samples))
+        training = manifest_of("training", samples, sources_of(samples))
         now = _now()
         reviews = tuple(
             Review(role=role, reviewer=name, comment=comment, time=now) for role, name in ((Reviewer.R4, r4), (Reviewer.R8, r8))
         )
-        own = manifest_of("golden", chosen, _stated(chosen))
+        own = manifest_of("golden", chosen, sources_of(chosen))
         made = describe(own, training, chosen, reviews=reviews, parent=current(settings), drift=drift, made_at=now)
         put_golden(settings, made, chosen)
     known = open_golden(settings).golden
@@ -213,12 +204,6 @@ def _find(registry: Registry, model: str) -> str:
 def _training(settings: Settings) -> list[Sample]:
     with Console(stderr=True).status("drawing streets, reading photographs"):
         return [one for group in training_pools(settings.shared_data).groups for one in group]
-
-
-def _stated(samples: list[Sample]) -> list[PoolSource]:
-    pools = dict.fromkeys(one.origin for one in samples)
-    stated = {pool: _SOURCES.get(pool, _DRAWN) for pool in pools}
-    return [PoolSource(pool=pool, source=source, licence=licence) for pool, (source, licence) in stated.items()]
 
 
 def _tell(verdict: Verdict) -> None:

@@ -17,10 +17,10 @@ from enum import StrEnum
 from inference.lifecycle.golden import SHARE, open_golden
 from inference.lifecycle.vetting import Answer, Finding, Rules, ask, fit, overlap, vet
 from inference.provenance.lineage import Material
-from inference.provenance.manifest import Manifest, PoolSource, manifest_of
+from inference.provenance.manifest import Manifest, manifest_of
 from inference.provenance.registry import Registry
 from inference.service.serving import Served, load
-from inference.training.pools import Pools, training_pools
+from inference.training.pools import Pools, sources_of, training_pools
 from inference.training.samples import Sample, shaped, streets
 from inference.training.train import PRESETS
 from infra.settings import Settings
@@ -172,12 +172,4 @@ def _drawn(plan: Plan) -> Pools:
 
 
 def _manifest(plan: Plan, samples: Sequence[Sample]) -> Manifest:
-    sources = [
-        PoolSource(
-            pool=pool,
-            source="live camera, labelled where two models agree" if pool.startswith("live-") else "see docs/data.md",
-            licence="the deployment's own" if pool.startswith("live-") else "see docs/data.md",
-        )
-        for pool in sorted({one.origin for one in samples})
-    ]
-    return manifest_of(f"retraining-{plan.rollout_id[:8]}", samples, sources)
+    return manifest_of(f"retraining-{plan.rollout_id[:8]}", samples, sources_of(samples))

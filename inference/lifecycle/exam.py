@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import fmean
 
 from inference.measure.miss_rate import SETUPS, Mode, Setup, annotation, evaluate
-from inference.provenance.manifest import Manifest, PoolSource, manifest_of
-from inference.training.pools import HELD_OUT, SPLIT_SEED
+from inference.provenance.manifest import Manifest, manifest_of
+from inference.training.pools import HELD_OUT, SPLIT_SEED, sources_of
 from inference.training.samples import PHOTOGRAPHS, Sample, empty_road, halved, penn_fudan, split, streets
 from streams.events import Box, Context
 from streams.sources.scenery import Weather
@@ -27,11 +27,6 @@ PLACES, SHOTS = 3000, (15, 90)
 
 _ROAD_FRAMES = range(120, 220)
 _HIGH = 1e9
-_SOURCES = {
-    PHOTOGRAPHS: ("Penn-Fudan database (Wang et al. 2007), held-out photographs at half size", "not to be reposted"),
-    "road": ("Udacity road video solidWhiteRight, second half, at half size", "MIT"),
-}
-_DRAWN = ("streams/sources/street.py", "Apache-2.0")
 
 
 @dataclass(frozen=True)
@@ -91,10 +86,7 @@ def make_exam(context: Context, shared_data: Path, places: int, real: int) -> Ex
 
 def exam_of(context: Context, samples: Sequence[Sample]) -> Exam:
     """An exam on these samples. Raises BadInput if two have one name."""
-    pools = dict.fromkeys(one.origin for one in samples)
-    stated = {pool: _SOURCES.get(pool, _DRAWN) for pool in pools}
-    sources = [PoolSource(pool=pool, source=source, licence=licence) for pool, (source, licence) in stated.items()]
-    return Exam(context, tuple(samples), manifest_of(f"gate-{context}", samples, sources))
+    return Exam(context, tuple(samples), manifest_of(f"gate-{context}", samples, sources_of(samples)))
 
 
 def performance(context: Context, samples: Sequence[Sample], found: Sequence[Sequence[Box]], threshold: float) -> float | None:

@@ -24,12 +24,14 @@ from inference.measure.miss_rate import IOU
 from inference.measure.quality import measure
 from inference.networks.csp_nano import CspNano, from_bytes
 from inference.networks.pretrained import NOTICE
+from inference.provenance.lineage import read_lineage
 from inference.provenance.registry import Card, Figure, Registry, digest_of, read_card, write_card
 from inference.service.serving import Served, load
 from inference.training.pools import HELD_OUT, SPLIT_SEED, STREET_SEEDS
+from inference.training.record import LINEAGE
 from inference.training.samples import PHOTOGRAPHS, Sample, halved, penn_fudan, split, streets
 from infra.settings import read_settings
-from streams.errors import BadInput, KerbwatchError
+from streams.errors import BadInput, KerbwatchError, Tampered
 from streams.events import Box, Context, Mode
 from streams.sources.base import Picture
 from streams.sources.scenery import Weather
@@ -151,7 +153,7 @@ def publish(
             card = msgspec.structs.replace(
                 card, figures=measured(load(registry, digest), registry.network(digest), normal, settings.shared_data)
             )
-        ship(card, (run / "weights.safetensors").read_bytes())
+        ship(card, (run / "weights.safetensors").read_bytes(), run / LINEAGE)
     except KerbwatchError as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         raise typer.Exit(error.exit_code) from error
@@ -161,11 +163,18 @@ def publish(
     console.print(f"{FOLDER / model}.safetensors, digest {card.digest}")
 
 
-def ship(card: Card, weights: bytes) -> None:
-    """Put weights and card into inference/weights, in place of the model of that name."""
+def ship(card: Card, weights: bytes, lineage: Path) -> None:
+    """Put weights, card and lineage into inference/weights, in place of the model of that name.
+
+    Raises Tampered if the lineage is another model's.
+    """
+    about = lineage.read_bytes()
+    if read_lineage(about).digest != card.digest:
+        raise Tampered(f"{lineage} is not of {card.digest[:12]}: train again, or fetch the run's folder again")
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{card.name}.safetensors").write_bytes(weights)
     (FOLDER / f"{card.name}.json").write_bytes(write_card(card))
+    (FOLDER / f"{card.name}.{LINEAGE}").write_bytes(about)
 
 
 def _as_sent(picture: Picture) -> Picture:

@@ -4,6 +4,7 @@ It decides nothing about training (`inference.training.train`).
 """
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from inference.networks.detect import detect
 from inference.networks.pretrained import fill, graph_file, read_constants
 from inference.training.defences import Defences
 from inference.training.pools import training_pools
+from inference.training.record import record_run
 from inference.training.samples import Sample
 from inference.training.train import PRESETS, Progress, run
 from infra.settings import read_settings
@@ -76,7 +78,9 @@ def train(
         defences = _checked(changed)
         settings = msgspec.structs.replace(preset, steps=steps or preset.steps, defences=defences)
         torch.manual_seed(settings.seed)
-        network = pretrained() if parent is None else from_bytes(parent.read_bytes())
+        start = None if parent is None else parent.read_bytes()
+        network = pretrained() if start is None else from_bytes(start)
+        started_at = datetime.now(UTC)
         with console.status("drawing streets, reading photographs"):
             pools = training_pools(deployment.shared_data, validated=defences.patience is not None)
         with console.status(model) as status:
@@ -98,6 +102,7 @@ def train(
                 validate=miss_rate_on(pools.validation) if defences.patience else None,
                 device=device,
             )
+        record_run(weights, settings, pools, start, started_at=started_at, finished_at=datetime.now(UTC), device=device)
     except KerbwatchError as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         raise typer.Exit(error.exit_code) from error

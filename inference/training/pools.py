@@ -5,7 +5,7 @@ function of (settings, step), so that a resumed run sees what an unbroken one wo
 training. No topic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from inference.networks.targets import Targets, draw, stack
-from inference.training.samples import Sample, crop, empty_road, footage, halved, penn_fudan, split, streets, weathered
+from inference.provenance.manifest import PoolSource
+from inference.training.samples import PHOTOGRAPHS, Sample, crop, empty_road, footage, halved, penn_fudan, split, streets, weathered
 from streams.events import Context
 from streams.sources.base import Picture
 from streams.sources.scenery import Weather
@@ -29,6 +30,18 @@ SQUARE_FRAMES, ROAD_FRAMES = range(0, 400, 4), range(0, 110, 4)
 _SHOTS = (0, 70, 140)
 GROUPS = ("photographs", "square", "urban", "highway", "road")
 """In the order of `TrainSettings.shares`."""
+
+
+_SOURCES = {
+    PHOTOGRAPHS: ("Penn-Fudan database (Wang et al., ACCV 2007)", "not to be reposted; weights and numbers may be"),
+    "square": (
+        "PETS 2009 S2.L1 view 1, labels by a detector (MOTChallenge)",
+        "footage PETS 2009; labels CC BY-NC-SA 3.0",
+    ),
+    "road": ("Udacity road video solidWhiteRight, nobody in it", "MIT"),
+}
+_LIVE = ("the deployment's own cameras, labelled where two models agree", "the deployment's own")
+_DRAWN = ("drawn by streams/sources/street.py", "Apache-2.0")
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,14 @@ def training_pools(shared_data: Path, *, validated: bool = False) -> Pools:
     square, road = footage(shared_data, SQUARE_FRAMES), empty_road(shared_data, ROAD_FRAMES)
     backdrops = [one.picture for one in highway if not one.people] + [one.picture for one in road]
     return Pools((photographs, square, urban, highway, road), backdrops, validation)
+
+
+def sources_of(samples: Iterable[Sample]) -> list[PoolSource]:
+    """Where the samples' pools came from and what may be done with them, for a manifest."""
+    stated = {
+        pool: _LIVE if pool.startswith("live-") else _SOURCES.get(pool, _DRAWN) for pool in sorted({one.origin for one in samples})
+    }
+    return [PoolSource(pool=pool, source=source, licence=licence) for pool, (source, licence) in stated.items()]
 
 
 def batch(pools: Pools, shares: Sequence[float], size: tuple[int, int, int], seed: tuple[int, int]) -> tuple[Tensor, Targets]:
