@@ -339,7 +339,7 @@ def _approve(turn: _Turn, act: Act, fit: Sequence[Role]) -> None:
         turn.record("approve", f"approved as {named(open_[:1])}: {act.comment}", act.actor)
         if not turn.rollout.missing:
             turn.go(State.SHADOW)
-            turn.serve("the candidate judges every frame beside the serving model", RolloutPhase.SHADOW)
+            turn.serve("the candidate judges frames beside the serving model", RolloutPhase.SHADOW)
 
 
 def _tick(turn: _Turn, tick: Tick) -> None:

@@ -123,11 +123,12 @@ class Rollouts:
         with reading(self.store.sessions) as session:
             ids = session.scalars(select(RolloutRow.id).where(moved_by_time).order_by(RolloutRow.context)).all()
         made: list[Decision] = []
+        cause_id = f"clock {now.isoformat()}"
         for id_ in ids:
             try:
-                made += self._take_in(id_, None, "clock", now)[1]
+                made += self._take_in(id_, None, cause_id, now)[1]
             except (BadInput, Tampered) as error:  # the registry does not vouch for the model that was to be served
-                made += self._take_in(id_, lambda _session, why=str(error): Failed(now, why), "clock", now)[1]  # type: ignore[misc]
+                made += self._take_in(id_, lambda _session, why=str(error): Failed(now, why), cause_id, now)[1]  # type: ignore[misc]
         return tuple(made)
 
     def _take_in(

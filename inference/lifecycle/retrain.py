@@ -18,6 +18,7 @@ from inference.lifecycle.gate import FULL, QUICK, GateRules, judge_model
 from inference.networks.pretrained import NOTICE
 from inference.provenance.lineage import Lineage, this_code, this_machine, write_lineage
 from inference.provenance.registry import Card, Registry, digest_of, shipped
+from inference.provenance.verdicts import Verdict
 from inference.training.cli import miss_rate_on
 from inference.training.defences import Defences
 from inference.training.train import PRESETS, Progress, TrainSettings, run
@@ -87,7 +88,7 @@ def gated(
 ) -> tuple[bool, str]:
     """Let the gate judge the candidate for the plan's context: whether it passed, and the figures behind that, in words.
 
-    A `demonstration` is judged by rules of its own; the words then say what the policy's rules would have said.
+    A `demonstration` is judged by rules of its own, and the words say so.
 
     Raises as `inference.lifecycle.gate.judge_model`.
     """
@@ -103,17 +104,18 @@ def gated(
         now=lambda: datetime.now(UTC),
         report=lambda what, done, of: report(f"gate: {what}", done, of, 0.0),
     )
-    failed = [check for check in verdict.checks if not check.passed]
-    figures = "; ".join(f"{check.name} {check.limit:g}: {check.value}" for check in failed or verdict.checks)
     name = "demonstration" if demonstration else "quick" if plan.short else "full"
-    said = f"{name} rules, {len(exam.samples)} pictures: {figures}"
-    if demonstration:
-        kept = [check.value or 0.0 for check in verdict.checks if "kept" in check.name]
-        met = min(kept, default=0.0) >= FULL.kept
-        said += (
-            f". The policy asks to keep {FULL.kept:g} under every attack: {'met' if met else f'not met ({min(kept, default=0.0)})'}"
-        )
-    return verdict.passed, said
+    return verdict.passed, f"{name} rules, {len(exam.samples)} pictures: {said(verdict, rules)}"
+
+
+def said(verdict: Verdict, rules: GateRules) -> str:
+    """A verdict in one line: what failed, or what was kept at worst; and where the limit is not the policy's, that one."""
+    if not verdict.passed:
+        return "; ".join(f"{check.name} {check.limit:g}: {check.value}" for check in verdict.checks if not check.passed)
+    kept = {check.name.removesuffix(", at least"): check.value for check in verdict.checks if check.limit == rules.kept}
+    worst = min(kept, key=lambda name: kept[name] or 0.0, default="")
+    policy = f"; the policy asks for {FULL.kept:g}" if rules.kept < FULL.kept else ""
+    return f"{worst} {kept[worst]} (limit {rules.kept:g}{policy}), all {len(verdict.checks)} checks passed"
 
 
 def training_settings(plan: Plan, shares: tuple[float, ...]) -> TrainSettings:
