@@ -44,7 +44,8 @@ def test_every_row_equals_the_official_script(case: str) -> None:
         assert (row.true_positives, row.false_positives) == (want["tp_total"], want["fp_total"])
         assert row.matched_to_ignored == want["dets_matched_to_ignored"]
         if want["log_average_miss_rate"] == -1:
-            assert row.log_average_miss_rate is row.recall_at is None
+            assert row.log_average_miss_rate is None
+            assert row.recall_at is None
         else:
             assert row.log_average_miss_rate == pytest.approx(want["log_average_miss_rate"], abs=1e-9)
             assert row.recall_at == pytest.approx(want["recall_at_points"], abs=1e-9)
@@ -156,6 +157,8 @@ GOOD = {"image_id": 1, "category_id": 1, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 
         (GOOD | {"score": math.nan}, "detection 1 holds a number that is not finite"),
         (GOOD | {"bbox": [1, 2, -3, 4]}, "detection 1: Expected `float` > 0.0"),
         ({"image_id": 1, "category_id": 1, "score": 0.5}, "detection 1: Object missing required field `bbox`"),
+        ("\ud800", "detection 1: .*surrogates"),
+        (GOOD | {"bbox": [1, 2, 1e200, 1e200]}, "detection 1: Expected `float` <= "),
         (GOOD | {"image_id": 7}, "detection 1: image_id 7 is not in"),
     ],
 )
@@ -165,6 +168,18 @@ def test_a_record_that_does_not_hold_is_named(tmp_path: Path, record: object, me
     found.write_text(json.dumps([GOOD, record]))
     with pytest.raises(BadInput, match=message):
         read(truth, found)
+
+
+def test_a_picture_named_twice_is_refused(tmp_path: Path) -> None:
+    truth = tmp_path / "gt.json"
+    truth.write_text(json.dumps({"images": [{"id": 1}, {"id": 1}], "annotations": []}))
+    with pytest.raises(BadInput, match="image 1 is there twice"):
+        read(truth, truth)
+
+
+def test_a_box_too_small_to_have_an_area_finds_nobody() -> None:
+    row = evaluate([[person(10)]], [[Box(12, 12, 1e-200, 1e-200, 0.9)]], [EVERYBODY])[0]
+    assert (row.true_positives, row.false_positives) == (0, 1)
 
 
 def test_the_command_prints_rows_and_takes_no_detections_for_an_answer(tmp_path: Path) -> None:

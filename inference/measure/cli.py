@@ -5,6 +5,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -39,11 +40,13 @@ def evaluate_command(
 
 
 def _table(rows: tuple[Row, ...], mode: Mode) -> Table:
-    table = Table(title=f"Log-average miss rate, {mode}, {rows[0].images} pictures")
-    for name in ("setup", "miss rate", "people", "found", "false", *(f"recall at {at:g}" for at in REFERENCES[::4])):
-        table.add_column(name, justify="left" if name == "setup" else "right", no_wrap=name == "setup")
+    title = f"Log-average miss rate, {mode}, {rows[0].images} pictures"
+    note = "@: recall at so many false boxes a picture; -: nobody counts"
+    table = Table(title=title, caption=note, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("setup", "miss rate", "people", "found", "false", *(f"@ {at:g}" for at in REFERENCES[::4])):
+        table.add_column(name, justify="left" if name == "setup" else "right", no_wrap=True)
     for row in rows:
-        rate = "undefined" if row.log_average_miss_rate is None else f"{100 * row.log_average_miss_rate:.2f} %"
+        rate = "-" if row.log_average_miss_rate is None else f"{100 * row.log_average_miss_rate:.2f} %"
         recalls = ["-"] * 3 if row.recall_at is None else [f"{value:.3f}" for value in row.recall_at[::4]]
         table.add_row(row.setup, rate, str(row.counted), str(row.true_positives), str(row.false_positives), *recalls)
     return table

@@ -9,6 +9,7 @@ Source: cvgroup-njust/CityPersons, evaluation/val_gt.json for the form; only cat
 import json
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +22,7 @@ from streams.events import Box
 
 _PEDESTRIAN = 1
 _LARGEST_BYTES = 1 << 30
-_Size = Annotated[float, Meta(gt=0.0)]
+_Size = Annotated[float, Meta(gt=0.0, le=1e9)]
 
 
 class _Image(Struct, frozen=True):
@@ -31,7 +32,7 @@ class _Image(Struct, frozen=True):
 class _Person(Struct, frozen=True):
     image_id: int
     category_id: int
-    bbox: tuple[float, float, float, float]
+    bbox: tuple[float, float, _Size, _Size]
     height: float
     vis_ratio: float
     ignore: int = 0
@@ -57,6 +58,9 @@ def read(truth: Path, found: Path) -> tuple[list[list[Annotation]], list[list[Bo
     if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
         raise BadInput(f"{truth} is no truth: it must be an object with images and annotations, as val_gt.json is")
     images = sorted(image.id for image in _records(truth, "image", content["images"], _Image))
+    twice = next((one for one, after in pairwise(images) if one == after), None)
+    if twice is not None:
+        raise BadInput(f"{truth}: image {twice} is there twice; keep one")
     people: dict[int, list[Annotation]] = {image: [] for image in images}
     for number, one in enumerate(_records(truth, "annotation", content["annotations"], _Person)):
         if one.image_id not in people:
@@ -89,7 +93,7 @@ def _records(path: Path, what: str, content: object, kind: type[_Record]) -> Ite
     for number, value in enumerate(content):
         try:
             record = msgspec.convert(value, kind)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the second: half a surrogate pair as a string
             raise BadInput(f"{path}: {what} {number}: {error}; correct this record") from error
         if not all(map(math.isfinite, _numbers(record))):
             raise BadInput(f"{path}: {what} {number} holds a number that is not finite; correct this record")

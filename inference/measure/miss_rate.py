@@ -201,7 +201,8 @@ class _Overlaps:
         shared = np.where((sides > 0).all(-1), sides[..., 0] * sides[..., 1], 0.0)
         area, other = mine[..., 2] * mine[..., 3], theirs[..., 2] * theirs[..., 3]
         self._of_union = shared / (area + other - shared)
-        self._of_box = shared / area
+        with np.errstate(invalid="ignore"):  # a box so small that its area is 0 lies on nobody
+            self._of_box = shared / area
 
     def match(self, setup: Setup) -> Match:
         """See `match`."""
