@@ -10,12 +10,15 @@ Source: paper 4.6 (secure retraining, approval by R3 and R8, staged deployment).
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import quantiles
+from typing import TYPE_CHECKING
 
+import cv2
 import msgspec
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
@@ -33,12 +36,17 @@ from streams.commands import command, process
 from streams.errors import Unavailable
 from streams.events import Context, Kind
 from streams.ledger import Entry
+from streams.sources.base import Person
 from streams.view import Sight
+
+if TYPE_CHECKING:
+    from inference.training.samples import Sample
 
 PEOPLE = (("data-scientist", Role.DATA_SCIENTIST), ("secmlops-engineer", Role.SECMLOPS_ENGINEER))
 """Who approves in the demo: two people, by what they do."""
 REVIEWERS = ("data-engineer", "secmlops-engineer")
-_GOLDEN_PLACES, _GOLDEN_SHOTS = range(7000, 7002), (0, 70)
+_GOLDEN_PLACES, _GOLDEN_SHOTS = range(7000, 7002), (0,)
+_CAMERA_WIDTH_PX, _JPEG = 512, 92
 _LOW = 0.02
 _ENOUGH = 8  # frames without which no percentile is told
 
@@ -84,6 +92,7 @@ def prepare(settings: Settings, now: datetime) -> None:
 
     if golden.current(settings) is None:
         drawn = [one for weather in Weather for one in streets(Context.URBAN, weather, _GOLDEN_PLACES, _GOLDEN_SHOTS)]
+        drawn += [_as_sent(one) for one in drawn]  # what is vetted comes from cameras, and is held to pictures like its own
         sources = [PoolSource(pool=one.origin, source="drawn by streams/sources/street.py", licence="Apache-2.0") for one in drawn]
         sources = list({one.pool: one for one in sources}.values())
         words = "demonstration: drawn pictures, labels exact by construction"
@@ -97,6 +106,21 @@ def prepare(settings: Settings, now: datetime) -> None:
     with writing(open_database(settings)) as session:
         for name, role in PEOPLE:
             people.put(session, name, [role], "demo", now)
+
+
+def _as_sent(sample: "Sample") -> "Sample":
+    """The sample as the demo's cameras send it: smaller, and through JPEG."""
+    scale = _CAMERA_WIDTH_PX / sample.picture.shape[1]
+    small = cv2.resize(sample.picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", np.ascontiguousarray(small[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _JPEG])
+    picture = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1], np.uint8)
+    people = tuple(Person(_scaled(one.box_px, scale), _scaled(one.visible_px, scale), one.ignore) for one in sample.people)
+    return replace(sample, name=f"{sample.name}-sent", picture=picture, people=people)
+
+
+def _scaled(box: tuple[float, float, float, float], scale: float) -> tuple[float, float, float, float]:
+    x, y, w, h = box
+    return x * scale, y * scale, w * scale, h * scale
 
 
 @dataclass
