@@ -92,7 +92,7 @@ def train(context: typer.Context) -> None:
 
 @app.command("train-vlpd", context_settings=_LATE)
 def train_vlpd(context: typer.Context) -> None:
-    """Train VLPD by its authors' recipe. Example: `kerbwatch train-vlpd /data/citypersons --clip RN50.pt --merges FILE`."""
+    """Train VLPD by its authors' recipe. Example: `kerbwatch train-vlpd /data/citypersons --clip RN50.pt`."""
     from inference.training.vlpd_recipe import train_vlpd_command as command
 
     _call(command, context)

@@ -1,6 +1,5 @@
 """VLPD: equal to the authors' numbers, loads what they and OpenAI wrote, one step forward and one of training."""
 
-import gzip
 import json
 import warnings
 from pathlib import Path
@@ -12,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from inference.attacks.gradient import fgsm_batch
-from inference.networks.clip import CONTEXT, PictureTower, TextTower, read_archive, tokens
+from inference.networks.clip import CONTEXT, PictureTower, TextTower, read_archive
 from inference.networks.csp_nano import Maps
 from inference.networks.detect import detect
 from inference.networks.targets import draw, stack
-from inference.networks.vlpd import WORDS, Teacher, Vlpd, Whole, cosines, from_clip, read_checkpoint
+from inference.networks.vlpd import WORDS, Teacher, Vlpd, Whole, cosines, from_clip, prompts, read_checkpoint
 from inference.networks.vlpd_losses import contrast_loss, vlpd_losses
 from inference.training.samples import Sample
 from inference.training.train import Progress
@@ -221,17 +220,12 @@ def test_cosines_are_bounded_and_find_the_word_itself() -> None:
     assert found.abs().max() <= 1 + 1e-6
 
 
-def test_texts_are_merged_to_tokens_and_embedded_as_unit_vectors(tmp_path: Path) -> None:
-    merges = tmp_path / "merges.txt.gz"
-    merges.write_bytes(gzip.compress(b"#version\nt r\ntr e\ntre e</w>\n"))
-    found = tokens(["tree", "a tree"], merges)
-    assert found.shape == (2, CONTEXT)
-    assert found[0, :3].tolist() == [515, 514, 516]
-    assert found[1, :4].tolist() == [515, 256 + ord("a") - 33, 514, 516]
-    with pytest.raises(BadInput, match="lower-case words"):
-        tokens(["Tree!"], merges)
+def test_the_ten_prompts_are_embedded_as_unit_vectors() -> None:
+    found = prompts()
+    assert found.shape == (len(WORDS), CONTEXT)
+    assert found[WORDS.index("traffic sign"), :8].tolist() == [49406, 320, 1674, 539, 3399, 2292, 49407, 0]
     state = {
-        "token_embedding.weight": torch.randn(600, 64),
+        "token_embedding.weight": torch.randn(49408, 64),
         "positional_embedding": torch.randn(CONTEXT, 64),
         "text_projection": torch.randn(64, 128),
         "ln_final.weight": torch.ones(64),
@@ -239,7 +233,7 @@ def test_texts_are_merged_to_tokens_and_embedded_as_unit_vectors(tmp_path: Path)
     }
     with torch.no_grad():
         vectors = TextTower(state)(found)
-    assert torch.allclose(vectors.norm(dim=1), torch.ones(2), atol=1e-5)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(len(WORDS)), atol=1e-5)
 
 
 SHORT = Recipe(epochs=2, steps_per_epoch=2, batch=2, height_px=64, width_px=96, rate=1e-3, warm_up_epochs=1)

@@ -2,8 +2,7 @@
 
 It maps pixels and words to features and decides nothing. Weights are never executed: OpenAI's archive is TorchScript, whose
 loader runs the code in the file, so the tensors are read out of it with nothing but a list of allowed names (paper 4.4, EE-2: a
-pretrained model from outside is vetted before use). The tokenizer's merges are a file of OpenAI's that is not kept here; give its
-path. No topic.
+pretrained model from outside is vetted before use). Texts come as token numbers; the tokenizer is not here. No topic.
 
 Shapes (N pictures of H x W, both multiples of 32; w = 64 in RN50): stem N x w x H/4 x W/4; layer1 4w at stride 4, layer2 8w at 8,
 layer3 16w at 16, layer4 32w at 32, or at 16 when dilated.
@@ -11,7 +10,6 @@ layer3 16w at 16, layer4 32w at 32, or at 16 when dilated.
 Source: Radford et al., ICML 2021, section 2.4; openai/CLIP clip/model.py for layer names and the archive's layout (facts).
 """
 
-import gzip
 import hashlib
 import math
 import pickle
@@ -29,7 +27,6 @@ from streams.errors import BadInput, Tampered
 
 CONTEXT = 77
 """Tokens in a text, padded with zeros."""
-_MERGES = 49152 - 256 - 2
 _EXPANSION = 4
 _BLOCKS = (3, 4, 6, 3)
 _STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "LongStorage": torch.int64, "BoolStorage": torch.bool}
@@ -146,49 +143,6 @@ class _TextBlock(nn.Module):
 class _QuickGelu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
-
-
-def tokens(texts: Sequence[str], merges_file: Path) -> Tensor:
-    """Texts of plain lower-case words as N x 77 token ids, by OpenAI's byte-pair merges (bpe_simple_vocab_16e6.txt.gz).
-
-    Raises BadInput if the file is no such list, or a text has other characters than a-z and blanks.
-    """
-    try:
-        lines = gzip.decompress(merges_file.read_bytes()).decode().split("\n")
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise BadInput(f"{merges_file} is no gzipped list of merges: {error}; it comes with openai/CLIP") from error
-    merges = [tuple(line.split()) for line in lines[1 : _MERGES + 1] if line]
-    if not merges or any(len(pair) != 2 for pair in merges):  # noqa: PLR2004 - a pair
-        raise BadInput(f"{merges_file} is no list of merges: a line of it is no pair")
-    ranks = {pair: rank for rank, pair in enumerate(merges)}
-    letters = _letters()
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
-    ids = {word: number for number, word in enumerate(words)}
-    start, end = len(words), len(words) + 1
-    out = torch.zeros((len(texts), CONTEXT), dtype=torch.int64)
-    for row, text in enumerate(texts):
-        if not text.replace(" ", "").isascii() or not text.replace(" ", "").isalpha() or text != text.lower():
-            raise BadInput(f"{text!r}: only lower-case words can be tokenized here")
-        found = [start, *(ids[part] for word in text.split() for part in _merged(word, ranks)), end]
-        out[row, : len(found)] = torch.tensor(found)
-    return out
-
-
-def _merged(word: str, ranks: Mapping[tuple[str, ...], int]) -> list[str]:
-    parts = [*word[:-1], f"{word[-1]}</w>"]
-    while len(parts) > 1:
-        best = min(range(len(parts) - 1), key=lambda at: ranks.get((parts[at], parts[at + 1]), len(ranks)))
-        if (parts[best], parts[best + 1]) not in ranks:
-            break
-        parts[best : best + 2] = ["".join(parts[best : best + 2])]
-    return parts
-
-
-def _letters() -> list[str]:
-    """The 256 byte symbols in the vocabulary's order: printable Latin-1 first, the others moved up past it."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
 
 
 def read_archive(path: Path, sha256: str | None = None) -> dict[str, Tensor]:

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from inference.networks.clip import PictureTower, layer
+from inference.networks.clip import CONTEXT, PictureTower, layer
 from inference.networks.csp_nano import PRIOR, Maps
 from streams.errors import BadInput, BrokenContract
 
 WORDS = ("ground", "building", "tree", "human", "car", "bus", "bicycle", "truck", "traffic sign", "sky")
 """What a cell can be; its order is that of the score map's channels."""
-PROMPT = "a picture of {}"
+_START, _A_PICTURE_OF, _END = 49406, (320, 1674, 539), 49407
+_WORD_TOKENS = ((2461,), (2307,), (2677,), (2751,), (1615,), (2840,), (11652,), (4629,), (3399, 2292), (2390,))
 HUMAN = WORDS.index("human")
 GRAIN = 16
 """Picture sides must be multiples of this."""
@@ -167,6 +168,18 @@ class Teacher(nn.Module):
 def cosines(features: Tensor, words: Tensor) -> Tensor:
     """N x E x h x w features and E x C unit words to N x C x h x w cosines; no temperature."""
     return torch.einsum("nehw,ec->nchw", nnf.normalize(features, dim=1), words)
+
+
+def prompts() -> Tensor:
+    """The ten texts "a picture of WORD" as 10 x 77 token numbers.
+
+    The numbers are CLIP's own for these words (facts; they stand here so that its list of merges is not needed).
+    """
+    out = torch.zeros((len(WORDS), CONTEXT), dtype=torch.int64)
+    for row, word in enumerate(_WORD_TOKENS):
+        text = (_START, *_A_PICTURE_OF, *word, _END)
+        out[row, : len(text)] = torch.tensor(text)
+    return out
 
 
 def from_clip(state: Mapping[str, Tensor], words: Tensor, width: int = 64) -> Vlpd:

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from inference.networks.clip import RN50_SHA256, TextTower, read_archive, tokens
+from inference.networks.clip import RN50_SHA256, TextTower, read_archive
 from inference.networks.targets import draw, stack
-from inference.networks.vlpd import PROMPT, WORDS, Teacher, Vlpd, from_clip
+from inference.networks.vlpd import Teacher, Vlpd, from_clip, prompts
 from inference.networks.vlpd_losses import vlpd_losses
 from inference.training.curves import append, cut, plot, whole
 from inference.training.samples import Sample
@@ -140,20 +140,18 @@ def train_vlpd(
 def train_vlpd_command(
     data: Annotated[Path, typer.Argument(help="CityPersons: leftImg8bit/train and annotations below this folder.")],
     clip: Annotated[Path, typer.Option(help="OpenAI's RN50.pt; only its tensors are read.")],
-    merges: Annotated[Path, typer.Option(help="OpenAI's bpe_simple_vocab_16e6.txt.gz.")],
     folder: Annotated[Path, typer.Option(help="Where the run is kept and resumed.")] = Path("var/training/vlpd"),
     device: Annotated[str, typer.Option(help="cuda, or cpu (which takes weeks).")] = "cuda",
 ) -> None:
     """Train VLPD by its authors' recipe, or go on with a run that was stopped.
 
-    Example: kerbwatch train-vlpd /data/citypersons --clip RN50.pt --merges bpe_simple_vocab_16e6.txt.gz
+    Example: kerbwatch train-vlpd /data/citypersons --clip RN50.pt
     """
     console = Console(stderr=True)
     try:
         state = read_archive(clip, RN50_SHA256)
-        texts = tokens([PROMPT.format(word) for word in WORDS], merges)
         with torch.no_grad():
-            words = TextTower(state)(texts).T.contiguous()
+            words = TextTower(state)(prompts()).T.contiguous()
         source = CityPersons(data / "leftImg8bit" / "train", data)
         samples = _Frames(source)
         torch.manual_seed(Recipe().seed)
