@@ -145,6 +145,11 @@ def _paper_taken_back(attack: str) -> str:
     return f"{100 * (bad - defended) / (bad - clean):.0f} %"
 
 
+def _gap(value: float | None) -> float:
+    """Nothing measured leaves a gap: a bar of height 0 would look like a perfect score."""
+    return float("nan") if value is None else value
+
+
 def _draw(table: Table6, path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
@@ -153,7 +158,7 @@ def _draw(table: Table6, path: Path) -> None:
     width = 0.8 / len(STRATEGIES)
     for axes, subset in zip(grid.flat, SUBSETS, strict=True):
         for number, strategy in enumerate(STRATEGIES):
-            values = [table.laMR[subset][attack][strategy] or 0.0 for attack in ATTACKS]
+            values = [_gap(table.laMR[subset][attack][strategy]) for attack in ATTACKS]
             errors = [table.intervals[subset][attack][strategy] or 0.0 for attack in ATTACKS]
             places = [at + (number - 2) * width for at in range(len(ATTACKS))]
             axes.bar(places, values, width, yerr=errors, label=strategy, capsize=2, error_kw={"linewidth": 0.7})
