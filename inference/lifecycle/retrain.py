@@ -1,4 +1,4 @@
-"""A new model after an incident: trained with defences from the present models' weights, put into the registry, judged by the gate.
+"""A new model after an incident: trained with defences from the safe model's weights, put into the registry, judged by the gate.
 
 It decides how a retraining run trains in two budgets and carries it out step by step, each of them resumable: given the same plan
 and folder again, it goes on where it was killed. It refuses to judge itself: the gate does. No topic feeds it;
@@ -15,7 +15,6 @@ import msgspec
 from inference.lifecycle.collect import Collected, Plan, Report, collect
 from inference.lifecycle.exam import make_exam
 from inference.lifecycle.gate import FULL, QUICK, GateRules, judge_model
-from inference.networks.csp_nano import CspNano
 from inference.networks.pretrained import NOTICE
 from inference.provenance.lineage import Lineage, this_code, this_machine, write_lineage
 from inference.provenance.registry import Card, Registry, digest_of, shipped
@@ -55,7 +54,7 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
     weights = run(
         training,
         collected.pools,
-        start(registry.network(plan.normal_digest), registry.network(plan.safe_digest)),
+        registry.network(plan.safe_digest),
         folder / "run",
         threads=threads,
         report=told,
@@ -78,7 +77,6 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
     return registry.put(weights, card, write_lineage(lineage))
 
 
-_NORMAL_SHARE = 0.25  # of the weights that training begins with
 DEMONSTRATION = GateRules(
     fgsm_eps=(0.01, 0.03), combined=False, kept=0.2, clean_margin=0.15, latency=1.5, places=1, real=8, deepfool_every=4
 )
@@ -141,21 +139,6 @@ def training_settings(plan: Plan, shares: tuple[float, ...]) -> TrainSettings:
         shares=shares,
         defences=Defences(cutmix=0.5, eps_at=9 / 255),
     )
-
-
-def start(normal: CspNano, safe: CspNano) -> CspNano:
-    """Where training begins: mostly the safe model's weights, a quarter the normal one's, from which the safe one was trained.
-
-    Measured on 16 pictures of the gate, before any step: clean performance 0.96 (safe alone 0.92), kept under FGSM 0.03 the same
-    0.38. Source: weight-space ensembles of a model and its fine-tuned self (Wortsman et al., CVPR 2022).
-    """
-    theirs = normal.state_dict()
-    mixed = {
-        name: value.lerp(theirs[name], _NORMAL_SHARE) if value.is_floating_point() else value
-        for name, value in safe.state_dict().items()
-    }
-    safe.load_state_dict(mixed)
-    return safe
 
 
 def _card(plan: Plan, registry: Registry, training: TrainSettings, collected: Collected, weights: Path) -> Card:
