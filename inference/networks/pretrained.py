@@ -88,17 +88,25 @@ def fill(backbone: Backbone, constants: dict[str, NDArray[np.float32]]) -> None:
     Raises BrokenContract, naming the constant, if one is missing or shaped otherwise: then the network is not this graph's.
     """
     root = "FeatureExtractor/MobilenetV2/"
-    _fill_layer(backbone.stem, constants, f"{root}Conv/", "weights")
+    fill_layer(backbone.stem, constants, f"{root}Conv/", "weights")
     for index, block in enumerate(backbone.blocks):
         assert isinstance(block, Bottleneck)
         scope = f"{root}expanded_conv{f'_{index}' if index else ''}/"
         if block.expand is not None:
-            _fill_layer(block.expand, constants, f"{scope}expand/", "weights")
-        _fill_layer(block.depthwise, constants, f"{scope}depthwise/", "depthwise_weights")
-        _fill_layer(block.project, constants, f"{scope}project/", "weights")
+            fill_layer(block.expand, constants, f"{scope}expand/", "weights")
+        fill_layer(block.depthwise, constants, f"{scope}depthwise/", "depthwise_weights")
+        fill_layer(block.project, constants, f"{scope}project/", "weights")
 
 
-def _fill_layer(layer: ConvNorm, constants: dict[str, NDArray[np.float32]], scope: str, kernel: str) -> None:
+def fill_layer(layer: ConvNorm, constants: dict[str, NDArray[np.float32]], scope: str, kernel: str) -> None:
+    """Put one convolution and its batch norm into a layer, in place. Raises as `fill`.
+
+    Args:
+        layer: to be filled.
+        constants: the graph's.
+        scope: beginning of the layer's names in the graph, with its last slash.
+        kernel: "weights" or "depthwise_weights".
+    """
     conv, norm = layer[0], layer[1]
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
@@ -114,15 +122,23 @@ def _fill_layer(layer: ConvNorm, constants: dict[str, NDArray[np.float32]], scop
         ("BatchNorm/moving_variance", norm.running_var, (0,)),
     )
     for name, target, axes in slots:
-        source = constants.get(scope + name)
-        if source is None or source.ndim != len(axes) or source.transpose(axes).shape != target.shape:
-            shape = "missing" if source is None else f"shaped {source.shape}"
-            wanted = tuple(target.shape)
-            raise BrokenContract(
-                f"pretrained constant {scope}{name} is {shape}, CSP-nano wants {wanted}: not the same architecture"
-            )
-        with torch.no_grad():
-            target.copy_(torch.from_numpy(source.transpose(axes).copy()))
+        _copy(target, constants, scope + name, axes)
+
+
+def fill_biased(conv: nn.Conv2d, constants: dict[str, NDArray[np.float32]], scope: str) -> None:
+    """Put a convolution with biases and no batch norm into one, in place. Raises as `fill`."""
+    assert conv.bias is not None
+    _copy(conv.weight, constants, f"{scope}weights", (3, 2, 0, 1))
+    _copy(conv.bias, constants, f"{scope}biases", (0,))
+
+
+def _copy(target: Tensor, constants: dict[str, NDArray[np.float32]], name: str, axes: tuple[int, ...]) -> None:
+    source = constants.get(name)
+    if source is None or source.ndim != len(axes) or source.transpose(axes).shape != target.shape:
+        shape = "missing" if source is None else f"shaped {source.shape}"
+        raise BrokenContract(f"pretrained constant {name} is {shape}, wanted {tuple(target.shape)}: not the same architecture")
+    with torch.no_grad():
+        target.copy_(torch.from_numpy(source.transpose(axes).copy()))
 
 
 def _constant(node: list[tuple[int, memoryview]]) -> NDArray[np.float32] | None:
