@@ -344,3 +344,13 @@ def served(
         f"at {utc(found.judged_time, millis=True)} UTC "
         f"(taken {utc(found.camera_time, millis=True)}); it found {found.people} people"
     )
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def measure(context: typer.Context) -> None:
+    """Measure a detector on all real pictures there are; minutes. Example: `kerbwatch models measure csp-nano`."""
+    from inference.lifecycle.measuring import measure_model  # noqa: PLC0415 - needs torch, which the other commands do not
+
+    late = typer.Typer(pretty_exceptions_enable=False)
+    late.command()(measure_model)
+    late(context.args, prog_name=context.command_path)
