@@ -298,9 +298,7 @@ def _torchscript(card: ModelCard, data: bytes) -> Callable[[_Batch], _Answer]:
     if places:
         raise BadInput(f'TorchScript answers have no names: write {places} in the card as places, e.g. "0" and "1"')
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # torch prefers torch.export; files of the old kind are what people have
+        warnings.simplefilter("ignore", FutureWarning)  # torch prefers torch.export, people have these files
         module = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()  # type: ignore[no-untyped-call] # torch types half of what it offers
 
     def answer(batch: _Batch) -> _Answer:
