@@ -259,7 +259,7 @@ def detector_of(name: str, scratch: Path) -> tuple[Look, float]:
             return lambda pictures: shipped.detect(pictures, LOW), _SURE
 
         def sized(pictures: Sequence[Picture]) -> list[tuple[Box, ...]]:
-            return [SsdLiteDetector(network, (Pass(*one.shape[:2], 2),)).detect([one], LOW)[0] for one in pictures]
+            return [SsdLiteDetector(network, (Pass(one.shape[0], one.shape[1], 2),)).detect([one], LOW)[0] for one in pictures]
 
         return sized, _SURE
     known = FOLDER / f"{name}.safetensors"
