@@ -31,7 +31,7 @@ AsRole = Annotated[Role | None, typer.Option("--role", help="The role you act in
 
 
 def approve(incident: Id, comment: Comment, actor: Actor = None, role: AsRole = None, as_json: AsJson = False) -> None:
-    """Approve the retrained model of an incident. Example: kerbwatch incidents approve 3f2a --actor ada -m "gate and curves read".
+    """Approve the retrained model of an incident. Example: kerbwatch incidents approve 3f2a --actor data-scientist -m "gate and curves read".
 
     Two different people must: a data scientist (R3) and a SecMLOps engineer (R8).
     """
@@ -102,7 +102,7 @@ def add_person(
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let somebody act in these roles and no others. Example: kerbwatch people add ada --role R3."""
+    """Let somebody act in these roles and no others. Example: kerbwatch people add data-scientist --role R3."""
     with opened(read_settings()) as sessions, writing(sessions) as session:
         person = people.put(session, name, role, actor or getpass.getuser(), datetime.now(UTC))
     if as_json:
@@ -113,7 +113,7 @@ def add_person(
 
 @people_app.command("remove")
 def remove_person(name: Annotated[str, typer.Argument(help="Who.")], actor: Actor = None) -> None:
-    """Let somebody act no longer; what they did stays on record. Example: kerbwatch people remove ada."""
+    """Let somebody act no longer; what they did stays on record. Example: kerbwatch people remove data-scientist."""
     with opened(read_settings()) as sessions, writing(sessions) as session:
         people.drop(session, name, actor or getpass.getuser(), datetime.now(UTC))
     typer.echo(f"{plain(name)} may act no longer")

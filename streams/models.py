@@ -262,7 +262,7 @@ def promote(  # noqa: PLR0917 - typer makes options of them
 ) -> None:
     """Let a model serve a context, all of it at once; the gate must have passed it for that context.
 
-    Example: `kerbwatch models promote 4f2a --context urban --by kim --by sam -m "better at night"`
+    Example: `kerbwatch models promote 4f2a --context urban --by data-scientist --by secmlops-engineer -m "better at night"`
     """
     registry = _registry()
     with opened(read_settings()) as sessions, writing(sessions) as session:

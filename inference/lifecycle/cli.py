@@ -117,7 +117,7 @@ def golden(
 ) -> None:
     """Prove the golden set as it is, or make one out of the training data, reviewed by two people.
 
-    Example: kerbwatch data golden --r4 ada --r8 ben -m "every picture and label looked at"
+    Example: kerbwatch data golden --r4 data-engineer --r8 secmlops-engineer -m "every picture and label looked at"
     """
     settings = read_settings()
     if r4 or r8 or comment:
