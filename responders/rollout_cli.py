@@ -31,7 +31,7 @@ AsRole = Annotated[Role | None, typer.Option("--role", help="The role you act in
 
 
 def approve(incident: Id, comment: Comment, actor: Actor = None, role: AsRole = None, as_json: AsJson = False) -> None:
-    """Approve the retrained model of an incident. Example: kerbwatch incidents approve 3f2a --actor data-scientist -m "gate and curves read".
+    """Approve the retrained model of an incident. Example: kerbwatch incidents approve 3f2a --actor data-scientist -m "gate read".
 
     Two different people must: a data scientist (R3) and a SecMLOps engineer (R8).
     """
