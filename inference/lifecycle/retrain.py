@@ -80,8 +80,8 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
 DEMONSTRATION = GateRules(
     fgsm_eps=(0.01, 0.03), combined=False, kept=0.2, clean_margin=0.3, latency=1.5, places=1, real=8, deepfool_every=4
 )
-"""What a minute of training can keep; for a demonstration's home only, and said so in every verdict's limits. On clean pictures such
-a hardened model may lose what the policy lets a safe-mode model lose."""
+"""What a minute of training can keep; for a demonstration's home only, and said so in every verdict's limits. On clean
+pictures such a hardened model may lose what the policy lets a safe-mode model lose."""
 
 
 def gated(
