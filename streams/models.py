@@ -354,3 +354,13 @@ def measure(context: typer.Context) -> None:
     late = typer.Typer(pretty_exceptions_enable=False)
     late.command()(measure_model)
     late(context.args, prog_name=context.command_path)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def check(context: typer.Context) -> None:
+    """Check that a detector keeps the promises that the rest relies on. Example: `kerbwatch models check my-model.toml`."""
+    from inference.lifecycle.checking import check_model  # noqa: PLC0415 - needs torch, which the other commands do not
+
+    late = typer.Typer(pretty_exceptions_enable=False)
+    late.command()(check_model)
+    late(context.args, prog_name=context.command_path)

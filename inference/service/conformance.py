@@ -1,10 +1,10 @@
 """Whether a detector keeps the promises that the rest of kerbwatch relies on: the check behind `kerbwatch models check`.
 
 It decides what a conforming detector does with well-formed, odd and wrong input, and says of every promise whether it holds, what
-was seen, and what to do where it does not. It judges form, not quality (`inference.lifecycle.figures` measures that), and refuses
+was seen, and what to do where it does not. It judges form, not quality (`inference.lifecycle.measuring` does that), and refuses
 to go on guessing after an error: a check that raises has failed, the others are made all the same. No topic feeds it.
 
-Source: paper 5.1 (an external model, EE-2, is verified before use); issue 4, "your own" model.
+Source: paper 5.1 (an external model, EE-2, is verified before use).
 """
 
 import itertools
