@@ -26,6 +26,7 @@ from inference.provenance.registry import Registry, read_card, registry_of, ship
 from inference.provenance.verdicts import Verdict
 from inference.service.serving import load
 from inference.training.pools import sources_of, training_pools
+from inference.training.record import LINEAGE
 from inference.training.samples import Sample
 from infra.keys import model_key
 from infra.settings import Settings, read_settings
@@ -46,7 +47,9 @@ class Budget(StrEnum):
 
 
 def gate(
-    model: Annotated[str, typer.Argument(help="Digest (or its beginning) in the registry, or a weights file beside its card.")],
+    model: Annotated[
+        str, typer.Argument(help="Name or digest (or its beginning) in the registry, or a weights file beside its card.")
+    ],
     context: Annotated[list[Context] | None, typer.Option(help="Where it is to serve; default: all of its card's.")] = None,
     budget: Annotated[Budget, typer.Option(help="quick: fewer pictures, the same limits.")] = Budget.FULL,
     as_json: AsJson = False,
@@ -193,8 +196,10 @@ def held_command(as_json: AsJson = False) -> None:
 def _find(registry: Registry, model: str) -> str:
     path = Path(model)
     if path.is_file():
-        return registry.put(path, read_card(path.with_suffix(".json")))
-    fit = [digest for digest in registry.digests() if digest.startswith(model)]
+        lineage = path.with_suffix(f".{LINEAGE}")  # beside a shipped model, as its card is
+        return registry.put(path, read_card(path.with_suffix(".json")), lineage.read_bytes() if lineage.is_file() else None)
+    named = [card.digest for card in registry.cards().values() if card.name == model]
+    fit = named or [digest for digest in registry.digests() if digest.startswith(model)]
     if len(fit) != 1:
         what = "no model" if not fit else f"{len(fit)} models"
         raise BadInput(f"{what} in {registry.root} by {model!r}: see `kerbwatch models list`, or give a weights file")
