@@ -9,7 +9,7 @@ import torch
 
 from inference.experiments import figures, paper, report
 from inference.experiments.data import Data, poisoned
-from inference.experiments.grid import SUBSETS, Attack, Budget, Cell, Grid
+from inference.experiments.grid import SUBSETS, Attack, Budget, Cell, Grid, Starts
 from inference.networks.csp_nano import CspNano, to_bytes
 from inference.training.defences import Defences
 from inference.training.pools import Pools
@@ -31,7 +31,7 @@ def data() -> Data:
 @pytest.fixture
 def grid(tmp_path: Path, data: Data) -> Grid:
     torch.manual_seed(0)
-    return Grid(tmp_path, data, to_bytes(CspNano()), TINY, threads=1, say=lambda _: None, device="cpu")
+    return Grid(tmp_path, data, Starts(to_bytes(CspNano()), to_bytes(CspNano())), TINY, threads=1, say=lambda _: None, device="cpu")
 
 
 def test_table_6_has_every_attack_under_every_strategy_from_ten_models() -> None:

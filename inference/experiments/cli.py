@@ -16,7 +16,7 @@ from rich.console import Console
 
 from inference.experiments import figures, paper, report
 from inference.experiments.data import HERE, Data, citypersons, here
-from inference.experiments.grid import BUDGETS, Cell, Grid
+from inference.experiments.grid import BUDGETS, Cell, Grid, Starts
 from inference.provenance.registry import SHIPPED, digest_of
 from infra.settings import read_settings
 from streams.errors import BadInput, KerbwatchError
@@ -47,9 +47,9 @@ class _Session:
         self.command = f"kerbwatch experiments {name} --data {data} --seeds {seeds} --budget {budget}"
         self._said = ""
         folder = settings.home / "experiments" / self.data.name.replace(":", "-")
-        start = (SHIPPED / "csp-nano.safetensors").read_bytes()
-        self.start = digest_of(start)
-        self.grid = Grid(folder, self.data, start, self.budget, threads=threads, say=self._say, device=settings.device)
+        starts = Starts(*((SHIPPED / f"{name}.safetensors").read_bytes() for name in ("csp-nano", "csp-nano-safe")))
+        self.starts = {"plain": digest_of(starts.plain), "hardened": digest_of(starts.hardened)}
+        self.grid = Grid(folder, self.data, starts, self.budget, threads=threads, say=self._say, device=settings.device)
 
     def _say(self, line: str) -> None:
         """One line on a terminal, over itself; in a log, whenever something else begins."""
@@ -96,7 +96,7 @@ def _table6(session: _Session) -> list[Path]:
     training = {name: session.grid.settings(Cell(defences=one, gamma=0.0, seed=1)) for name, one in paper.STRATEGIES.items()}
     settings = {
         "data": session.data.name,
-        "start": session.start,
+        "starts": session.starts,
         "budget": session.budget,
         "attacks": paper.ATTACKS,
         "training": training,

@@ -55,9 +55,29 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 BUDGETS = {
-    "quick": Budget(name="quick", steps=600, epoch=20, height_px=192, width_px=256, tests=24, iterations=8),
+    "quick": Budget(name="quick", steps=300, epoch=20, height_px=192, width_px=256, tests=24, iterations=8),
     "full": Budget(name="full", steps=6000, epoch=50, height_px=320, width_px=448, tests=0, iterations=30),
 }
+
+
+class Starts(msgspec.Struct, frozen=True):
+    """The weights (safetensors) that models begin with: `hardened` those that are trained adversarially, `plain` all others.
+
+    300 adversarial steps from plain weights leave a worse model than none (docs/experiments.md), and nobody who hardens a model
+    begins anew each time; so the two lines begin where the shipped normal and safe models stand.
+    """
+
+    plain: bytes
+    hardened: bytes
+
+    def of(self, defences: Defences) -> bytes:
+        """Which of them a model with these defences begins with."""
+        return self.hardened if defences.eps_at else self.plain
+
+    @property
+    def name(self) -> str:
+        """Both digests, short: experiments from other weights are kept apart."""
+        return f"{digest_of(self.plain)[:12]}-{digest_of(self.hardened)[:12]}"
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +95,7 @@ class Grid:
     Args:
         folder: where results are kept; may hold those of earlier runs.
         data: trained and measured on.
-        start: the weights that every model begins with (safetensors).
+        starts: what models begin with.
         budget: see `Budget`.
         threads: CPU threads.
         say: told in one line what is going on.
@@ -83,10 +103,10 @@ class Grid:
     """
 
     def __init__(
-        self, folder: Path, data: Data, start: bytes, budget: Budget, *, threads: int, say: Callable[[str], None], device: str
+        self, folder: Path, data: Data, starts: Starts, budget: Budget, *, threads: int, say: Callable[[str], None], device: str
     ) -> None:
-        self._folder, self._data, self._budget, self._say = folder / digest_of(start)[:12], data, budget, say
-        self._start = start
+        self._folder, self._data, self._budget, self._say = folder / starts.name, data, budget, say
+        self._starts = starts
         self._threads, self._device = threads, device
         self._networks: dict[Path, CspNano] = {}
 
@@ -122,7 +142,7 @@ class Grid:
         run(
             self.settings(cell),
             poisoned(self._data.pools, cell.gamma, cell.seed),
-            from_bytes(self._start),
+            from_bytes(self._starts.of(cell.defences)),
             folder,
             threads=self._threads,
             report=show,
