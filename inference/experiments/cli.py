@@ -154,6 +154,7 @@ def _data(name: str, shared_data: Path, tests: int) -> Data:
 
 
 _command("table6", "Table 6: all attacks on all subsets; undefended, each defence alone, and all together.", _table6, 3)
+_command("radii", "Beside Table 6: DeepFool by how far it may go.", _figure("radii", paper.radii), 1)
 _command("figure4", "Figure 4: each defence against attacks of rising strength.", _figure("figure4", paper.figure4), 1)
 _command("figure5", "Figure 5: each defence against combined attacks of rising strength.", _figure("figure5", paper.figure5), 1)
 _command("figure6", "Figure 6: strength of adversarial training against strength of attack.", _figure("figure6", paper.figure6), 1)

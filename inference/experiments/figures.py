@@ -138,6 +138,8 @@ def _draw(figure: Figure, path: Path) -> None:
             for line, values in lines.items():
                 axes.plot(list(values), [np.nan if value is None else 100 * value for value in values.values()], ".-", label=line)
             axes.set(xlabel="strength", ylabel="miss rate, %", title=panel)
+            if figure.name == "radii":
+                axes.set(xlabel="radius, levels", xscale="log")
     for axes in list(grid.flat)[len(panels) :]:
         axes.axis("off")
     if figure.name != "figure6":

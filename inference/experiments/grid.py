@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 import torch
 
-from inference.attacks.deepfool import deepfool
+from inference.attacks.deepfool import RADIUS, deepfool
 from inference.attacks.gradient import fgsm_batch
 from inference.experiments.data import Data, poisoned
 from inference.measure.miss_rate import SETUPS, Mode, Row, annotation, evaluate
@@ -36,10 +36,20 @@ _Strength = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 
 class Attack(msgspec.Struct, frozen=True, kw_only=True):
-    """What is done to the test pictures: FGSM of strength eps, then DeepFool with overshoot xi; 0 leaves one out."""
+    """What is done to the test pictures: FGSM of strength eps, then DeepFool with overshoot xi; 0 leaves one out.
+
+    radius: DeepFool's, root mean square levels; 255 is no bound.
+    """
 
     eps: _Strength = 0.0
     xi: _Strength = 0.0
+    radius: Annotated[float, msgspec.Meta(gt=0.0, le=255.0)] = RADIUS
+
+    @property
+    def name(self) -> str:
+        """For file names."""
+        bounded = "" if self.radius == RADIUS else f"-radius-{self.radius:g}"
+        return f"fgsm-{self.eps:g}-deepfool-{self.xi:g}{bounded}"
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,7 +165,7 @@ class Grid:
     def measured(self, cell: Cell, attack: Attack) -> dict[str, Row]:
         """A cell's rows by subset, its test pictures attacked in the white box; from its file if it was measured before."""
         folder = self.trained(cell)
-        path = folder / f"fgsm-{attack.eps:g}-deepfool-{attack.xi:g}-{self._budget.tests}-{self._budget.iterations}.json"
+        path = folder / f"{attack.name}-{self._budget.tests}-{self._budget.iterations}.json"
         if path.exists():
             return msgspec.json.decode(path.read_bytes(), type=dict[str, Row])
         found = []
@@ -174,7 +184,8 @@ class Grid:
         if attack.eps:
             pictures = fgsm_batch(network, pictures, [sample.people], attack.eps)
         if attack.xi:
-            pictures = deepfool(network, pictures, attack.xi, people=[sample.people], steps=self._budget.iterations)
+            steps, radius = self._budget.iterations, attack.radius
+            pictures = deepfool(network, pictures, attack.xi, people=[sample.people], steps=steps, radius=radius)
         return detect(network, pictures, _LOW)
 
     def _network(self, folder: Path) -> CspNano:

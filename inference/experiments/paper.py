@@ -40,6 +40,8 @@ GAMMAS, STRENGTHS = (0.05, 0.10, 0.15), (0.01, 0.02, 0.03, 0.04, 0.05)
 """Figures 4 to 6: poisoned shares; strengths of FGSM and overshoots of DeepFool."""
 HEAT_EPS_AT, HEAT_PATIENCE = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05), 10
 """Figure 6's defence levels (the paper's axis has no numbers in the text; its best values lie within these)."""
+RADII = (0.25, 0.5, 1.0, 2.0, 255.0)
+"""How far DeepFool may go, in root mean square levels; 255 is no bound. Beside Table 6: the paper does not say what bounds it."""
 CONVERGENCE = {
     "no defence": Defences(),
     "eps_AT 0.02": Defences(patience=10, eps_at=0.02),
@@ -110,6 +112,14 @@ def figure7(seed: int) -> Iterator[tuple[str, Cell]]:
     """(line, model) whose validation curves show how security slows convergence."""
     for line, defences in CONVERGENCE.items():
         yield line, Cell(defences=defences, gamma=0.0, seed=seed, judged=True)
+
+
+def radii(seed: int) -> Iterator[Point]:
+    """Table 6's DeepFool on clean training data, by how far it may go."""
+    for line in ("none", "es_at", "secmlops"):
+        cell = Cell(defences=STRATEGIES[line], gamma=0.0, seed=seed)
+        for radius in RADII:
+            yield Point(panel="DeepFool", line=line, x=radius, cell=cell, attack=Attack(xi=XI, radius=radius))
 
 
 def _ablation(column: tuple[float, int, float, float]) -> dict[str, Defences]:
