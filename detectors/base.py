@@ -46,7 +46,8 @@ class Verdict:
     `score` is this reading's own strangeness (0 usual, grows, finite); `evidence` is what has gathered, in units of the alarm
     threshold (1 or more while it alarms, finite). `since_sequence` is where the suspicious stretch begins: the frame after the last
     one that was found usual; None when nothing is suspected. `unusual` tells, during an alarm, whether this reading speaks for its
-    going on. `reason` says in words why a reading was refused, else is empty.
+    going on. `reason` says in words why a reading was refused, else is empty. `leads` names the kind of change
+    that the evidence speaks for most, where the detector tells kinds apart.
     """
 
     status: Status
@@ -55,6 +56,7 @@ class Verdict:
     since_sequence: int | None = None
     unusual: bool = False
     reason: str = ""
+    leads: str = ""
 
 
 class Detector(Protocol):

@@ -3,16 +3,13 @@
 Decides about one feature's readings, in order; refuses to know what the feature is, and refuses readings that are no usable number.
 Topic: detections (through `features.py`).
 
-Video readings depend on their neighbours, which is what breaks drift tests made for independent data. So readings are averaged
-over short blocks, which also keeps a passing lorry from being a change, and the block means are whitened: an autoregression of
-order 3 with an intercept, learned by recursive least squares, predicts each one, and the test sees only standardised one-step
-prediction errors that carry the model's own estimation error ("recursive residuals"). Errors are clipped, so that no single block
-moves the test or the baseline far, and centred again by their own running mean, because clipped errors of a skewed feature do not
-average zero. Two-sided CUSUMs with a small and a middling allowance run on the result; their thresholds follow from the declared
-mean time between false alarms. The baseline goes on learning with a gain of 1/n while nothing is suspected, then rests: learning
-for ever would follow a slow change.
+Three steps. A reading is whitened (`whitening.py`): predicted from those before it, for video readings depend on their neighbours.
+The prediction error gets its place among those seen while all was calm (`laws.py`), for errors are seldom Gaussian. A bank of
+likelihood ratios gathers evidence for a change of level, spread or shape (`sequential.py`), and alarms at the declared run length.
+The baseline goes on learning with a gain of 1/n while nothing is suspected, then rests: learning for ever would follow a slow
+change.
 
-Source: Brown, Durbin, Evans 1975 (recursive residuals); Hawkins 1987 (self-starting CUSUM); Siegmund 1985, section 2.6.
+Source: Hawkins 1987 (self-starting tests); Shin, Ramdas, Rinaldo 2022 (the guarantee).
 """
 
 import math
@@ -21,18 +18,13 @@ from functools import cached_property
 from statistics import median
 from typing import TypedDict, cast
 
+from detectors import laws, sequential, whitening
 from detectors.base import Json, Observation, State, Status, Verdict
 
-ORDER = 3
 WARM = 32  # block means kept as they are, for a first robust centre and spread
-CLIP = 3.0  # standard deviations
-ALLOWANCES = (0.1, 0.4)  # of the prediction errors' standard deviation: twice these are the shifts caught soonest
-ARMS = tuple((sign, allowance) for allowance in ALLOWANCES for sign in (1.0, -1.0))
-WIDEST = 50.0  # first spreads from the first centre; keeps the state bounded whatever comes
-SIEGMUND_OVERSHOOT = 1.166
-MARGIN = 2.0  # over the declared run length, for what Siegmund's formula does not know: learned baselines, heavy tails (measured)
-HALF_WAY = 0.5  # of the evidence for an alarm: from here on readings are suspicious, and the baseline stops learning
-LEAST_DEVIATION = 0.3  # of clipped errors: a feature that hardly ever moves must not make its rare moves huge
+HALF_WAY = 0.5  # of the evidence for an alarm, in logarithms: from here on readings are suspicious, and the baseline stops learning
+REFIT = 1.1  # the baseline is laid anew whenever it has learned so much more
+RESTS = 20  # times the first stretch: then the baseline's error is far below the smallest change looked for
 
 
 class _Memory(TypedDict):
@@ -40,35 +32,34 @@ class _Memory(TypedDict):
 
     block: list[float]  # readings of the unfinished block
     count: int  # blocks taken in
-    learned: int  # blocks that the baseline has learned from
     last: int  # sequence of the last reading of the last block
     centre: float
     spread: float
-    lags: list[float]  # newest first, in first spreads from the first centre
-    weights: list[float]  # intercept, then one per lag
-    inverse: list[float]  # inverse information matrix, rows one after the other
-    squares: float  # sum of squared clipped errors
-    errors: int  # how many standardised errors the next two have seen
-    mean: float
-    scatter: float
-    sums: list[float]  # one CUSUM per arm
-    begins: list[int]  # where each arm left zero
+    whitener: whitening.Whitener
+    law: laws.Law
+    refit: int  # errors learned at which the law is fitted again
+    moved: sequential.Shifts
+    excess: list[float]
+    sums: list[float]
+    evidence: float  # 1 alarms
+    leader: int  # the arm that says most
+    begins: list[int]  # where each arm last had none
     alarm: int | None  # where the alarmed stretch begins
     quiet: int  # blocks in a row that look calm while alarmed
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A self-starting, two-sided CUSUM on whitened block means.
+    """A self-starting bank of Shiryaev-Roberts sums on whitened, ranked block means.
 
     arl: declared mean readings between two false alarms. block: readings per mean. learn: readings before the first verdict, 100
-    blocks or more. resolution: the smallest spread of prediction errors taken seriously, in the feature's unit; wobbles below it
-    are ignored. limit: a reading further from zero is refused. dwell: calm readings in a row that end an alarm.
+    blocks or more. resolution: the smallest spread of prediction errors taken seriously, in the feature's unit, above 0; wobbles
+    below it are ignored. limit: a reading further from zero is refused. dwell: calm readings in a row that end an alarm.
     """
 
     arl: int
     block: int = 1
-    learn: int = 300
+    learn: int = 600
     resolution: float = 1e-3
     limit: float = 1e6
     dwell: int = 300
@@ -82,19 +73,14 @@ class Drift:
         )
 
     @cached_property
-    def thresholds(self) -> tuple[float, ...]:
-        """Each arm's alarm threshold, so that all arms together keep `arl` (union bound)."""
-        return tuple(threshold(allowance, MARGIN * self.arl / self.block * len(ARMS)) for _, allowance in ARMS)
+    def threshold(self) -> float:
+        """What the bank's evidence alarms at: the declared run length in blocks."""
+        return max(2.0, self.arl / self.block)
 
     @cached_property
     def first(self) -> int:
         """Blocks before the first verdict."""
         return max(WARM, self.learn // self.block)
-
-    @cached_property
-    def rest(self) -> int:
-        """Blocks after which the baseline stops learning: its error is then far below the smallest allowance."""
-        return 20 * self.first
 
     def start(self) -> State:
         """Before the first reading."""
@@ -123,90 +109,73 @@ class Drift:
             return {"block": [], "count": len(warm), "last": sequence, "warm": cast("Json", warm)}
         centre = median(warm)
         spread = max(1.4826 * median([abs(value - centre) for value in warm]), self.resolution)
-        size = ORDER + 1
+        whitener = whitening.start()
+        for value in warm:
+            whitener, _ = whitening.whiten(whitener, (value - centre) / spread, self.resolution / spread, learning=True)
         memory: _Memory = {
             "block": [],
             "count": WARM,
-            "learned": 0,
             "last": sequence,
             "centre": centre,
             "spread": spread,
-            "lags": [0.0] * ORDER,
-            "weights": [0.0] * size,
-            "inverse": [100.0 if row == column else 0.0 for row in range(size) for column in range(size)],
-            "squares": 1.0,  # one pretended error of one spread: the scale before anything is known
-            "errors": 0,
-            "mean": 0.0,
-            "scatter": 0.0,
-            "sums": [0.0] * len(ARMS),
-            "begins": [0] * len(ARMS),
+            "whitener": whitener,
+            "law": laws.start(),
+            "refit": self.first // 3,
+            "moved": [],
+            "excess": [],
+            "sums": sequential.start(),
+            "evidence": 0.0,
+            "leader": 0,
+            "begins": [0] * sequential.ARMS,
             "alarm": None,
             "quiet": 0,
         }
-        for value in warm:
-            memory, _ = self._predict(memory, value, learning=True)
         return cast("State", memory)
 
-    def _predict(self, memory: _Memory, value: float, *, learning: bool) -> tuple[_Memory, float]:
-        """Takes one reading into the autoregression; returns its clipped, standardised prediction error as well."""
-        reading = max(-WIDEST, min(WIDEST, (value - memory["centre"]) / memory["spread"]))
-        lags, weights = memory["lags"], memory["weights"]
-        regressors = (1.0, *lags)
-        expected = sum([a * b for a, b in zip(weights, regressors, strict=True)])
-        floor = self.resolution / memory["spread"]
-        sigma = max(math.sqrt(memory["squares"] / (memory["learned"] + 1)), floor)
-        after: _Memory = {**memory}
-        if learning:
-            size = ORDER + 1
-            inverse = memory["inverse"]
-            rows = [inverse[start : start + size] for start in range(0, size * size, size)]
-            pull = [sum([a * b for a, b in zip(row, regressors, strict=True)]) for row in rows]
-            widen = 1.0 + max(0.0, sum([a * b for a, b in zip(pull, regressors, strict=True)]))
-            strange = max(-CLIP, min(CLIP, (reading - expected) / (sigma * math.sqrt(widen))))
-            share = strange * sigma / math.sqrt(widen)
-            after["weights"] = [weight + share * part for weight, part in zip(weights, pull, strict=True)]
-            after["inverse"] = [
-                old - one * other / widen for old, (one, other) in zip(inverse, [(a, b) for a in pull for b in pull], strict=True)
-            ]
-            after["squares"] = memory["squares"] + (strange * sigma) ** 2
-            after["learned"] = memory["learned"] + 1
-        else:
-            strange = max(-CLIP, min(CLIP, (reading - expected) / sigma))
-        after["lags"] = [reading, *lags[:-1]]
-        return after, strange
-
     def _judge(self, memory: _Memory, value: float, sequence: int) -> tuple[_Memory, float]:
-        """One block further: whiten, standardise, add to the CUSUMs. Returns the block's score as well."""
+        """One block further: whiten, rank, add to the bank. Returns the block's score as well."""
         count = memory["count"] + 1
-        calm = memory["alarm"] is None and self._evidence(memory["sums"])[0] < HALF_WAY
-        learning = count <= self.first or (calm and memory["learned"] < self.rest)
-        after, strange = self._predict(memory, value, learning=learning)
-        after["block"], after["count"], after["last"] = [], count, sequence
-        errors, mean, scatter = memory["errors"], memory["mean"], memory["scatter"]
+        calm = memory["alarm"] is None and memory["evidence"] < HALF_WAY
+        learning = count <= self.first or (calm and memory["whitener"]["learned"] < RESTS * self.first)
+        spread = memory["spread"]
+        whitener, error = whitening.whiten(
+            memory["whitener"], (value - memory["centre"]) / spread, self.resolution / spread, learning=learning
+        )
+        after: _Memory = {**memory, "block": [], "count": count, "last": sequence, "whitener": whitener}
+        law = memory["law"]
+        score = laws.score(law, error)
         if learning and count > self.first // 3:
-            after["errors"] = errors + 1
-            after["mean"] = mean + (strange - mean) / (errors + 1)
-            after["scatter"] = scatter + (strange - mean) * (strange - after["mean"])
-        if count <= self.first:
-            return after, abs(strange)
-        deviation = max(math.sqrt(scatter / max(errors - 1, 1)), LEAST_DEVIATION)
-        score = (strange - mean) / (deviation * math.sqrt(1.0 + 1.0 / max(errors, 1)))
-        self._add(memory, after, score)
+            after["law"] = laws.learn(law, error)
+            if after["law"]["seen"] >= memory["refit"] or count == self.first:
+                self._fit(after)
+        if count > self.first:
+            self._add(memory, after, score)
         return after, abs(score)
 
+    def _fit(self, after: _Memory) -> None:
+        """Lays the baseline anew over what has been learned."""
+        after["law"] = law = laws.fit(after["law"])
+        after["refit"] = math.ceil(law["seen"] * REFIT)
+        whitener = after["whitener"]
+        answer = [*whitening.answer(whitener, sequential.EARLY), 1.0 - sum(whitener["weights"][1:])]
+        after["moved"] = moved = sequential.shifts(whitening.swing(whitener), answer)
+        after["excess"] = sequential.excesses(law, moved)
+
     def _add(self, memory: _Memory, after: _Memory, score: float) -> None:
-        """One standardised error into the CUSUMs; begins, goes on with or ends an alarm."""
-        sums = [max(0.0, total + sign * score - allowance) for total, (sign, allowance) in zip(memory["sums"], ARMS, strict=True)]
-        begins = [
-            memory["last"] + 1 if not before else begin for before, begin in zip(memory["sums"], memory["begins"], strict=True)
-        ]
-        evidence, leader = self._evidence(sums)
-        after["sums"], after["begins"] = sums, begins
+        """One score into the bank; begins, goes on with or ends an alarm."""
+        sums = sequential.add(memory["sums"], score, memory["law"]["tail"], memory["moved"], memory["excess"])
+        arms = sequential.arms(sums)
+        weighed = [share * arm for share, arm in zip(sequential.WEIGHTS, arms, strict=True)]
+        total = sum(weighed)
+        evidence = math.log1p(total) / math.log1p(self.threshold)
+        begin = memory["last"] + 1
+        after["sums"], after["evidence"] = sums, evidence
+        after["leader"] = leader = weighed.index(max(weighed))
+        after["begins"] = begins = [start if arm > 1.0 else begin for start, arm in zip(memory["begins"], arms, strict=True)]
         if memory["alarm"] is None:
-            if evidence >= 1.0:
-                after["alarm"], after["quiet"] = begins[leader], 0
-            else:
+            if evidence < 1.0:
                 return
+            after["alarm"], after["quiet"] = min(begins[leader], begin), 0
         elif evidence < HALF_WAY:
             after["quiet"] = memory["quiet"] + 1
             if after["quiet"] * self.block >= self.dwell:
@@ -215,35 +184,15 @@ class Drift:
         else:
             after["quiet"] = 0
         # During an alarm the sums start again whenever they get half way: a change that stays keeps pushing them there.
-        after["sums"] = [0.0] * len(ARMS)
-
-    def _evidence(self, sums: list[float]) -> tuple[float, int]:
-        """The largest CUSUM in units of its threshold, and which it is."""
-        return max((total / top, arm) for arm, (total, top) in enumerate(zip(sums, self.thresholds, strict=True)))
+        after["sums"], after["evidence"] = sequential.start(), 0.0
 
     def _say(self, memory: _Memory, score: float) -> Verdict:
         if "warm" in memory or memory["count"] < self.first:
             return Verdict(Status.LEARNING, score)
-        evidence, leader = self._evidence(memory["sums"])
+        evidence, leader = memory["evidence"], memory["leader"]
         if memory["alarm"] is not None:
             unusual = 2 * memory["quiet"] * self.block < self.dwell
-            return Verdict(Status.ALARM, score, 1.0 + evidence, memory["alarm"], unusual)
+            return Verdict(Status.ALARM, score, 1.0 + evidence, memory["alarm"], unusual, leads=sequential.WORDS[leader])
         if evidence >= HALF_WAY:
-            return Verdict(Status.SUSPICIOUS, score, evidence, memory["begins"][leader])
+            return Verdict(Status.SUSPICIOUS, score, evidence, memory["begins"][leader], leads=sequential.WORDS[leader])
         return Verdict(Status.NORMAL, score, evidence)
-
-
-def threshold(allowance: float, run_length: float) -> float:
-    """Threshold of a one-sided CUSUM with this allowance and, on independent standard normal readings, this mean run length.
-
-    Source: Siegmund 1985, (2.51): run length = (exp(2kb) - 2kb - 1) / (2k^2) with b = threshold + 1.166.
-    """
-    low, high = 0.0, 1e4
-    for _ in range(100):
-        middle = (low + high) / 2
-        grown = min(2 * allowance * (middle + SIEGMUND_OVERSHOOT), 700.0)
-        if (math.exp(grown) - grown - 1) / (2 * allowance**2) < run_length:
-            low = middle
-        else:
-            high = middle
-    return high
