@@ -5,7 +5,7 @@ Secrets are `SecretStr`, so that no log or error shows them. Where no default wo
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     worker_threads: PositiveInt = 2
     device: str = "cpu"
     """cpu or cuda."""
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    """What networks calculate in. float16 is for CUDA; bfloat16 on a CPU is allowed, and slower than float32 there."""
     score_every: PositiveInt = 32
     """One frame in so many of a calm camera is scored for adversarial input; more of a new one, all while one looks suspicious."""
     compare_every: PositiveInt = 4

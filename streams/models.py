@@ -364,3 +364,13 @@ def check(context: typer.Context) -> None:
     late = typer.Typer(pretty_exceptions_enable=False)
     late.command()(check_model)
     late(context.args, prog_name=context.command_path)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def quantise(context: typer.Context) -> None:
+    """Make an eight-bit copy of a model; some seconds. Example: `kerbwatch models quantise csp-nano-safe`."""
+    from inference.lifecycle.quantising import quantise_model  # noqa: PLC0415 - needs torch, which the other commands do not
+
+    late = typer.Typer(pretty_exceptions_enable=False)
+    late.command()(quantise_model)
+    late(context.args, prog_name=context.command_path)

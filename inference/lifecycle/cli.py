@@ -62,7 +62,7 @@ def gate(
     model_key(settings)
     registry = registry_of(settings)
     baseline = shipped(registry)[Mode.NORMAL]
-    digest = _find(registry, model)
+    digest = find_model(registry, model)
     rules = QUICK if budget is Budget.QUICK else FULL
     found: list[Verdict] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -193,7 +193,8 @@ def held_command(as_json: AsJson = False) -> None:
     typer.echo(f"{len(listed)} samples held back")
 
 
-def _find(registry: Registry, model: str) -> str:
+def find_model(registry: Registry, model: str) -> str:
+    """The digest of a model given by name, by the beginning of its digest, or as a weights file, which is put into the registry."""
     path = Path(model)
     if path.is_file():
         lineage = path.with_suffix(f".{LINEAGE}")  # beside a shipped model, as its card is

@@ -2,8 +2,9 @@
 
 It decides by fixed rules (`GateRules`, named by their digest) and refuses exceptions: one check that fails, fails the model,
 whoever asks, and the same rules judge a model on the same pictures once. Attacks are white-box, on a copy of the network, at full
-strength (no JPEG behind them); the model's digest is checked afterwards. It promotes nothing (`kerbwatch models promote` and
-rollouts ask for its verdict). No topic feeds it.
+strength (no JPEG behind them); the model's digest is checked afterwards. A quantised model has no gradient: it is judged as it is
+served, under attacks made on its parent, and one whose answers are not nearly its parent's is refused, since attacks on another
+model say little of it. The gate promotes nothing (`kerbwatch models promote` and rollouts ask for its verdict). No topic feeds it.
 
     kept under an attack   performance under attack / clean performance of the same model on the same pictures, at least 0.8
     clean                  clean performance less that of the shipped normal model, at least minus a margin
@@ -22,6 +23,8 @@ from statistics import fmean, median
 from typing import Annotated
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from inference.attacks.deepfool import deepfool
@@ -31,17 +34,22 @@ from inference.networks.csp_nano import CspNano, to_bytes
 from inference.networks.detect import detect
 from inference.provenance.registry import Registry, digest_of
 from inference.provenance.verdicts import Check, Verdict, put_verdict, verdicts
-from inference.service.serving import load
+from inference.service.serving import INT8, Served, load, white_box
 from inference.training.samples import Sample
-from streams.errors import BrokenContract
+from streams.errors import BadInput, BrokenContract
 from streams.events import Box, Context, Mode, Share
 from streams.sources.base import Picture
 
 _LOW = 0.02  # boxes below this are not even listed
 _ROUNDS = 12
+_COMPARED = 8  # pictures on which a quantised model is held against its parent
+_COPY = (
+    0.05  # how far a quantised model's scores may be from its parent's, root mean square over cells that either takes for people
+)
 Report = Callable[[str, int, int], None]
 """Told what is measured: words, pictures done, pictures in all."""
 Attack = Callable[[CspNano, Sample], Picture]
+Judged = nn.Module | Served
 
 
 class GateRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,8 +142,12 @@ def attacks(rules: GateRules, threshold: float) -> dict[str, Attack]:
 
 def measure_model(registry: Registry, digest: str, baseline: str, exam: Exam, rules: GateRules, report: Report) -> Measured:  # noqa: PLR0917 - what, against what, on what, how
     """Run the exam. Raises as `Registry.read`, and BrokenContract if the model was changed by it."""
-    card, judged, white = registry.card(digest), registry.network(digest), registry.network(digest)
+    card, white = registry.card(digest), white_box(registry, digest)
     threshold = card.threshold
+    quantised = card.architecture.startswith(INT8)
+    judged: Judged = load(registry, digest) if quantised else registry.network(digest)
+    if isinstance(judged, Served):
+        _nearly(judged, load(registry, str(card.parent)), exam.samples)
     plain = _look(judged, exam.samples, None, report, "clean")
     clean = performance(exam.context, exam.samples, plain, threshold)
     normal = clean
@@ -158,7 +170,8 @@ def measure_model(registry: Registry, digest: str, baseline: str, exam: Exam, ru
             )
         )
     groups = by_group(exam.samples, plain, rules.group_people) if exam.context is Context.URBAN else {}
-    if digest_of(to_bytes(judged)) != digest:
+    of = card.parent if quantised else digest
+    if any(isinstance(one, nn.Module) and digest_of(to_bytes(one)) != of for one in (judged, white)):
         raise BrokenContract(f"model {digest[:12]} was changed by its examination: report this")
     latency = 1.0 if baseline == digest else latency_ratio(registry, digest, baseline, exam.samples[-1].picture)
     return Measured(mode=card.mode, clean=clean, baseline_clean=normal, kept=tuple(kept), groups=groups, latency=latency)
@@ -193,12 +206,14 @@ def judge_model(
         if (known.context, known.settings_digest, known.data_digest) == (exam.context, rules.digest, data):
             return known
     checks = decide(measure_model(registry, digest, baseline, exam, rules, report), rules)
+    card = registry.card(digest)
+    how = f"white-box on its parent {str(card.parent)[:12]}" if card.architecture.startswith(INT8) else "white-box"
     verdict = Verdict(
         digest=digest,
         context=exam.context,
         passed=all(one.passed for one in checks),
         checks=checks,
-        attacks=tuple(f"{name}, white-box" for name in attacks(rules, registry.card(digest).threshold)),
+        attacks=tuple(f"{name}, {how}" for name in attacks(rules, card.threshold)),
         baseline_digest=baseline,
         data_digest=data,
         settings_digest=rules.digest,
@@ -224,13 +239,31 @@ def latency_ratio(registry: Registry, digest: str, baseline: str, picture: Pictu
     return median(ratios)
 
 
+def _nearly(copy: Served, parent: Served, samples: Sequence[Sample]) -> None:
+    """Raises BadInput if a quantised model's scores are far from its parent's where either sees people."""
+    apart: list[NDArray[np.float32]] = []
+    for sample in samples[:: max(1, len(samples) // _COMPARED)]:
+        mine, theirs = (one.look([sample.picture])[0].heat for one in (copy, parent))
+        apart.append((mine - theirs)[np.maximum(mine, theirs) > _LOW])
+    far = float(np.sqrt(np.mean(np.concatenate(apart) ** 2))) if any(part.size for part in apart) else 0.0
+    if far > _COPY:
+        raise BadInput(
+            f"model {copy.digest[:12]} scores {far:.2f} away from its parent {parent.digest[:12]} (limit {_COPY}), so attacks made "
+            "on that say little of it: quantise it anew with `kerbwatch models quantise`"
+        )
+
+
 def _look(
-    network: nn.Module, samples: Sequence[Sample], change: Callable[[Sample], Picture] | None, report: Report, what: str
+    judged: Judged, samples: Sequence[Sample], change: Callable[[Sample], Picture] | None, report: Report, what: str
 ) -> list[tuple[Box, ...]]:  # fmt: skip
     found = []
     for number, sample in enumerate(samples):
         report(what, number, len(samples))
-        found += detect(network, [sample.picture if change is None else change(sample)], _LOW)
+        pictures = [sample.picture if change is None else change(sample)]
+        if isinstance(judged, Served):
+            found.append(judged.look(pictures, _LOW)[0].boxes)
+        else:
+            found += detect(judged, pictures, _LOW)
     report(what, len(samples), len(samples))
     return found
 

@@ -2,9 +2,10 @@
 
 It decides where a person is (the card's threshold, suppression in `inference.networks.targets`) and nothing else; which model
 serves is told to it, and weights that do not verify are not loaded. On a CPU the network runs as an ONNX graph in onnxruntime,
-about three times as fast as torch; on CUDA it runs in torch. Both are the same network: the graph is exported from the verified
-weights on loading and compared with it before the first picture. Fed by the topic `frames` through the worker; its views become
-`detections`.
+about three times as fast as torch; on CUDA it runs in torch, in half precision where that is asked for. All are the same network:
+the graph is exported from the verified weights on loading and compared with it before the first picture. A quantised model
+(`inference.service.quantised`) is a graph already, and is served as it was signed. Fed by the topic `frames` through the worker;
+its views become `detections`.
 
 Source: CSP section 3.4 and upstream's decoding for the boxes; ONNX opset 17; random sign projections (Achlioptas 2003).
 """
@@ -13,12 +14,17 @@ import hashlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
+from onnx import load_model_from_string
+from onnx.external_data_helper import uses_external_data
+from safetensors.numpy import load as load_tensors
 from torch import Tensor, nn
 
 from inference.networks.csp_nano import GRAIN, GREY, STRIDE, CspNano
@@ -30,6 +36,10 @@ from streams.sources.base import Picture
 
 EMBEDDING = 16
 """Numbers in an embedding."""
+INT8 = "int8"
+"""How a card's architecture begins where the weights are a quantised ONNX graph: a safetensors file with one tensor of bytes."""
+GRAPH = "graph.onnx"
+"""The name of that tensor."""
 
 _FEATURES = 96
 _OPSET = 17
@@ -37,6 +47,15 @@ _AGREES = 1e-3  # largest difference between graph and network
 _OUTPUTS = ("said", "height", "offset", "embedding")
 _Maps = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 _Engine = Callable[[NDArray[np.uint8]], _Maps]
+_TRIAL = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)  # not the exported size: the axes must be free
+
+
+class Precision(StrEnum):
+    """What the network calculates in: all of it in float32, or convolutions in half of that (weights stay as they were signed)."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -96,27 +115,79 @@ class Served:
         return views
 
 
-def load(registry: Registry, digest: str, device: str = "cpu", threads: int = 2) -> Served:
+def load(
+    registry: Registry, digest: str, device: str = "cpu", threads: int = 2, precision: Precision = Precision.FLOAT32
+) -> Served:  # fmt: skip
     """The model of that digest, verified and ready; takes about two seconds on a CPU.
 
     Args:
         registry: where the model is kept.
         digest: which.
-        device: "cpu" or "cuda".
+        device: "cpu" or "cuda"; a quantised model runs on the CPU alone.
         threads: CPU threads of one forward pass.
+        precision: half precision is for CUDA; bfloat16 runs on a CPU too, in torch, and is slower there than the ONNX graph.
 
     Raises:
-        Tampered, Unavailable: as `Registry.read`; Unavailable also where there is no such device.
+        Tampered, Unavailable: as `Registry.read`; Unavailable also where there is no such device, or not in that precision.
+        BadInput: if the weights are neither CSP-nano's nor a quantised graph that stands alone.
         BrokenContract: if graph and network disagree.
     """
-    graph = _Graph(registry.network(digest)).eval()
-    if device == "cpu":
-        engine = _onnx_engine(graph, threads)
-    elif device == "cuda" and torch.cuda.is_available():
-        engine = _torch_engine(graph.to("cuda").to(memory_format=torch.channels_last), torch.device("cuda"))
-    else:
+    card = registry.card(digest)
+    if device not in {"cpu", "cuda"} or (device == "cuda" and not torch.cuda.is_available()):
         raise Unavailable(f"no device {device!r} here; set KERBWATCH_DEVICE to cpu, or to cuda on a machine with an NVIDIA GPU")
-    return Served(digest, registry.card(digest).threshold, engine)
+    if card.architecture.startswith(INT8):
+        if device != "cpu" or precision is not Precision.FLOAT32:
+            raise Unavailable(
+                f"model {digest[:12]} is quantised, which is for a CPU: set KERBWATCH_DEVICE to cpu and KERBWATCH_PRECISION to "
+                "float32, or serve its parent"
+            )
+        return Served(digest, card.threshold, _quantised_engine(registry.read(digest), threads))
+    if device == "cpu" and precision is Precision.FLOAT16:
+        raise Unavailable("float16 is for CUDA: on a CPU set KERBWATCH_PRECISION to float32 (the fastest there) or bfloat16")
+    graph = _Graph(registry.network(digest)).eval()
+    if device == "cpu" and precision is Precision.FLOAT32:
+        engine = _onnx_engine(graph, threads)
+    else:
+        there = torch.device(device)
+        engine = _torch_engine(graph.to(there).to(memory_format=torch.channels_last), there, precision)
+    return Served(digest, card.threshold, engine)
+
+
+def white_box(registry: Registry, digest: str) -> CspNano:
+    """The network that attacks on a model are made with: its own, or its parent's where it is quantised, which has no gradient.
+
+    Raises as `load`.
+    """
+    card = registry.card(digest)
+    if not card.architecture.startswith(INT8):
+        return registry.network(digest)
+    if card.parent is None:
+        raise BadInput(f"model {digest[:12]} is quantised and its card names no parent: make it with `kerbwatch models quantise`")
+    return registry.network(card.parent)
+
+
+def exported(network: CspNano) -> bytes:
+    """The ONNX graph that serves a network on a CPU: N x H x W x 3 uint8 in, sides multiples of 32."""
+    return _export(_Graph(network).eval())
+
+
+def _quantised_engine(data: bytes, threads: int) -> _Engine:
+    """The engine of a quantised model's file. Raises BadInput unless the graph stands alone and answers as ours do."""
+    try:
+        model = load_tensors(data)[GRAPH].tobytes()
+        alone = not any(uses_external_data(tensor) for tensor in load_model_from_string(model).graph.initializer)
+        run = _session_engine(model, threads) if alone else None
+        shapes = tuple(part.shape for part in run(_TRIAL)) if run else ()
+    except KeyError as error:
+        raise BadInput(f"these {len(data)} bytes hold no quantised graph; make one with `kerbwatch models quantise`") from error
+    except Exception as error:  # whatever onnxruntime's fifteen kinds of error or onnx have to say of a foreign graph
+        raise BadInput(f"this quantised graph does not open: {str(error)[:400]}; use `kerbwatch models quantise`") from error
+    if run is None:
+        raise BadInput("this quantised graph keeps weights in further files, which its digest does not cover: none is served so")
+    count, cells = len(_TRIAL), (_TRIAL.shape[1] // STRIDE, _TRIAL.shape[2] // STRIDE)
+    if shapes != (wanted := ((count, 1, *cells), (count, 1, *cells), (count, 2, *cells), (count, EMBEDDING))):
+        raise BadInput(f"this quantised graph answers with shapes {shapes}, not {wanted}; use `kerbwatch models quantise`")
+    return run
 
 
 class _Graph(nn.Module):
@@ -138,29 +209,39 @@ class _Graph(nn.Module):
         return torch.sigmoid(maps.centre), maps.height, maps.offset, maps.features.mean((2, 3)) @ self.projection
 
 
-def _torch_engine(graph: _Graph, device: torch.device) -> _Engine:
+def _torch_engine(graph: _Graph, device: torch.device, precision: Precision = Precision.FLOAT32) -> _Engine:
+    kind = {Precision.FLOAT16: torch.float16, Precision.BFLOAT16: torch.bfloat16}.get(precision)
+
+    def narrowed() -> AbstractContextManager[object]:
+        return nullcontext() if kind is None else torch.autocast(device.type, kind)
+
     def run(batch: NDArray[np.uint8]) -> _Maps:
-        with torch.inference_mode():
-            said, tall, offset, embedding = (part.cpu().numpy() for part in graph(torch.from_numpy(batch).to(device)))
+        with torch.inference_mode(), narrowed():
+            parts = graph(torch.from_numpy(batch).to(device))
+        said, tall, offset, embedding = (part.float().cpu().numpy() for part in parts)
+        return said, tall, offset, embedding
+
+    return run
+
+
+def _session_engine(model: bytes, threads: int) -> _Engine:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # waiting threads sleep: a worker shares its cores with broker and agents, where spinning made a frame cost three times the time
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(batch: NDArray[np.uint8]) -> _Maps:
+        said, tall, offset, embedding = session.run(list(_OUTPUTS), {"pictures": batch})
         return said, tall, offset, embedding
 
     return run
 
 
 def _onnx_engine(graph: _Graph, threads: int) -> _Engine:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # waiting threads sleep: a worker shares its cores with broker and agents, where spinning made a frame cost three times the time
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(_export(graph), options, providers=["CPUExecutionProvider"])
-
-    def run(batch: NDArray[np.uint8]) -> _Maps:
-        said, tall, offset, embedding = session.run(list(_OUTPUTS), {"pictures": batch})
-        return said, tall, offset, embedding
-
-    trial = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)  # not the exported size: the axes must be free
+    run = _session_engine(_export(graph), threads)
     apart = max(
-        float(np.abs(a - b).max()) for a, b in zip(run(trial), _torch_engine(graph, torch.device("cpu"))(trial), strict=True)
+        float(np.abs(a - b).max()) for a, b in zip(run(_TRIAL), _torch_engine(graph, torch.device("cpu"))(_TRIAL), strict=True)
     )
     if not apart <= _AGREES:
         versions = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"

@@ -31,6 +31,7 @@ from inference.service.models import Models, Network
 from inference.service.refusals import Refusals, claimed_context
 from inference.service.sampling import Sampler
 from inference.service.sanitise import chain
+from inference.service.serving import Precision
 from inference.service.serving import load as load_served
 from infra.clients import consumer, producer
 from infra.keys import verify_frame
@@ -297,7 +298,13 @@ def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Cal
         producer=producer(settings, role),
     )
     registry = registry_of(settings)
-    from_registry = partial(load_served, registry, device=settings.device, threads=settings.worker_threads)
+    from_registry = partial(
+        load_served,
+        registry,
+        device=settings.device,
+        threads=settings.worker_threads,
+        precision=Precision(settings.precision),
+    )
     with ThreadPoolExecutor(1, "models") as aside:
         judge = Judge(
             models=Models(load or from_registry, aside),
