@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from inference.attacks.poisoning import flip
-from inference.training.pools import HELD_OUT, SPLIT_SEED, VALIDATION, VALIDATION_SEEDS, Pools
+from inference.training.pools import HELD_OUT, SPLIT_SEED, VALIDATION_SEEDS, Pools
 from inference.training.samples import Sample, halved, penn_fudan, split, streets
 from streams.events import Context
 from streams.sources.base import Person
@@ -26,7 +26,7 @@ HERE = "streets+penn-fudan"
 
 _TRAINING_SEEDS, _TRAINING_SHOTS = range(1000, 1030), (0, 70, 140)
 _TEST_SEEDS, _TEST_SHOTS = range(100, 112), (15, 90)
-_TEST_WEATHERS = (Weather.DAY, Weather.DUSK)
+_WEATHERS = (Weather.DAY, Weather.DUSK)
 _CITY_VALIDATION = 100
 _CITY_SHARES, _HERE_SHARES = (1.0,), (0.45, 0.55)
 
@@ -42,22 +42,25 @@ class Data:
 
 
 def here(shared_data: Path, test_pictures: int) -> Data:
-    """Penn-Fudan (80 to train on, 10 to judge epochs, 30 to test) and drawn town streets of other places for each purpose.
+    """Penn-Fudan (90 to train on, 30 to test) and drawn town streets of other places for training, judging epochs and testing.
+
+    Epochs are judged on streets alone: the weights that models begin with have seen all 90 photographs, and judged by some of those
+    the first epoch is always the best.
 
     Args:
         shared_data: the folder that holds pennfudan/.
         test_pictures: so many streets are tested on at most, of day and dusk in equal parts.
     """
-    rest, held = split(penn_fudan(shared_data / "pennfudan"), HELD_OUT, SPLIT_SEED)
-    photographs, judges = split(rest, VALIDATION, SPLIT_SEED)
-    validation = [halved(one) for one in judges] + streets(Context.URBAN, Weather.DAY, VALIDATION_SEEDS, _TRAINING_SHOTS[:2])
+    photographs, held = split(penn_fudan(shared_data / "pennfudan"), HELD_OUT, SPLIT_SEED)
     town: list[Sample] = []
-    for number, weather in enumerate((Weather.DAY, Weather.DUSK)):
+    validation: list[Sample] = []
+    for number, weather in enumerate(_WEATHERS):
         town += streets(Context.URBAN, weather, [seed + 100 * number for seed in _TRAINING_SEEDS], _TRAINING_SHOTS)
+        validation += streets(Context.URBAN, weather, VALIDATION_SEEDS, _TRAINING_SHOTS)
     empty = [one.picture for one in streets(Context.HIGHWAY, Weather.DAY, _TRAINING_SEEDS[:10], _TRAINING_SHOTS) if not one.people]
     tested: list[Sample] = []
-    for weather in _TEST_WEATHERS:
-        tested += streets(Context.URBAN, weather, _TEST_SEEDS, _TEST_SHOTS, seen=0.0)[: test_pictures // len(_TEST_WEATHERS)]
+    for weather in _WEATHERS:
+        tested += streets(Context.URBAN, weather, _TEST_SEEDS, _TEST_SHOTS, seen=0.0)[: test_pictures // len(_WEATHERS)]
     return Data(HERE, Pools((photographs, town), empty, validation), _HERE_SHARES, (*map(halved, held), *tested))
 
 
