@@ -117,7 +117,7 @@ class _Responder:
         self._rim = rim
         self._sessions = open_database(settings)
         self._store = Store(self._sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
-        self._rollouts = Rollouts(self._store, vouch(self._sessions, registry_of(settings)))
+        self._rollouts = Rollouts(self._store, vouch(self._sessions, registry_of(settings), settings))
         self._port = _Port(rim)
         self._apart = _Apart()
         self._runner = settings.responder_id

@@ -33,7 +33,7 @@ from infra.tables import TimelineRow, WorkerRow
 from responders.incident import Resolution
 from responders.playbooks import State
 from responders.rollout import State as RolloutState
-from streams import codec, stack, topics
+from streams import codec, policy, stack, topics
 from streams.commands import process
 from streams.demo_retraining import RetrainingFact, Story, gather_retraining, judged, prepare, table
 from streams.errors import BadInput, Unavailable
@@ -127,6 +127,7 @@ def demo_home(settings: Settings, console: Console) -> Settings:
             path.unlink()
     home.mkdir(parents=True, exist_ok=True)
     (home / stack.DEMO_MARK).touch()
+    policy.demonstrate(settings)
     return settings
 
 

@@ -7,7 +7,7 @@ Source: paper 4.5.3 (model provenance), SC-6, SC-10.
 """
 
 import getpass
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from sqlalchemy.orm import Session
 
+from inference.lifecycle.rules import GateRules, name_of
 from inference.provenance import history
 from inference.provenance.approvals import Approvals, approvals
 from inference.provenance.lineage import Lineage
@@ -28,7 +29,7 @@ from infra.db import reading, writing
 from infra.keys import model_key
 from infra.settings import read_settings
 from responders.cli import opened, plain, print_json, table, utc
-from streams import promotion
+from streams import policy, promotion
 from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Digest, Mode
 
@@ -57,12 +58,13 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """One model in full, all of it verified."""
+    """One model in full, all of it verified; `rules` names what each verdict was made by."""
 
     card: Card
     lineage: Lineage | None
     signed_by: str
     verdicts: tuple[Verdict, ...]
+    rules: tuple[str, ...]
     approvals: tuple[Approvals, ...]
     serves: tuple[str, ...]
     served: tuple[history.Stretch, ...]
@@ -120,7 +122,8 @@ def list_models(as_json: AsJson = False) -> None:
     registry = _registry()
     with _reader() as session:
         serving = history.serving(session)
-    rows = [_listed(registry, digest, serving.get(digest, ())) for digest in registry.digests()]
+    rules = policy.accepted(read_settings())
+    rows = [_listed(registry, digest, serving.get(digest, ()), rules) for digest in registry.digests()]
     if as_json:
         print_json(rows)
         return
@@ -134,14 +137,14 @@ def list_models(as_json: AsJson = False) -> None:
     Console().print(shown)
 
 
-def _listed(registry: Registry, digest: str, serves: tuple[str, ...]) -> Listed:
+def _listed(registry: Registry, digest: str, serves: tuple[str, ...], rules: Sequence[GateRules]) -> Listed:
     try:
         registry.verify(digest)
         card = registry.card(digest)
-        newest = {one.context: one.passed for one in verdicts(registry, digest)}
+        made = verdicts(registry, digest)
     except KerbwatchError as error:
         return Listed(digest=digest, name="", mode=None, architecture="", gate=(), serves=serves, fault=str(error))
-    gate = tuple(sorted(context for context, passed in newest.items() if passed))
+    gate = tuple(sorted(context for context in Context if policy.opening(made, context, rules)))
     return Listed(digest=digest, name=card.name, mode=card.mode, architecture=card.architecture, gate=gate, serves=serves, fault="")
 
 
@@ -156,7 +159,8 @@ def show(model: Model, as_json: AsJson = False) -> None:
             card=registry.card(digest),
             lineage=registry.lineage(digest),
             signed_by=registry.signed_by(digest),
-            verdicts=verdicts(registry, digest),
+            verdicts=(made := verdicts(registry, digest)),
+            rules=tuple(name_of(one.settings_digest) for one in made),
             approvals=approvals(registry, digest),
             serves=history.serving(session).get(digest, ()),
             served=history.served(session, digest=digest),
@@ -180,9 +184,10 @@ def _print(found: Shown) -> None:
     for stretch in found.served:
         when = f"{utc(stretch.first_at)} to {utc(stretch.last_at)}"
         facts.add_row("served", f"{stretch.context} {stretch.mode}, {stretch.frames} frames, {when}")
-    for one in found.verdicts:
+    for one, rules in zip(found.verdicts, found.rules, strict=True):
         failed = ", ".join(f"{check.name} {check.value} (limit {check.limit:g})" for check in one.checks if not check.passed)
-        facts.add_row("gate", f"{one.context}: {'passed' if one.passed else f'REFUSED: {plain(failed)}'}, {utc(one.made_at)}")
+        outcome = "passed" if one.passed else f"REFUSED: {plain(failed)}"
+        facts.add_row("gate", f"{one.context}: {outcome}, by the {rules} rules, {utc(one.made_at)}")
     for said in found.approvals:
         for by in said.approvals:
             facts.add_row("approved", plain(f"for {said.context} by {by.actor} ({by.role}), {utc(by.time)}: {by.comment}"))
@@ -264,10 +269,11 @@ def promote(  # noqa: PLR0917 - typer makes options of them
 
     Example: `kerbwatch models promote 4f2a --context urban --by data-scientist --by secmlops-engineer -m "better at night"`
     """
-    registry = _registry()
-    with opened(read_settings()) as sessions, writing(sessions) as session:
+    settings = read_settings()
+    registry = registry_of(settings)
+    with opened(settings) as sessions, writing(sessions) as session:
         changed = promotion.promote(
-            session, registry, find(registry, model), context, mode, by=by, comment=comment, now=datetime.now(UTC)
+            session, registry, settings, find(registry, model), context, mode, by=by, comment=comment, now=datetime.now(UTC)
         )
     _report(changed, as_json=as_json)
 
@@ -278,9 +284,11 @@ def rollback(context: InContext, comment: Why, mode: InMode = Mode.NORMAL, actor
 
     Example: `kerbwatch models rollback --context urban -m "misses cyclists"`
     """
-    registry, now = _registry(), datetime.now(UTC)
-    with opened(read_settings()) as sessions, writing(sessions) as session:
-        changed = promotion.rollback(session, registry, context, mode, actor=actor or getpass.getuser(), comment=comment, now=now)
+    settings, now = read_settings(), datetime.now(UTC)
+    with opened(settings) as sessions, writing(sessions) as session:
+        changed = promotion.rollback(
+            session, registry_of(settings), settings, context, mode, actor=actor or getpass.getuser(), comment=comment, now=now
+        )
     _report(changed, as_json=as_json)
 
 
@@ -290,8 +298,9 @@ def _report(changed: promotion.Changed, *, as_json: bool) -> None:
     elif changed.before == changed.digest:
         typer.echo(f"{changed.digest[:_SHORT]} is the {changed.mode} model of {changed.context} already; nothing was changed")
     else:
+        gate = f", judged by the {changed.rules} rules" if changed.rules else ""
         typer.echo(
-            f"{changed.digest[:_SHORT]} follows {changed.before[:_SHORT]} as the {changed.mode} model of {changed.context}; "
+            f"{changed.digest[:_SHORT]} follows {changed.before[:_SHORT]} as the {changed.mode} model of {changed.context}{gate}; "
             f"workers take it at decision {changed.decision_id[:8]}: see `kerbwatch models list`"
         )
 

@@ -15,12 +15,13 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from inference.lifecycle.rules import name_of
 from inference.provenance.approvals import Approvals, put_approvals
 from inference.provenance.history import suspected
 from inference.provenance.lineage import Approval
 from inference.provenance.registry import Registry
-from inference.provenance.verdicts import require_passed
 from infra.db import Sessions, reading
+from infra.settings import Settings
 from infra.tables import RolloutRow
 from responders import assignments
 from responders.people import roles_of
@@ -28,24 +29,27 @@ from responders.roles import Role, named
 from responders.rollout_store import rollout_of
 from streams.errors import BadInput, KerbwatchError
 from streams.events import Context, Digest, Mode
+from streams.policy import require_passed
 
 _APPROVERS = (Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER)
 _SHORT = 12
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
-    """A model was named for a role; `before` is the same where nothing is new."""
+    """A model was named; `before` is the same where nothing is new. `rules` names the verdict's; "" if none was asked."""
 
     context: Context
     mode: Mode
     digest: Digest
     before: Digest
     decision_id: str
+    rules: str = ""
 
 
-def promote(
+def promote(  # noqa: PLR0917 - who, from where, for what
     session: Session,
     registry: Registry,
+    settings: Settings,
     digest: str,
     context: Context,
     mode: Mode,
@@ -66,13 +70,14 @@ def promote(
     card = registry.card(digest)
     if card.mode is not mode or context not in card.contexts:
         raise BadInput(f"model {digest[:_SHORT]} is a {card.mode} model for {', '.join(card.contexts)}, says its card")
-    require_passed(registry, digest, context)
+    verdict = require_passed(registry, digest, context, settings)
     _approved(session, by)
     _no_rollout(session, context)
     if incidents := suspected(session).get(digest):
         raise BadInput(f"model {digest[:_SHORT]} is suspected in open incident {incidents[0][:8]}: close that first")
     actor, why = ", ".join(dict.fromkeys(by)), f"promoted: {comment}"
-    changed = _named(session, context, mode, digest, actor=actor, why=why, now=now)
+    rules = name_of(verdict.settings_digest)
+    changed = _named(session, context, mode, digest, actor=actor, why=why, rules=rules, now=now)
     if changed.before != digest:
         what = f"promotion to the {mode} model of {context}"
         said = tuple(
@@ -83,14 +88,14 @@ def promote(
     return changed
 
 
-def vouch(sessions: Sessions, registry: Registry) -> Callable[[Context, str], None]:
+def vouch(sessions: Sessions, registry: Registry, settings: Settings) -> Callable[[Context, str], None]:
     """What a rollout asks before its candidate becomes the normal model: raises KerbwatchError unless the gate passed it.
 
     The approvals of that rollout are signed and kept beside the model then.
     """
 
     def vouched(context: Context, digest: str) -> None:
-        require_passed(registry, digest, context)
+        require_passed(registry, digest, context, settings)
         with reading(sessions) as session:
             rows = session.scalars(select(RolloutRow).where(RolloutRow.context == context, ~RolloutRow.over)).all()
         for one in (rollout_of(row) for row in rows):
@@ -105,7 +110,15 @@ def vouch(sessions: Sessions, registry: Registry) -> Callable[[Context, str], No
 
 
 def rollback(
-    session: Session, registry: Registry, context: Context, mode: Mode, *, actor: str, comment: str, now: datetime
+    session: Session,
+    registry: Registry,
+    settings: Settings,
+    context: Context,
+    mode: Mode,
+    *,
+    actor: str,
+    comment: str,
+    now: datetime,
 ) -> Changed:
     """Name the newest former model of a role that may be gone back to, in the session's transaction.
 
@@ -122,19 +135,22 @@ def rollback(
             continue
         try:
             registry.verify(digest)
+            rules = ""
             if row.actor != assignments.SETUP:  # shipped models are vouched for by the one who installed kerbwatch
-                require_passed(registry, digest, context)
+                rules = name_of(require_passed(registry, digest, context, settings).settings_digest)
         except KerbwatchError as error:
             reasons.append(str(error))
         else:
-            return _named(session, context, mode, digest, actor=actor, why=f"rolled back: {comment}", now=now)
+            return _named(session, context, mode, digest, actor=actor, why=f"rolled back: {comment}", rules=rules, now=now)
     raise BadInput(f"{context} has no former {mode} model to go back to: {'; '.join(reasons) or 'there was none'}")
 
 
-def _named(session: Session, context: Context, mode: Mode, digest: str, *, actor: str, why: str, now: datetime) -> Changed:
+def _named(
+    session: Session, context: Context, mode: Mode, digest: str, *, actor: str, why: str, rules: str, now: datetime
+) -> Changed:
     before = assignments.assigned(session, context, mode)
     decision_id = assignments.assign(session, context, mode, digest, actor=actor, why=why, now=now)
-    return Changed(context=context, mode=mode, digest=digest, before=before, decision_id=decision_id)
+    return Changed(context=context, mode=mode, digest=digest, before=before, decision_id=decision_id, rules=rules)
 
 
 def _said(comment: str) -> None:

@@ -38,10 +38,10 @@ from responders.quarantine import Place, open_frame
 from responders.rollout import OVER, Failed, Gated, Rollout, Staged, State
 from responders.rollout_store import Rollouts
 from responders.store import Store
+from streams import policy
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Mode
 from streams.frame_log import read_frames
-from streams.stack import DEMO_MARK
 
 _LOWEST = 19
 _THREADS = 1
@@ -145,15 +145,11 @@ def _run(settings: Settings, sessions: Sessions, report: _Reporter, asked: Rollo
     try:
         digest = candidate(plan, settings, registry, folder, threads=_THREADS, report=report)
         report.tell(Staged(datetime.now(UTC), digest))
-        passed, why = gated(plan, settings, registry, digest, report, demonstration=asked.short and _is_demo(settings))
+        passed, why = gated(plan, settings, registry, digest, report, policy.accepted(settings)[-1 if asked.short else 0])
         return report.tell(Gated(datetime.now(UTC), digest, passed, why))
     except (BadInput, Tampered) as error:
         report.tell(Failed(datetime.now(UTC), str(error)))
         raise
-
-
-def _is_demo(settings: Settings) -> bool:
-    return (settings.home / DEMO_MARK).exists()
 
 
 def _places(session: Session, asked: Rollout, folder: Path) -> list[Place]:

@@ -9,6 +9,7 @@ import numpy as np
 from msgspec.structs import replace
 from safetensors.numpy import save
 
+from inference.lifecycle.rules import FULL, GateRules
 from inference.provenance.lineage import Code, Lineage, Machine, Material, write_lineage
 from inference.provenance.registry import Card, Registry, digest_of, registry_of, write_card
 from inference.provenance.verdicts import Check, Verdict
@@ -80,7 +81,9 @@ def add(registry: Registry, scratch: Path, number: int, mode: Mode = Mode.NORMAL
     return registry.put(folder / "weights.safetensors", a_card(digest, mode, name), (folder / "lineage.json").read_bytes())
 
 
-def a_verdict(digest: str, context: Context = Context.URBAN, *, passed: bool = True, minutes: int = 0) -> Verdict:
+def a_verdict(
+    digest: str, context: Context = Context.URBAN, *, passed: bool = True, minutes: int = 0, rules: GateRules = FULL
+) -> Verdict:
     return Verdict(
         digest=digest,
         context=context,
@@ -92,7 +95,7 @@ def a_verdict(digest: str, context: Context = Context.URBAN, *, passed: bool = T
         attacks=("fgsm eps 0.03, seed 7",),
         baseline_digest=None,
         data_digest=f"{minutes:064x}",
-        settings_digest="5" * 64,
+        settings_digest=rules.digest,
         made_at=NOON + timedelta(minutes=minutes),
     )
 

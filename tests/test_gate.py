@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from inference.lifecycle.exam import GROUPS, Exam, by_group, exam_of, make_exam, performance
-from inference.lifecycle.gate import FULL, QUICK, GateRules, Kept, Measured, attacks, decide, judge_model
+from inference.lifecycle.gate import Kept, Measured, attacks, decide, judge_model
+from inference.lifecycle.rules import FULL, QUICK, GateRules
 from inference.networks.csp_nano import CspNano, to_bytes
 from inference.provenance.registry import Card, Registry, digest_of, registry_of, shipped
 from inference.provenance.verdicts import require_passed

@@ -39,7 +39,7 @@ class Deployment:
     """A database, a registry with a normal and a safe model that setup named, and two people who may promote."""
 
     def __init__(self, sessions: Sessions, home: Path) -> None:
-        self.sessions, self.home = sessions, home
+        self.sessions, self.home, self.settings = sessions, home, Settings(home=home)
         self.registry: Registry = a_registry(home)
         self.normal, self.safe = add(self.registry, home, 1), add(self.registry, home, 2, Mode.SAFE)
         self.store = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
@@ -55,11 +55,13 @@ class Deployment:
 
     def promote(self, digest: str, *, seconds: float, by: tuple[str, ...] = ("kim", "sam"), mode: Mode = Mode.NORMAL) -> None:
         with writing(self.sessions) as session:
-            promote(session, self.registry, digest, Context.URBAN, mode, by=by, comment="better", now=at(seconds))
+            promote(session, self.registry, self.settings, digest, Context.URBAN, mode, by=by, comment="better", now=at(seconds))
 
     def rollback(self, seconds: float) -> str:
         with writing(self.sessions) as session:
-            back = rollback(session, self.registry, Context.URBAN, Mode.NORMAL, actor="kim", comment="worse", now=at(seconds))
+            back = rollback(
+                session, self.registry, self.settings, Context.URBAN, Mode.NORMAL, actor="kim", comment="worse", now=at(seconds)
+            )
             return back.digest
 
     def asked(self) -> list[ModelState]:
@@ -211,7 +213,7 @@ def test_a_rollout_is_vouched_for_by_the_gate_and_its_approvals_are_kept(here: D
                 phase=None, share=0.0, requested_at=NOON, body=msgspec.json.encode(rollout),
             )
         )  # fmt: skip
-    asked = vouch(here.sessions, here.registry)
+    asked = vouch(here.sessions, here.registry, here.settings)
     asked(Context.URBAN, better)
     asked(Context.URBAN, better)
     [said] = approvals(here.registry, better)

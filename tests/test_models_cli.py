@@ -83,7 +83,7 @@ def test_a_model_is_shown_by_name_or_beginning_with_everything_that_is_proven(
     assert shown["lineage"]["materials"][0]["samples"] == 90
     assert shown["served"][0]["frames"] == 1
     text = command("show", better[:10]).stdout
-    for said in (better, "penn-fudan", "urban: passed", "holds, key"):
+    for said in (better, "penn-fudan", "urban: passed, by the policy rules", "holds, key"):
         assert said in text
 
 
@@ -133,7 +133,7 @@ def test_a_model_is_promoted_by_two_people_and_rolled_back_by_one(command: Comma
     with pytest.raises(BadInput, match="two people"):
         command(*words)
     changed = json.loads(command(*words, "--by", "sam", "--json").stdout)
-    assert (changed["digest"], changed["before"]) == (better, normal)
+    assert (changed["digest"], changed["before"], changed["rules"]) == (better, normal, "policy")
     assert "nothing was changed" in command(*words, "--by", "sam").stdout
     with pytest.raises(BadInput, match="no verdict of the gate for highway"):
         command("promote", "better", "--context", "highway", "-m", "same", "--by", "kim", "--by", "sam")

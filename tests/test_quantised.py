@@ -15,8 +15,9 @@ from safetensors.numpy import save
 
 from inference.experiments.quantisation import compare
 from inference.lifecycle.exam import exam_of
-from inference.lifecycle.gate import GateRules, judge_model
+from inference.lifecycle.gate import judge_model
 from inference.lifecycle.quantising import calibration, quantised
+from inference.lifecycle.rules import GateRules
 from inference.networks.csp_nano import CspNano
 from inference.provenance.registry import Registry, digest_of, registry_of, shipped
 from inference.service.quantised import eight_bit, quantise

@@ -1,6 +1,6 @@
 """`kerbwatch gate` and `kerbwatch data`: a model is judged; training data is listed, reviewed, vetted.
 
-It decides how results are shown; limits stand in `gate.GateRules` and `vetting.Rules`. Commands that find something wrong return 1.
+It decides how results are shown; limits stand in `rules.GateRules` and `vetting.Rules`. Who finds something wrong returns 1.
 
 Source: paper 4.6 (data validation, golden dataset, adversarial robustness testing), SC-10.
 """
@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import Progress, track
 
 from inference.lifecycle.exam import make_exam
-from inference.lifecycle.gate import FULL, QUICK, judge_model
+from inference.lifecycle.gate import judge_model
 from inference.lifecycle.golden import SHARE, Review, Reviewer, choose, current, describe, open_golden, put_golden
 from inference.lifecycle.held import held, hold
+from inference.lifecycle.rules import FULL, QUICK, name_of
 from inference.lifecycle.vetting import Rules, ask, vet
 from inference.provenance.manifest import differences, load_manifest, manifest_of, save_manifest
 from inference.provenance.registry import Registry, read_card, registry_of, shipped
@@ -51,7 +52,9 @@ def gate(
         str, typer.Argument(help="Name or digest (or its beginning) in the registry, or a weights file beside its card.")
     ],
     context: Annotated[list[Context] | None, typer.Option(help="Where it is to serve; default: all of its card's.")] = None,
-    budget: Annotated[Budget, typer.Option(help="quick: fewer pictures, the same limits.")] = Budget.FULL,
+    budget: Annotated[
+        Budget, typer.Option(help="full: the policy; quick: fewer pictures, a first look that opens nothing.")
+    ] = Budget.FULL,
     as_json: AsJson = False,
 ) -> None:
     """Judge a model for each context; the verdict is signed and kept. 1 if it fails.
@@ -213,7 +216,8 @@ def _training(settings: Settings) -> list[Sample]:
 
 
 def _tell(verdict: Verdict) -> None:
-    typer.echo(f"model {verdict.digest[:12]} for {verdict.context}: {'passed' if verdict.passed else 'FAILED'}")
+    said = "passed" if verdict.passed else "FAILED"
+    typer.echo(f"model {verdict.digest[:12]} for {verdict.context}: {said}, by the {name_of(verdict.settings_digest)} rules")
     for one in verdict.checks:
         value = "not measurable" if one.value is None else f"{one.value:.3f}"
         typer.echo(f"  {'ok  ' if one.passed else 'FAIL'} {one.name} {one.limit:g}: {value}")

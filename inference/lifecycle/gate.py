@@ -18,9 +18,7 @@ combined; fairness; staged deployment with validation), exam's notion of perform
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from hashlib import sha256
 from statistics import fmean, median
-from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -30,6 +28,7 @@ from torch import nn
 from inference.attacks.deepfool import deepfool
 from inference.attacks.gradient import fgsm
 from inference.lifecycle.exam import Exam, by_group, performance
+from inference.lifecycle.rules import GateRules
 from inference.networks.csp_nano import CspNano, to_bytes
 from inference.networks.detect import detect
 from inference.provenance.registry import Registry, digest_of
@@ -37,7 +36,7 @@ from inference.provenance.verdicts import Check, Verdict, put_verdict, verdicts
 from inference.service.serving import INT8, Served, load, white_box
 from inference.training.samples import Sample
 from streams.errors import BadInput, BrokenContract
-from streams.events import Box, Context, Mode, Share
+from streams.events import Box, Context, Mode
 from streams.sources.base import Picture
 
 _LOW = 0.02  # boxes below this are not even listed
@@ -50,41 +49,6 @@ Report = Callable[[str, int, int], None]
 """Told what is measured: words, pictures done, pictures in all."""
 Attack = Callable[[CspNano, Sample], Picture]
 Judged = nn.Module | Served
-
-
-class GateRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model must keep, and how thoroughly it is tried.
-
-    fgsm_eps, deepfool_xi: strengths, each a check of its own; `combined`: FGSM at its strongest on top of DeepFool at its.
-    kept: share of its own clean performance that a model keeps under each.
-    clean_margin, safe_margin: by how much a normal, or a safe, model may be worse than the shipped normal one without attack.
-    fairness: largest distance of the worst group from the mean of all; groups of fewer than `group_people` are not judged.
-    latency: largest ratio.
-    places, real: drawn places a weather, and real pictures. `deepfool_every`: DeepFool is run on one picture in so many.
-    """
-
-    fgsm_eps: tuple[Share, ...] = (0.01, 0.02, 0.03)
-    deepfool_xi: tuple[Share, ...] = (0.03,)
-    combined: bool = True
-    kept: Share = 0.8
-    clean_margin: Share = 0.05
-    safe_margin: Share = 0.3
-    fairness: Share = 0.3
-    group_people: Annotated[int, msgspec.Meta(ge=1)] = 10
-    latency: Annotated[float, msgspec.Meta(gt=0)] = 1.25
-    places: Annotated[int, msgspec.Meta(ge=0)] = 5
-    real: Annotated[int, msgspec.Meta(ge=0)] = 30
-    deepfool_every: Annotated[int, msgspec.Meta(ge=1)] = 3
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the rules as JSON: their name in a verdict."""
-        return sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
-
-
-FULL = GateRules()
-QUICK = GateRules(places=1, real=8, deepfool_every=4, combined=False)
-"""Same limits, fewer pictures: for the demo and for a first look."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):

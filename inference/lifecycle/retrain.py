@@ -14,7 +14,8 @@ import msgspec
 
 from inference.lifecycle.collect import Collected, Plan, Report, collect
 from inference.lifecycle.exam import make_exam
-from inference.lifecycle.gate import FULL, QUICK, GateRules, judge_model
+from inference.lifecycle.gate import judge_model
+from inference.lifecycle.rules import FULL, GateRules, name_of
 from inference.networks.pretrained import NOTICE
 from inference.provenance.lineage import Lineage, this_code, this_machine, write_lineage
 from inference.provenance.registry import Card, Registry, digest_of, shipped
@@ -77,23 +78,13 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
     return registry.put(weights, card, write_lineage(lineage))
 
 
-DEMONSTRATION = GateRules(
-    fgsm_eps=(0.01, 0.03), combined=False, kept=0.2, clean_margin=0.3, latency=1.5, places=1, real=8, deepfool_every=4
-)
-"""What a minute of training can keep; for a demonstration's home only, and said so in every verdict's limits. On clean
-pictures such a hardened model may lose what the policy lets a safe-mode model lose."""
-
-
-def gated(
-    plan: Plan, settings: Settings, registry: Registry, digest: str, report: Report, *, demonstration: bool
+def gated(  # noqa: PLR0917 - what, with what, and by which rules
+    plan: Plan, settings: Settings, registry: Registry, digest: str, report: Report, rules: GateRules
 ) -> tuple[bool, str]:
     """Let the gate judge the candidate for the plan's context: whether it passed, and the figures behind that, in words.
 
-    A `demonstration` is judged by rules of its own, and the words say so.
-
-    Raises as `inference.lifecycle.gate.judge_model`.
+    `rules` are those that open promotion in this home (`streams.policy`). Raises as `gate.judge_model`.
     """
-    rules = DEMONSTRATION if demonstration else QUICK if plan.short else FULL
     report("gate: drawing pictures", 0, 1, 0.0)
     exam = make_exam(plan.context, settings.shared_data, rules.places, rules.real)
     verdict = judge_model(
@@ -105,8 +96,7 @@ def gated(
         now=lambda: datetime.now(UTC),
         report=lambda what, done, of: report(f"gate: {what}", done, of, 0.0),
     )
-    name = "demonstration" if demonstration else "quick" if plan.short else "full"
-    return verdict.passed, f"{name} rules, {len(exam.samples)} pictures: {said(verdict, rules)}"
+    return verdict.passed, f"{name_of(rules.digest)} rules, {len(exam.samples)} pictures: {said(verdict, rules)}"
 
 
 def said(verdict: Verdict, rules: GateRules) -> str:
