@@ -1,4 +1,4 @@
-"""The commands `kerbwatch experiments ...`: the paper's Table 6 and Figures 4 to 7, on the data at hand.
+"""The commands `kerbwatch experiments ...`: the paper's Table 6, Figures 4 to 7 and section 6, on the data at hand.
 
 It decides where results go and what is said meanwhile; what is trained and measured is in `paper`, how in `grid`. No
 topic.
@@ -8,15 +8,20 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from inference.experiments import figures, paper, report
 from inference.experiments.data import HERE, Data, citypersons, here
 from inference.experiments.grid import BUDGETS, Cell, Grid, Starts
+from inference.experiments.overheads import EFFORTS, measure
+from inference.experiments.overheads_report import write as write_overheads
 from inference.provenance.registry import SHIPPED, digest_of
 from infra.settings import read_settings
 from streams.errors import BadInput, KerbwatchError
@@ -159,3 +164,37 @@ _command("figure4", "Figure 4: each defence against attacks of rising strength."
 _command("figure5", "Figure 5: each defence against combined attacks of rising strength.", _figure("figure5", paper.figure5), 1)
 _command("figure6", "Figure 6: strength of adversarial training against strength of attack.", _figure("figure6", paper.figure6), 1)
 _command("figure7", "Figure 7: how much longer a defended model takes to converge, and to what.", _figure7, 1)
+
+
+@app.command()
+def overheads(
+    budget: Annotated[str, typer.Option(help=f"One of {', '.join(EFFORTS)}.")] = "full",
+    out: _Out = None,
+    as_json: _Json = False,
+) -> None:
+    """What protection costs: time, memory, processor, quantised models; some minutes.
+
+    Example: kerbwatch experiments overheads --budget quick
+    """
+    console = Console(stderr=True)
+    try:
+        if budget not in EFFORTS:
+            raise BadInput(f"no budget {budget!r}; there are {', '.join(EFFORTS)}")
+        settings = read_settings()
+        with TemporaryDirectory(prefix="kwb") as folder, Progress(console=console, transient=True) as progress:
+            task = progress.add_task("beginning", total=None)
+
+            def say(what: str, done: int, total: int) -> None:
+                progress.update(task, description=what, completed=done, total=total or None)
+
+            found = measure(
+                settings.model_copy(update={"home": Path(folder)}), EFFORTS[budget], now=lambda: datetime.now(UTC), say=say,
+                command=f"kerbwatch experiments overheads --budget {budget}", machine=machine(),
+            )  # fmt: skip
+        paths = write_overheads(found, out or settings.home / "experiments" / "results")
+    except KerbwatchError as error:
+        typer.secho(f"kerbwatch: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(error.exit_code) from error
+    if as_json:
+        sys.stdout.buffer.write(paths[0].read_bytes())
+    console.print("\n".join(str(path) for path in paths), highlight=False)
