@@ -65,11 +65,12 @@ def fgsm_on_served(means: Means) -> Attack:
 
     from inference.attacks.gradient import fgsm  # noqa: PLC0415 same
     from inference.provenance.registry import registry_of, shipped  # noqa: PLC0415 same
+    from inference.service.serving import white_box  # noqa: PLC0415 same
 
     # Beside a worker on the same cores one thread is four times faster than two that wait for each other (170 ms against 670).
     torch.set_num_threads(1)
     registry = registry_of(means.settings)
-    network = registry.network(means.weights or shipped(registry)[Mode.NORMAL])
+    network = white_box(registry, means.weights or shipped(registry)[Mode.NORMAL])
     return Fgsm(lambda picture, people, eps: fgsm(network, picture, people, eps), means.eps)
 
 

@@ -121,6 +121,8 @@ def test_the_gate_refuses_a_copy_of_another_than_it_names(
         judge_model(other, false, models[Mode.NORMAL], exam_of(Context.URBAN, unseen), GateRules(), now=lambda: NOON)
     nobodys = Registry(tmp_path / "more")
     digest = nobodys.put(path, msgspec.structs.replace(registry.card(copy), parent=None))
+    with pytest.raises(BadInput, match="has no gradient: use its parent"):
+        registry.network(copy)
     with pytest.raises(BadInput, match="names no parent"):
         white_box(nobodys, digest)
 
@@ -177,9 +179,13 @@ def test_bfloat16_on_a_cpu_agrees_with_float32(registry: Registry, models: dict[
     for digest in models.values():
         full = load(registry, digest).look(pictures)
         half = load(registry, digest, precision=Precision.BFLOAT16).look(pictures)
-        apart = [np.abs(one.heat - other.heat) for one, other in zip(full, half, strict=True)]
-        assert all(part.dtype == np.float32 and 0 < part.max() < 5e-2 for part in apart)
-        assert np.sqrt(np.mean([part**2 for part in apart])) < 5e-3
+        apart = np.stack([np.abs(one.heat - other.heat) for one, other in zip(full, half, strict=True)])
+        assert half[0].heat.dtype == np.float32
+        assert 0 < np.quantile(apart, 0.999) < 2e-2
+        assert apart.max() < 5e-2  # at the edges of a few people
+        sure = registry.card(digest).threshold + 0.05  # a box nearer to the threshold may be there in one and not in the other
+        for one, other in ((full, half), (half, full)):
+            assert all(sum(b.score > sure for b in a.boxes) <= len(c.boxes) for a, c in zip(one, other, strict=True))
 
 
 def test_a_precision_that_a_device_does_not_have_is_said_in_plain_words(

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from inference.attacks.gradient import fgsm, pgd
 from inference.measure.miss_rate import EVERYBODY, Match, Mode, annotation, match, summed
 from inference.networks.csp_nano import CspNano
-from inference.provenance.registry import Registry
-from inference.service.serving import INT8, Served, load, white_box
+from inference.provenance.registry import INT8, Registry
+from inference.service.serving import Served, load, white_box
 from inference.training.samples import PHOTOGRAPHS, Sample
 from streams.errors import BadInput
 from streams.sources.base import Picture

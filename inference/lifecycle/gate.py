@@ -31,9 +31,9 @@ from inference.lifecycle.exam import Exam, by_group, performance
 from inference.lifecycle.rules import GateRules
 from inference.networks.csp_nano import CspNano, to_bytes
 from inference.networks.detect import detect
-from inference.provenance.registry import Registry, digest_of
+from inference.provenance.registry import INT8, Registry, digest_of
 from inference.provenance.verdicts import Check, Verdict, put_verdict, verdicts
-from inference.service.serving import INT8, Served, load, white_box
+from inference.service.serving import Served, load, white_box
 from inference.training.samples import Sample
 from streams.errors import BadInput, BrokenContract
 from streams.events import Box, Context, Mode

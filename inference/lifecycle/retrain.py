@@ -20,6 +20,7 @@ from inference.networks.pretrained import NOTICE
 from inference.provenance.lineage import Lineage, this_code, this_machine, write_lineage
 from inference.provenance.registry import Card, Registry, digest_of, shipped
 from inference.provenance.verdicts import Verdict
+from inference.service.serving import white_box
 from inference.training.cli import miss_rate_on
 from inference.training.defences import Defences
 from inference.training.train import PRESETS, Progress, TrainSettings, run
@@ -55,7 +56,7 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
     weights = run(
         training,
         collected.pools,
-        registry.network(plan.safe_digest),
+        white_box(registry, plan.safe_digest),
         folder / "run",
         threads=threads,
         report=told,

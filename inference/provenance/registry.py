@@ -36,6 +36,8 @@ _WEIGHTS, _CARD, _LINEAGE = "weights.safetensors", "card.json", "lineage.json"
 _LARGEST = {_WEIGHTS: 1 << 30, _CARD: 1 << 20, _LINEAGE: 1 << 24}
 """Bytes; more is refused before it is read."""
 _NAME_LENGTH = 64
+INT8 = "int8"
+"""How a card's architecture begins where the weights are a quantised ONNX graph: a safetensors file with one tensor of bytes."""
 
 
 SHIPPED = Path(str(files("inference").joinpath("weights")))
@@ -190,7 +192,15 @@ class Registry:
         return self.root / digest / _WEIGHTS
 
     def network(self, digest: str) -> "CspNano":
-        """The model as a torch network in evaluation mode, from verified bytes. Raises as `verify`."""
+        """The model as a torch network in evaluation mode, from verified bytes.
+
+        Raises as `verify`, and BadInput for a quantised model: it has no gradient, its parent has.
+        """
+        card = self.card(digest)
+        if card.architecture.startswith(INT8):
+            raise BadInput(
+                f"model {digest[:12]} is quantised and has no gradient: use its parent, {(card.parent or 'not named')[:12]}"
+            )
         return _opened(self.read(digest))
 
     def card(self, digest: str) -> Card:

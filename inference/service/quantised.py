@@ -32,8 +32,8 @@ from safetensors.numpy import save
 from inference.networks.csp_nano import GRAIN, GREY, CspNano
 from inference.provenance.lineage import Lineage, this_code, this_machine, write_lineage
 from inference.provenance.manifest import Labelled, PoolSource, manifest_of
-from inference.provenance.registry import Card, Registry, digest_of
-from inference.service.serving import GRAPH, INT8, exported
+from inference.provenance.registry import INT8, Card, Registry, digest_of
+from inference.service.serving import GRAPH, exported
 from streams.errors import BadInput
 from streams.sources.base import Picture
 

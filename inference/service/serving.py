@@ -29,17 +29,15 @@ from torch import Tensor, nn
 
 from inference.networks.csp_nano import GRAIN, GREY, STRIDE, CspNano
 from inference.networks.targets import decode
-from inference.provenance.registry import Registry
+from inference.provenance.registry import INT8, Registry
 from streams.errors import BadInput, BrokenContract, Unavailable
 from streams.events import Box
 from streams.sources.base import Picture
 
 EMBEDDING = 16
 """Numbers in an embedding."""
-INT8 = "int8"
-"""How a card's architecture begins where the weights are a quantised ONNX graph: a safetensors file with one tensor of bytes."""
 GRAPH = "graph.onnx"
-"""The name of that tensor."""
+"""The name of the one tensor in a quantised model's file: an ONNX graph."""
 
 _FEATURES = 96
 _OPSET = 17
