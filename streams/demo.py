@@ -35,7 +35,7 @@ from responders.playbooks import State
 from responders.rollout import State as RolloutState
 from streams import codec, policy, stack, topics
 from streams.commands import process
-from streams.demo_retraining import RetrainingFact, Story, gather_retraining, judged, prepare, table
+from streams.demo_retraining import SIZE, RetrainingFact, Story, gather_retraining, judged, prepare, table
 from streams.errors import BadInput, Unavailable
 from streams.events import Context, Health, Kind, Mode, WorkerStatus
 from streams.facts import Facts, gather
@@ -44,7 +44,7 @@ from streams.sources.open import open_source
 from streams.view import Sight, cameras_table, look, timeline_table
 
 _CAMERAS = (("gate", Context.URBAN), ("bridge", Context.HIGHWAY))
-_SOURCES = ("street:urban?size=512x256", "street:highway?size=512x256")
+_SOURCES = tuple(f"street:{context}?size={SIZE[0]}x{SIZE[1]}" for _, context in _CAMERAS)
 _LONGEST_PX = 512
 _READY_S = 120.0
 _AFTER = 100_000
@@ -121,7 +121,7 @@ def demo_home(settings: Settings, console: Console) -> Settings:
     settings = settings.model_copy(update={"home": home, "database_url": None})
     if (home / stack.DEMO_MARK).exists():
         stack.stop(settings)
-        for name in ("kafka", "faust", "quarantine", "logs", "cameras"):
+        for name in ("kafka", "faust", "quarantine", "logs", "cameras", "golden"):
             shutil.rmtree(home / name, ignore_errors=True)
         for path in home.glob("kerbwatch.db*"):
             path.unlink()

@@ -32,11 +32,13 @@ from responders import people
 from responders.roles import Role
 from responders.rollout import OVER, Rollout, State
 from responders.rollout_store import rollout_of
+from streams.camera import encode
 from streams.commands import command, process
 from streams.errors import Unavailable
 from streams.events import Context, Kind
 from streams.ledger import Entry
-from streams.sources.base import Person
+from streams.sources.base import Picture
+from streams.sources.scenery import Weather
 from streams.view import Sight
 
 if TYPE_CHECKING:
@@ -45,8 +47,9 @@ if TYPE_CHECKING:
 PEOPLE = (("data-scientist", Role.DATA_SCIENTIST), ("secmlops-engineer", Role.SECMLOPS_ENGINEER))
 """Who approves in the demo: two people, by what they do."""
 REVIEWERS = ("data-engineer", "secmlops-engineer")
-_GOLDEN_PLACES, _GOLDEN_SHOTS = range(7000, 7002), (0,)
-_CAMERA_WIDTH_PX, _JPEG = 512, 92
+SIZE = (512, 256)
+"""Width and height of what the demo's cameras send, pixels."""
+GOLDEN_PLACES = range(7000, 7004)
 _LOW = 0.02
 _ENOUGH = 8  # frames without which no percentile is told
 
@@ -88,11 +91,10 @@ def prepare(settings: Settings, now: datetime) -> None:
     from inference.lifecycle import golden  # noqa: PLC0415 - torch takes seconds, and only the demo needs it
     from inference.provenance.manifest import PoolSource, manifest_of  # noqa: PLC0415 - same
     from inference.training.samples import streets  # noqa: PLC0415 - same
-    from streams.sources.scenery import Weather  # noqa: PLC0415 - same
 
     if golden.current(settings) is None:
-        drawn = [one for weather in Weather for one in streets(Context.URBAN, weather, _GOLDEN_PLACES, _GOLDEN_SHOTS)]
-        drawn += [_as_sent(one) for one in drawn]  # what is vetted comes from cameras, and is held to pictures like its own
+        drawn = [one for weather in Weather for one in streets(Context.URBAN, weather, GOLDEN_PLACES[:2], (0,))]
+        drawn += as_sent(GOLDEN_PLACES)  # what is vetted comes from cameras, and is held to pictures like its own
         sources = [PoolSource(pool=one.origin, source="drawn by streams/sources/street.py", licence="Apache-2.0") for one in drawn]
         sources = list({one.pool: one for one in sources}.values())
         words = "demonstration: drawn pictures, labels exact by construction"
@@ -108,19 +110,22 @@ def prepare(settings: Settings, now: datetime) -> None:
             people.put(session, name, [role], "demo", now)
 
 
-def _as_sent(sample: "Sample") -> "Sample":
-    """The sample as the demo's cameras send it: smaller, and through JPEG."""
-    scale = _CAMERA_WIDTH_PX / sample.picture.shape[1]
-    small = cv2.resize(sample.picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", np.ascontiguousarray(small[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _JPEG])
-    picture = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1], np.uint8)
-    people = tuple(Person(_scaled(one.box_px, scale), _scaled(one.visible_px, scale), one.ignore) for one in sample.people)
-    return replace(sample, name=f"{sample.name}-sent", picture=picture, people=people)
+def as_sent(places: Sequence[int]) -> "list[Sample]":
+    """Streets of every weather as the demo's urban camera sends them: drawn at its size, and through its JPEG.
+
+    Larger drawings scaled down lack the sensor's grain: held to those, every live picture looks perturbed.
+    """
+    from inference.training.samples import streets  # noqa: PLC0415 - torch takes seconds, and only the demo needs it
+
+    drawn = [one for weather in Weather for one in streets(Context.URBAN, weather, places, (0,), size=SIZE)]
+    return [replace(one, name=f"{one.name}-sent", picture=received(one.picture)) for one in drawn]
 
 
-def _scaled(box: tuple[float, float, float, float], scale: float) -> tuple[float, float, float, float]:
-    x, y, w, h = box
-    return x * scale, y * scale, w * scale, h * scale
+def received(picture: Picture) -> Picture:
+    """The picture as it arrives from a camera: through its JPEG."""
+    data = cv2.imdecode(np.frombuffer(encode(picture), np.uint8), cv2.IMREAD_COLOR)
+    assert data is not None  # it was encoded a line before
+    return np.ascontiguousarray(data[:, :, ::-1], np.uint8)
 
 
 @dataclass

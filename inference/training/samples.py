@@ -100,14 +100,22 @@ def empty_road(shared_data: Path, frames: range) -> list[Sample]:
     return [Sample("road", f"road-{number}", picture, ()) for number, picture in _frames(shared_data / ROAD, frames)]
 
 
-def streets(context: Context, weather: Weather, seeds: Sequence[int], shots: Sequence[int], *, seen: float = _SEEN) -> list[Sample]:
-    """The given shots (5 a second) of synthetic streets with the given seeds, 640 x 320 px.
+def streets(
+    context: Context,
+    weather: Weather,
+    seeds: Sequence[int],
+    shots: Sequence[int],
+    *,
+    seen: float = _SEEN,
+    size: tuple[int, int] = (640, 320),
+) -> list[Sample]:
+    """The given shots (5 a second) of synthetic streets with the given seeds; `size` is width and height, pixels.
 
     A person of whom less than the share `seen` is visible is ignored; 0 leaves that to the evaluation.
     """
     samples = []
     for seed in seeds:
-        street = Street(context, weather, seed)
+        street = Street(context, weather, seed, *size)
         for number in shots:
             shot = street.shot(number)
             people = tuple(
