@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, track
 
+from inference.lifecycle import trial
 from inference.lifecycle.exam import make_exam
 from inference.lifecycle.gate import judge_model
 from inference.lifecycle.golden import SHARE, Review, Reviewer, choose, current, describe, open_golden, put_golden
@@ -194,6 +195,44 @@ def held_command(as_json: AsJson = False) -> None:
             f"{one.id[:12]} {one.pool}/{one.name} {one.held_at:%Y-%m-%d %H:%M} {worst.stage} {worst.score:.2f}: {worst.reason}"
         )
     typer.echo(f"{len(listed)} samples held back")
+
+
+@data.command("trial")
+def trial_command(
+    mode: Annotated[
+        Mode, typer.Option(help="The shipped model that is asked: a retraining run's is safe, `data vet`'s normal.")
+    ] = Mode.SAFE,
+    as_json: AsJson = False,
+) -> None:
+    """Poison known pictures in known ways and say how much of it vetting finds; minutes.
+
+    Example: kerbwatch data trial --mode safe
+    """
+    settings = read_settings()
+    model_key(settings)
+    registry = registry_of(settings)
+    served = load(registry, shipped(registry)[mode], threads=1)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("drawing pictures", total=None)
+        found = trial.run(
+            trial.material(settings.shared_data),
+            served,
+            Rules(),
+            lambda what, done, of: progress.update(task, description=what, completed=done, total=of),
+        )
+    if as_json:
+        _json(found)
+        return
+    typer.echo(
+        f"{found.pictures} pictures, {found.golden} golden ones, {found.seeds} seeds, asked of {found.model[:12]}; "
+        f"{found.clean_held} held back with no harm done"
+    )
+    for one in found.rows:
+        share = ", ".join(
+            f"{name} {'-' if value is None else f'{value:.2f}'}"
+            for name, value in (("precision", one.precision), ("recall", one.recall))
+        )
+        typer.echo(f"  {one.harm}, {one.gamma:.0%}: {one.harmed} harmed, {one.held} held back: {share}")
 
 
 def find_model(registry: Registry, model: str) -> str:
