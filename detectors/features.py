@@ -1,10 +1,14 @@
 """What of a judged frame the detectors read: a `Detections` event in, one observation per feature out.
 
-Decides which numbers exist for a frame; refuses to invent one: a score that was not measured is absent, never zero.
+Decides which numbers exist for a frame; refuses to invent one: a score that was not measured is absent, never zero. Also what
+the traffic rules see of it.
 Topic: detections.
 """
 
+import struct
+
 from detectors.base import Observation
+from detectors.sighting import CELLS, Sighting
 from streams.events import Detections
 
 PICTURE = frozenset({"brightness", "contrast", "sharpness"})
@@ -34,3 +38,25 @@ def observations(event: Detections, offset: int = 0) -> dict[str, Observation]:
     if event.scores.inconsistency is not None:
         values["inconsistency"] = event.scores.inconsistency
     return {name: Observation(sequence, time_s, value) for name, value in values.items()}
+
+
+def sighting(event: Detections, offset: int = 0, raised: tuple[str, ...] = ()) -> Sighting:
+    """The frame as traffic rules see it.
+
+    `offset` as above; `raised` names the detectors that raised on this frame. A fingerprint of another size than 8 x 8 is none.
+    """
+    features, camera_s = event.features, event.camera_time.timestamp()
+    told = features.fingerprint
+    return Sighting(
+        sequence=event.sequence + offset,
+        time_s=camera_s,
+        waited_s=event.time.timestamp() - camera_s,
+        epoch=event.epoch,
+        number=event.sequence,
+        context=event.context,
+        digest=event.weights_digest,
+        refused=event.refused,
+        cells=struct.unpack(f">{CELLS}H", told) if len(told) == 2 * CELLS else (),
+        embedding=features.embedding,
+        raised=raised,
+    )

@@ -1,7 +1,8 @@
 """One camera's watch: a judged frame in, signals out, and the camera's whole memory beside it.
 
-Decides which baselines a frame belongs to, runs the catalogue's detectors on it and says when a finding begins, goes on and ends;
-refuses to judge a frame twice, and to learn or judge drift from frames that are under attack: the attack explains the drift.
+Decides which baselines a frame belongs to, runs the traffic rules and the catalogue's detectors on it and says when a finding
+begins, goes on and ends; refuses to judge a frame twice, and to learn or judge drift from frames that are under attack, frozen,
+replayed or flooding: that explains the drift.
 Topic: detections in, signals out.
 
 Pure: `watch(state, event)` touches neither its arguments nor a clock. The agent sends the signals BEFORE it stores the state;
@@ -13,15 +14,18 @@ Source: README, promises 1 and 5.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from detectors.base import Json, Observation, State, Status, Verdict
 from detectors.catalogue import RUNNING, Baseline, Entry
-from detectors.features import observations
+from detectors.features import observations, sighting
+from detectors.sighting import Sighting
+from detectors.traffic import CHAFF, GUARDS, Guard
 from streams.errors import BrokenContract
 from streams.events import Context, Detections, Evidence, Kind, Phase, Signal, Window, event_id
 
-Heard = Callable[[Entry, Verdict], None]
+Watching = Entry | Guard
+Heard = Callable[[Watching, Verdict], None]
 
 VERSION = 1
 KEPT_BASELINES = 12  # (context, digest) pairs a camera remembers: two contexts, some normal and safe weights each
@@ -34,6 +38,7 @@ class _Finding(TypedDict):
     since: int
     told: int  # up to where the suspicious stretch has been told
     waiting: int  # unusual readings not told yet
+    context: NotRequired[str]  # where it was raised, for what belongs to the camera and not to a context
 
 
 class _Cell(TypedDict):
@@ -52,6 +57,7 @@ class _Memory(TypedDict):
     seen: dict[str, int]  # last sequence by epoch, oldest epoch first
     baselines: dict[str, dict[str, _Cell]]  # by context and digest, then by detector
     recent: list[str]  # baselines, the longest unused first
+    camera: NotRequired[dict[str, _Cell]]  # by traffic rule: what belongs to the camera, whatever its context and weights
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ def watch(
     event: Detections,
     *,
     entries: Sequence[Entry] = RUNNING,
+    guards: Sequence[Guard] = GUARDS,
     source: str = "watcher/watch",
     heard: Heard = lambda _entry, _verdict: None,
 ) -> tuple[dict[str, Json], tuple[Signal, ...]]:
@@ -83,6 +90,7 @@ def watch(
         state: what the last call returned for this camera, or {} before its first frame; left untouched.
         event: the judged frame. A frame seen before returns the same state and no signals.
         entries: the detectors; those of kind evasion first.
+        guards: the traffic rules; the one against chaff watches all of them and the detectors, last.
         source: who signs the signals, "role/name".
         heard: told every verdict, for metrics; it must not raise.
 
@@ -99,14 +107,18 @@ def watch(
     after: _Memory = {**memory, "baselines": dict(memory["baselines"])}
     signals: list[Signal] = []
     if event.epoch != memory["epoch"]:
-        signals += _change_epoch(after, event, entries, source)
+        signals += _change_epoch(after, event, (*entries, *guards, CHAFF), source)
     after["seen"] = {**after["seen"], str(event.epoch): event.sequence}
+    explained = False
+    for guard in guards:
+        signal = _guard(guard, after, sighting(event, after["offset"]), event, source, heard)
+        signals += [signal] if signal is not None else []
+        explained = explained or (guard.explains and after["camera"][guard.key]["finding"] is not None)
     readings = observations(event, after["offset"])
-    attacked = False
     used = []
     for entry in entries:
         reading = readings.get(entry.reads)
-        if attacked and entry.kind is Kind.DRIFT:
+        if explained and entry.kind is Kind.DRIFT:
             continue
         key = _baseline(entry, event)
         cells = after["baselines"].get(key, {})
@@ -117,9 +129,30 @@ def watch(
             if signal is not None:
                 signals.append(signal)
         used.append(key)
-        attacked = attacked or (entry.kind is Kind.EVASION and cell is not None and cell["finding"] is not None)
+        explained = explained or (entry.kind is Kind.EVASION and cell is not None and cell["finding"] is not None)
+    raised = tuple(signal.detector for signal in signals if signal.phase is Phase.RAISED)
+    signal = _guard(CHAFF, after, sighting(event, after["offset"], raised), event, source, heard)
+    signals += [signal] if signal is not None else []
     _forget(after, used)
     return cast("dict[str, Json]", after), tuple(signals)
+
+
+def _guard(  # noqa: PLR0917 only `watch` calls it
+    guard: Guard, after: _Memory, seen: Sighting, event: Detections, source: str, heard: Heard
+) -> Signal | None:
+    """One traffic rule, one frame: its cell is put into `after`; what is to be said."""
+    cells = after.get("camera", {})
+    cell = cells.get(guard.key)
+    finding = cell["finding"] if cell is not None else None
+    context = finding.get("context", event.context) if finding is not None else event.context
+    place = _Place(event, f"{context}/{Baseline.PICTURE}", event.epoch, after["offset"], source)
+    state, verdict = guard.rule.step(guard.rule.start() if cell is None else cell["state"], seen)
+    heard(guard, verdict)
+    finding, signal = _tell(guard, finding, seen.sequence, (None, verdict), place)
+    if finding is not None:
+        finding = {**finding, "context": context}
+    after["camera"] = {**cells, guard.key: {"state": state, "finding": finding}}
+    return signal
 
 
 def _opened(state: dict[str, Json], event: Detections) -> _Memory:
@@ -143,21 +176,27 @@ def _baseline(entry: Entry, event: Detections) -> str:
             return f"{event.context}/{event.scores.reference_digest}"
 
 
-def _change_epoch(after: _Memory, event: Detections, entries: Sequence[Entry], source: str) -> list[Signal]:
+def _change_epoch(after: _Memory, event: Detections, watching: Sequence[Watching], source: str) -> list[Signal]:
     """A camera started again: baselines stay, sequences go on from where they were, and what was not told yet is."""
     old = after["epoch"]
     newest = after["seen"].get(str(old), 0) + after["offset"]
     signals = []
-    by_key = {entry.key: entry for entry in entries}
-    for name, cells in after["baselines"].items():
-        place = _Place(event, name, old, after["offset"], source)
+    by_key = {one.key: one for one in watching}
+
+    def told(cells: dict[str, _Cell], baseline: str) -> dict[str, _Cell]:
+        changed = dict(cells)
         for key, cell in cells.items():
             finding = cell["finding"]
-            if finding is not None and newest > finding["told"] and key in by_key:
-                told: _Finding = {**finding, "told": newest, "waiting": 0}
-                cells = {**cells, key: {**cell, "finding": told}}  # noqa: PLW2901 - a copy, for the input stays untouched
-                after["baselines"][name] = cells
-                signals.append(_signal(by_key[key], Phase.ONGOING, place.window(finding["since"], newest), None, place))
+            if finding is None or newest <= finding["told"] or key not in by_key:
+                continue
+            where = f"{finding['context']}/{Baseline.PICTURE}" if "context" in finding else baseline
+            place = _Place(event, where, old, after["offset"], source)
+            changed[key] = {**cell, "finding": {**finding, "told": newest, "waiting": 0}}
+            signals.append(_signal(by_key[key], Phase.ONGOING, place.window(finding["since"], newest), None, place))
+        return changed
+
+    after["baselines"] = {name: told(cells, name) for name, cells in after["baselines"].items()}
+    after["camera"] = told(after.get("camera", {}), "")
     kept = list(after["seen"].items())[-(KEPT_EPOCHS - 1) :]
     after["seen"] = {epoch: last for epoch, last in kept if epoch != str(event.epoch)}
     after["epoch"], after["offset"] = event.epoch, newest + 1 - event.sequence
@@ -169,26 +208,32 @@ def _look(entry: Entry, cell: _Cell | None, reading: Observation, place: _Place,
     state, finding = (cell["state"], cell["finding"]) if cell is not None else (entry.detector.start(), None)
     state, verdict = entry.detector.step(state, reading)
     heard(entry, verdict)
-    now = reading.sequence
+    finding, signal = _tell(entry, finding, reading.sequence, (reading, verdict), place)
+    return {"state": state, "finding": finding}, signal
+
+
+def _tell(
+    entry: Watching, finding: _Finding | None, now: int, seen: tuple[Observation | None, Verdict], place: _Place
+) -> tuple[_Finding | None, Signal | None]:
+    """What a verdict makes of a finding, and what is to be said of it."""
+    verdict = seen[1]
     if verdict.status is Status.REFUSED:
-        return {"state": state, "finding": finding}, None
+        return finding, None
     if finding is None:
         if verdict.status is not Status.ALARM:
-            return {"state": state, "finding": None}, None
+            return None, None
         since = now if verdict.since_sequence is None else verdict.since_sequence
-        signal = _signal(entry, Phase.RAISED, place.window(since, now), (reading, verdict), place)
-        return {"state": state, "finding": {"since": since, "told": now, "waiting": 0}}, signal
+        return {"since": since, "told": now, "waiting": 0}, _signal(entry, Phase.RAISED, place.window(since, now), seen, place)
     if verdict.status is not Status.ALARM:
-        window = place.window(finding["since"], finding["told"])
-        return {"state": state, "finding": None}, _signal(entry, Phase.CALM, window, (reading, verdict), place)
+        return None, _signal(entry, Phase.CALM, place.window(finding["since"], finding["told"]), seen, place)
     waiting = finding["waiting"] + verdict.unusual
     # Told every so often, and once more at the first usual reading, so that the window ends right before it.
     until = now if verdict.unusual else now - 1
     due = waiting >= entry.remind if verdict.unusual else waiting > 0
     if not due:
-        return {"state": state, "finding": {**finding, "waiting": waiting}}, None
-    signal = _signal(entry, Phase.ONGOING, place.window(finding["since"], until), (reading, verdict), place)
-    return {"state": state, "finding": {**finding, "told": until, "waiting": 0}}, signal
+        return {**finding, "waiting": waiting}, None
+    signal = _signal(entry, Phase.ONGOING, place.window(finding["since"], until), seen, place)
+    return {**finding, "told": until, "waiting": 0}, signal
 
 
 def _forget(after: _Memory, used: Sequence[str]) -> None:
@@ -202,23 +247,19 @@ def _forget(after: _Memory, used: Sequence[str]) -> None:
     after["recent"] = recent
 
 
-def _signal(entry: Entry, phase: Phase, window: Window, seen: tuple[Observation, Verdict] | None, place: _Place) -> Signal:
+def _signal(
+    entry: Watching, phase: Phase, window: Window, seen: tuple[Observation | None, Verdict] | None, place: _Place
+) -> Signal:
     event = place.event
     evidence: tuple[Evidence, ...] = ()
     if seen is not None:
         reading, verdict = seen
-        evidence = (
-            Evidence(entry.reads, reading.value),
-            Evidence("score", verdict.score),
-            Evidence("evidence", verdict.evidence),
-        )
+        measured = Evidence(entry.reads, verdict.score if reading is None else reading.value)
+        score = () if reading is None else (Evidence("score", verdict.score),)
+        evidence = (measured, *score, Evidence("evidence", verdict.evidence))
     context, digest = place.baseline.split("/")
     stretch = f"frames {window.first_sequence} to {window.last_sequence}"
-    words = {
-        Phase.RAISED: f"{entry.reads} is not what it used to be: {stretch}",
-        Phase.ONGOING: f"{entry.reads} is still unusual: {stretch}",
-        Phase.CALM: f"{entry.reads} is as it used to be again after {stretch}",
-    }
+    words = _words(entry, phase, stretch, "" if seen is None else seen[1].leads)
     return Signal(
         id=event_id("signal", entry.name, event.camera_id, window.epoch, window.first_sequence, phase, window.last_sequence),
         source=place.source,
@@ -233,5 +274,19 @@ def _signal(entry: Entry, phase: Phase, window: Window, seen: tuple[Observation,
         window=window,
         weights_digest=None if digest == Baseline.PICTURE else digest,
         evidence=evidence,
-        message=words[phase],
+        message=words,
     )
+
+
+def _words(entry: Watching, phase: Phase, stretch: str, leads: str) -> str:
+    if isinstance(entry, Guard):
+        if phase is Phase.CALM:
+            return f"{entry.calm}, after {stretch}"
+        return f"{leads or entry.why}: {stretch}" if phase is Phase.RAISED else f"still: {leads or entry.why}: {stretch}"
+    match phase:
+        case Phase.RAISED:
+            return f"{entry.reads} is not what it used to be: {stretch}"
+        case Phase.ONGOING:
+            return f"{entry.reads} is still unusual: {stretch}"
+        case Phase.CALM:
+            return f"{entry.reads} is as it used to be again after {stretch}"

@@ -25,8 +25,7 @@ from faust.streams import Stream
 from faust.types import EventT, StreamT
 
 from detectors.base import Verdict
-from detectors.catalogue import Entry
-from detectors.watch import watch
+from detectors.watch import Watching, watch
 from inference.provenance.registry import registry_of
 from infra.db import open_database, reading, writing
 from infra.metrics import AUDITED, EFFECT_ATTEMPTS, EFFECTS_PENDING, QUARANTINED, Metrics, Outcome, Service
@@ -99,7 +98,7 @@ class _Watcher:
         if camera not in states:
             states[camera] = msgspec.json.decode(self._cameras[camera]) if camera in self._cameras else {}
 
-        def heard(entry: Entry, verdict: Verdict) -> None:
+        def heard(entry: Watching, verdict: Verdict) -> None:
             self._rim.metrics.verdict(entry.kind, event, entry.key, verdict.score, verdict.evidence)
 
         state, signals = watch(states[camera], event, heard=heard)

@@ -149,6 +149,7 @@ class Features(Struct, frozen=True, kw_only=True):
     brightness, contrast: mean and standard deviation of luminance, 0..1. sharpness: mean absolute Laplacian, 0..1.
     people: boxes above the serving threshold. score_mean, score_max: of those boxes, 0 if none.
     height_mean_px: 0 if none. heat: mean of the centre map, 0..1. embedding: pooled backbone features, any length.
+    fingerprint: 8 x 8 means of luminance in 1/256 grey level, row by row, 16 bits each (big-endian); empty where not measured.
     """
 
     brightness: Share
@@ -160,6 +161,7 @@ class Features(Struct, frozen=True, kw_only=True):
     height_mean_px: Annotated[float, Meta(ge=0.0)]
     heat: Share
     embedding: tuple[float, ...] = ()
+    fingerprint: Annotated[bytes, Meta(max_length=128)] = b""
 
 
 class InputScores(Struct, frozen=True, kw_only=True):
@@ -216,6 +218,8 @@ class Detections(Event, frozen=True, kw_only=True, tag="kerbwatch.detections"):
     scores: InputScores
     timings: Timings
     compared: Comparison | None = None
+    refused: Count = 0
+    """Messages under this camera's name that were refused since the frame before."""
 
 
 class Offset(Struct, frozen=True, array_like=True):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import detectors
-from detectors import catalogue, checks
+from detectors import catalogue, checks, traffic
 from detectors.base import Observation, State, Status, Verdict
 from detectors.catalogue import Entry
 from detectors.drift import Drift
@@ -64,9 +64,10 @@ def test_every_detector_keeps_this_promise_on_known_streams(entry: Entry, check:
 
 def test_no_detector_of_the_package_is_missing_from_the_catalogue() -> None:
     listed = {type(entry.detector).__name__ for entry in catalogue.ALL.values()}
+    listed |= {type(guard.rule).__name__ for guard in (*traffic.GUARDS, traffic.CHAFF)}
     for path in Path(detectors.__file__).parent.glob("*.py"):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and path.name != "base.py":
+            if isinstance(node, ast.ClassDef) and path.name not in {"base.py", "sighting.py"}:
                 methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
                 assert not {"start", "step"} <= methods or node.name in listed, f"{path.name}: {node.name} is not in the catalogue"
 
@@ -178,7 +179,7 @@ def test_silence_during_an_alarm_is_not_calm() -> None:
     state, _ = story(attack(end=250))
     unsampled = [judged(n) for n in range(250, 600) if n % 4]
     _, signals = story(unsampled, state)
-    assert signals == []
+    assert {signal.kind for signal in signals} <= {Kind.TRAFFIC}, "every fourth frame is missing"
 
 
 def test_a_repeated_frame_changes_nothing_and_a_crash_before_storing_sends_the_same_signals_again() -> None:

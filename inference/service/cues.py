@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from inference.service.sanitise import chain
 from streams.events import Features
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _LUMA_WIDTH_PX = 320
 _LAPLACIAN_MOST = 4 * 255.0
+_FINGERPRINT_SIDE = 8
+_FINGERPRINT_STEPS = 256.0  # of a grey level: finer than what a sensor's noise moves a cell's mean by
 _SQUEEZE = chain("median-3+jpeg-60")
 _CHANGE_SCALE = 0.02  # of the mean change: honest street pictures lie below 0.3 of it, pictures under attack at 0.3 to 0.8
 
@@ -59,7 +62,7 @@ def features(picture: Picture, view: "View") -> Features:
     shrink = max(1, round(width / _LUMA_WIDTH_PX))  # whole: anything else takes OpenCV ten times as long
     size = (max(1, width // shrink), max(1, height // shrink))
     picture = picture[: size[1] * shrink, : size[0] * shrink]
-    luma = cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    luma = np.asarray(cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY), np.uint8)
     mean, deviation = cv2.meanStdDev(luma)
     edges = cv2.Laplacian(luma, cv2.CV_16S, ksize=1)
     scores = [box.score for box in view.boxes]
@@ -73,7 +76,16 @@ def features(picture: Picture, view: "View") -> Features:
         height_mean_px=sum(box.h_px for box in view.boxes) / len(scores) if scores else 0.0,
         heat=_share(float(view.heat.mean(dtype=np.float64))),
         embedding=tuple(round(float(part), 4) for part in np.nan_to_num(view.embedding)),
+        fingerprint=fingerprint(luma),
     )
+
+
+def fingerprint(luma: NDArray[np.uint8]) -> bytes:
+    """8 x 8 means of luminance (H x W, 0..255) in 1/256 grey level, row by row, big-endian, for `detectors/pictures.py`."""
+    side = (_FINGERPRINT_SIDE, _FINGERPRINT_SIDE)
+    cells = cv2.resize(luma.astype(np.float32), side, interpolation=cv2.INTER_AREA)
+    steps: NDArray[np.uint16] = np.rint(np.asarray(cells) * _FINGERPRINT_STEPS).astype(">u2")
+    return steps.tobytes()
 
 
 def squeeze(picture: Picture) -> Picture:

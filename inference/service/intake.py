@@ -26,13 +26,17 @@ _FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG"}
 
 @dataclass(frozen=True)
 class Accepted:
-    """A frame that may be judged, its decoded picture, and where it lay in Kafka."""
+    """A frame that may be judged, its decoded picture, and where it lay in Kafka.
+
+    `refused`: messages under its camera's name that were refused since the frame before.
+    """
 
     frame: Frame
     picture: Picture
     partition: int
     offset: int
     decode_ms: float = 0.0
+    refused: int = 0
 
 
 @dataclass
@@ -41,6 +45,7 @@ class _Seen:
     sequence: int
     time: datetime
     offset: int
+    refused: int = 0
 
 
 @dataclass
@@ -68,6 +73,24 @@ class Intake:
 
         A message that Kafka delivers a second time (its offset is not new) passes again: judging is harmless to repeat.
         """
+        try:
+            return self._admit(headers, body, key=key, partition=partition, offset=offset, now=now)
+        except BadInput:
+            last = self._last.get((key or b"").decode(errors="replace"))
+            if last is not None and offset > last.offset:
+                last.refused += 1
+            raise
+
+    def _admit(
+        self,
+        headers: Iterable[tuple[str, bytes]],
+        body: bytes | None,
+        *,
+        key: bytes | None,
+        partition: int,
+        offset: int,
+        now: datetime,
+    ) -> Accepted:
         frame = codec.decode_frame(headers, body)
         assert body is not None
         if key != frame.camera_id.encode():
@@ -78,7 +101,7 @@ class Intake:
         last = self._last.get(frame.camera_id)
         if last is None or offset > last.offset:
             self._last[frame.camera_id] = _Seen(frame.epoch, frame.sequence, frame.time, offset)
-        return Accepted(frame, picture, partition, offset)
+        return Accepted(frame, picture, partition, offset, refused=0 if last is None else last.refused)
 
     def _check_time(self, frame: Frame, offset: int, now: datetime) -> None:
         ahead_s = (frame.time - now) / timedelta(seconds=1)
@@ -89,7 +112,10 @@ class Intake:
         if last is None or offset <= last.offset:
             return
         if (frame.epoch, frame.sequence) <= (last.epoch, last.sequence):
-            raise BadInput(f"{who} (epoch {frame.epoch}) comes after frame {last.sequence} (epoch {last.epoch})", Refusal.REPEATED)
+            text = f"{who} (epoch {frame.epoch}) comes after frame {last.sequence} (epoch {last.epoch})"
+            if frame.time > last.time:  # what is only repeated or late is dated before it
+                text += ", yet was taken later: two senders use this name, or its clock was set back; find out which"
+            raise BadInput(text, Refusal.REPEATED)
         if frame.time <= last.time:
             raise BadInput(f"{who} is not later than frame {last.sequence} before it", Refusal.STALE_TIME)
 

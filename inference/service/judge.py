@@ -181,4 +181,5 @@ def _detections(
         scores=InputScores(reference_digest=state.reference_digest, inconsistency=inconsistency),
         timings=timings,
         compared=compared,
+        refused=accepted.refused,
     )
