@@ -113,15 +113,18 @@ def _draw(found: Overheads, path: Path) -> None:
         time.text(len(ratios) - 0.5, value, f"paper: {what}", fontsize=7, va="bottom", ha="right")
     time.set_xticks(range(len(ratios)), list(ratios))
     time.set(title="latency ratio")
-    memory.barh([one.what for one in found.memory], [one.resident_mib for one in found.memory])
+    memory.barh(
+        [one.what.replace(", ", "\n").replace(" loaded", "\nloaded") for one in found.memory],
+        [one.resident_mib for one in found.memory],
+    )
     memory.set(title="resident memory, MiB")
     memory.tick_params(axis="y", labelsize=7)
     lines = [one for one in small.robustness if one.kept is not None]
     kept.bar(range(len(lines)), [one.kept or 0.0 for one in lines])
     kept.axhline(PAPER_KEPT, color="grey", linestyle="--", linewidth=0.8, label="paper")
     kept.set_xticks(range(len(lines)), [f"{one.data}\n{one.attack}" for one in lines], fontsize=6, rotation=30)
-    kept.set(title=f"{small.model}: performance kept")
-    kept.legend(fontsize=7)
+    kept.set_title(f"{small.model}: performance kept", fontsize=10)
+    kept.legend(fontsize=7, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)
