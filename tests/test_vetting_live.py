@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from inference.attacks.gradient import fgsm
-from inference.lifecycle.collect import Budget, LivePicture, Plan, labelled
+from inference.lifecycle.collect import Budget, LivePicture, Plan, labelled, vetted
 from inference.lifecycle.traits import Reference, reference
-from inference.lifecycle.vetting import Rules, ask, fit, vet
+from inference.lifecycle.vetting import fit
 from inference.networks.csp_nano import CspNano
 from inference.provenance.registry import Registry, shipped
 from inference.service.serving import Served, load
@@ -40,7 +40,7 @@ class Site:
         live = tuple(LivePicture(f"{number:016x}", "gate", picture) for number, picture in enumerate(pictures))
         plan = Plan("ab" * 16, "cd" * 16, Context.URBAN, "", "", Budget.SHORT, live, frozenset(), "responder")
         samples = labelled(plan, self.safe, self.normal)
-        findings = vet(samples, list(ask(self.safe, samples)), self.golden, Rules())
+        findings = vetted(samples, (self.safe, self.normal), self.golden, lambda *_: None)
         return len(fit(samples, findings)[0]) / len(samples)
 
 
