@@ -86,6 +86,13 @@ class Drift:
         """Before the first reading."""
         return {"block": [], "count": 0, "last": -1, "warm": []}
 
+    def rearm(self, state: State) -> State:
+        """The state with its baseline, but without evidence or alarm: as if calm had just been proven."""
+        if "warm" in state:
+            return state
+        sums = cast("Json", sequential.start())
+        return {**state, "sums": sums, "evidence": 0.0, "alarm": None, "quiet": 0}
+
     def step(self, state: State, seen: Observation) -> tuple[State, Verdict]:
         """One reading further; never raises."""
         if not math.isfinite(seen.value):

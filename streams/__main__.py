@@ -24,6 +24,7 @@ from streams import bench, chaos, dlq, models
 from streams.bench_protection import protection, sanitise
 from streams.camera import replay_command
 from streams.demo import demo
+from streams.detect import detect_command
 from streams.errors import KerbwatchError
 from streams.stack import setup_command, up_command
 from streams.view import watch_command
@@ -49,6 +50,7 @@ app.add_typer(rollout_cli.people_app, name="people")
 app.add_typer(models.app, name="models")
 app.command("replay")(replay_command)
 app.command("evaluate")(evaluate_command)
+app.command("detect")(detect_command)
 app.add_typer(chaos.app, name="chaos")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(dashboards, name="dashboards")
