@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from numpy.random import Generator
 
 from infra.keys import sign_frame
-from streams.events import SCHEMA_VERSION, Frame, event_id
+from streams.events import SCHEMA_VERSION, Context, Frame, event_id
 from streams.line import JPEG, PNG, FrameMessage
 from streams.sources.base import Person, Picture, Shot
 
@@ -180,11 +180,17 @@ class ReplayedFrames(_OnMessages):
 
     fresh: bool = False
     back: int = 50
-    """How many frames before the attack's begin are played over and over."""
+    """How many frames before the attack's begin are played over and over; 1 freezes the picture."""
+    quality: int | None = None
+    """JPEG quality at which fresh ones are encoded again, so that no byte is the old one's."""
 
     @property
     def name(self) -> str:
         """By its kind."""
+        if self.back == 1:
+            return "frozen"
+        if self.quality is not None:
+            return "replay-recoded"
         return "replay-fresh" if self.fresh else "replay-old"
 
     def on_message(self, message: FrameMessage, wire: Wire, rng: Generator) -> Sequence[FrameMessage]:  # noqa: ARG002 the protocol's
@@ -195,8 +201,13 @@ class ReplayedFrames(_OnMessages):
         old = stretch[message.frame.sequence % len(stretch)]
         if not self.fresh:
             return (message, old)
-        size = {"width_px": old.frame.width_px, "height_px": old.frame.height_px, "content_type": old.frame.content_type}
-        return (_signed(FrameMessage(message.frame, old.body), wire, digest=old.frame.digest, **size),)
+        size = {"width_px": old.frame.width_px, "height_px": old.frame.height_px}
+        body, kind = old.body, old.frame.content_type
+        if self.quality is not None:
+            picture = cv2.imdecode(np.frombuffer(old.body, np.uint8), cv2.IMREAD_COLOR)
+            body, kind = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1].tobytes(), JPEG
+        digest = hashlib.sha256(body).hexdigest()
+        return (_signed(FrameMessage(message.frame, body), wire, digest=digest, content_type=kind, **size),)
 
 
 class Harm(StrEnum):
@@ -266,6 +277,66 @@ class WrongTime(_OnMessages):
     def on_message(self, message: FrameMessage, wire: Wire, rng: Generator) -> Sequence[FrameMessage]:  # noqa: ARG002 the protocol's
         """The message at another time."""
         return (_signed(message, wire, time=message.frame.time + timedelta(seconds=self.shift_s)),)
+
+
+@dataclass(frozen=True)
+class SecondSender(_OnMessages):
+    """Somebody else sends under this camera's name and key beside it: since an hour ago, or with numbers of the same start."""
+
+    same_start: bool = False
+
+    @property
+    def name(self) -> str:
+        """By its kind."""
+        return "second-numbers" if self.same_start else "second-sender"
+
+    def on_message(self, message: FrameMessage, wire: Wire, rng: Generator) -> Sequence[FrameMessage]:  # noqa: ARG002 the protocol's
+        """The camera's message and the other's, dated right after it."""
+        later = message.frame.time + timedelta(microseconds=1)
+        if self.same_start:
+            other = _signed(message, wire, sequence=message.frame.sequence // 2, time=later)
+        else:
+            other = _signed(message, wire, epoch=max(0, message.frame.epoch - 3_600_000), time=later)
+        return (message, other)
+
+
+@dataclass(frozen=True)
+class TakenOut(_OnMessages):
+    """Somebody on the way takes out one message in `every`."""
+
+    every: int = 3
+    name: str = "holes"
+
+    def on_message(self, message: FrameMessage, wire: Wire, rng: Generator) -> Sequence[FrameMessage]:  # noqa: ARG002 the protocol's
+        """The message, or nothing."""
+        return () if message.frame.sequence % self.every == self.every - 1 else (message,)
+
+
+@dataclass(frozen=True)
+class WrongContext(_OnMessages):
+    """The camera claims to be where it is not."""
+
+    name: str = "wrong-context"
+
+    def on_message(self, message: FrameMessage, wire: Wire, rng: Generator) -> Sequence[FrameMessage]:  # noqa: ARG002 the protocol's
+        """The message under the other context."""
+        other = next(context for context in Context if context is not message.frame.context)
+        return (_signed(message, wire, context=other),)
+
+
+@dataclass(frozen=True)
+class Chaff(_OnPictures):
+    """Pictures that set off alarms, end them and set them off again: dark for `on_s` seconds, as they are for `off_s`."""
+
+    on_s: float = 40.0
+    off_s: float = 160.0
+    name: str = "chaff"
+
+    def on_picture(self, picture: Picture, shot: Shot, into_s: float, rng: Generator) -> Picture:  # noqa: ARG002 the protocol's
+        """The picture, or a dark one."""
+        if into_s % (self.on_s + self.off_s) >= self.on_s:
+            return picture
+        return np.asarray(cv2.convertScaleAbs(picture, alpha=0.3), np.uint8)
 
 
 @dataclass(frozen=True)

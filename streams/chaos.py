@@ -20,6 +20,7 @@ from rich.table import Table
 from infra.settings import Settings, read_settings
 from streams.attacks import (
     Attack,
+    Chaff,
     CorruptBytes,
     Corruption,
     Drift,
@@ -28,7 +29,10 @@ from streams.attacks import (
     Harm,
     NewerVersion,
     ReplayedFrames,
+    SecondSender,
     Stretch,
+    TakenOut,
+    WrongContext,
     WrongSignature,
     WrongTime,
 )
@@ -88,6 +92,15 @@ ATTACKS: Mapping[str, Kind] = {
     "flood-fresh": Kind("twenty newly signed frames for each", "AML.T0046", lambda _: Flood(fresh=True)),
     "replay-old": Kind("old frames again, beside the live ones", "AML.T0046", lambda _: ReplayedFrames()),
     "replay-fresh": Kind("old pictures newly signed, in place of the live ones", "AML.T0015", lambda _: ReplayedFrames(fresh=True)),
+    "replay-recoded": Kind(
+        "the same, encoded again at another quality", "AML.T0015", lambda _: ReplayedFrames(fresh=True, quality=60)
+    ),
+    "frozen": Kind("one picture over and over, newly signed", "AML.T0015", lambda _: ReplayedFrames(fresh=True, back=1)),
+    "second-sender": Kind("another sender with the camera's key, started earlier", "AML.T0015", lambda _: SecondSender()),
+    "second-numbers": Kind("another sender with the camera's key and start", "AML.T0015", lambda _: SecondSender(same_start=True)),
+    "holes": Kind("one frame in three taken out on the way", "AML.T0029", lambda _: TakenOut()),
+    "wrong-context": Kind("the camera claims the other context", "AML.T0015", lambda _: WrongContext()),
+    "chaff": Kind("alarms set off over and over: dark for 40 s of each 200 s", "AML.T0046", lambda _: Chaff()),
     "truncated": Kind("half a picture", "AML.T0029", lambda _: CorruptBytes(Harm.TRUNCATED)),
     "flipped": Kind("a byte changed on the way", "AML.T0029", lambda _: CorruptBytes(Harm.FLIPPED)),
     "huge": Kind("a small JPEG that claims 65,500 x 65,500 pixels", "AML.T0029", lambda _: CorruptBytes(Harm.HUGE)),

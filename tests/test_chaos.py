@@ -27,6 +27,7 @@ from infra.settings import Settings
 from streams import codec
 from streams.attacks import (
     Attack,
+    Chaff,
     CorruptBytes,
     Corruption,
     Drift,
@@ -35,8 +36,11 @@ from streams.attacks import (
     Harm,
     NewerVersion,
     ReplayedFrames,
+    SecondSender,
     Stretch,
+    TakenOut,
     Wire,
+    WrongContext,
     WrongSignature,
     WrongTime,
     bomb_png,
@@ -58,6 +62,8 @@ OTHER_KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 ON_MESSAGES: list[Attack] = [
     Flood(), Flood(fresh=True), ReplayedFrames(), ReplayedFrames(fresh=True), *(CorruptBytes(harm) for harm in Harm),
     WrongSignature(OTHER_KEY), WrongSignature(None), WrongTime(3600), WrongTime(-3600), NewerVersion(),
+    ReplayedFrames(fresh=True, quality=60), ReplayedFrames(fresh=True, back=1), SecondSender(), SecondSender(same_start=True),
+    TakenOut(), WrongContext(),
 ]  # fmt: skip
 ON_PICTURES = [Drift(corruption, 2.0) for corruption in Corruption]
 
@@ -167,27 +173,28 @@ CHANGES: dict[str, set[str]] = {
     "truncated": {"digest", "signature"}, "flipped": set(), "huge": {"digest", "signature"},
     "bomb": {"digest", "signature", "content_type"}, "wrong-key": {"signature"}, "unsigned": {"signature"},
     "future-time": {"time", "signature"}, "stale-time": {"time", "signature"}, "newer-version": {"version", "signature"},
+    "wrong-context": {"context", "signature"}, "replay-recoded": {"digest", "signature"}, "frozen": {"digest", "signature"},
 }  # fmt: skip
 REFUSALS = {
     "truncated": Refusal.UNDECODABLE, "flipped": Refusal.BAD_SIGNATURE, "huge": Refusal.TOO_LARGE, "bomb": Refusal.TOO_LARGE,
     "wrong-key": Refusal.BAD_SIGNATURE, "unsigned": Refusal.BAD_SIGNATURE, "future-time": Refusal.FUTURE_TIME,
     "stale-time": Refusal.STALE_TIME, "newer-version": Refusal.UNKNOWN_VERSION,
 }  # fmt: skip
-ONE_FOR_ONE = [attack for attack in ON_MESSAGES if attack.name in CHANGES]
+REFUSED = [attack for attack in ON_MESSAGES if attack.name in REFUSALS]
 
 
-@pytest.mark.parametrize("attack", ONE_FOR_ONE, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", [each for each in ON_MESSAGES if each.name in CHANGES], ids=lambda attack: attack.name)
 def test_an_attack_changes_what_it_says_and_nothing_else(attack: Attack) -> None:
     message, wire = at_work()
     (bad,) = attack.on_message(message, wire, rng())
     assert differences(bad.frame, message.frame) == CHANGES[attack.name]
-    touches_bytes = attack.name in set(Harm)
+    touches_bytes = attack.name in {*Harm, "replay-recoded", "frozen"}
     assert (bad.body != message.body) == touches_bytes
     if attack.name == "flipped":
         assert sum(one != other for one, other in zip(bad.body, message.body, strict=True)) == 1
 
 
-@pytest.mark.parametrize("attack", ONE_FOR_ONE, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", REFUSED, ids=lambda attack: attack.name)
 def test_the_worker_refuses_each_for_the_reason_that_it_is_made_for(attack: Attack, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     key = camera_key(settings, "gate-1")
@@ -233,6 +240,40 @@ def test_floods_and_old_frames_are_refused_as_repeated_and_forged_ones_pass(tmp_
     assert [admit(m) for m in ReplayedFrames(fresh=True).on_message(later, wire, rng())] == [None]
     another = body.message(SHOT.picture, 7, wire.take_sequence(), START + timedelta(seconds=1))
     assert [admit(m) for m in Flood(fresh=True, times=4).on_message(another, wire, rng())] == [None] * 4
+
+
+@pytest.mark.parametrize("attack", [SecondSender(), SecondSender(same_start=True)], ids=lambda attack: attack.name)
+def test_a_second_sender_is_refused_by_that_name_and_a_late_frame_of_before_a_restart_is_not(
+    attack: SecondSender, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path)
+    body = Body("gate-1", Context.URBAN, camera_key(settings, "gate-1"))
+    wire = Wire(body.key)
+    intake = Intake(lambda frame: verify_frame(settings, frame), allowance_s=5)
+    epoch = int(START.timestamp() * 1000)
+
+    def admit(message: FrameMessage, offset: int) -> int:
+        frame, data = message
+        headers = codec.encode_frame(frame)
+        return intake.admit(headers, data, key=b"gate-1", partition=0, offset=offset, now=START + timedelta(seconds=60)).refused
+
+    admit(body.message(SHOT.picture, epoch, 8, START + timedelta(seconds=8)), 0)
+    live, other = attack.on_message(body.message(SHOT.picture, epoch, 9, START + timedelta(seconds=9)), wire, rng())
+    assert admit(live, 1) == 0
+    with pytest.raises(BadInput, match="two senders use this name") as caught:
+        admit(other, 2)
+    assert caught.value.reason is Refusal.REPEATED
+    late = body.message(SHOT.picture, epoch - 3_600_000, 900, START - timedelta(seconds=1))
+    with pytest.raises(BadInput, match=r"\(epoch \d+\)$"):
+        admit(late, 3)
+    assert admit(body.message(SHOT.picture, epoch, 10, START + timedelta(seconds=10)), 4) == 2, "refused in between"
+
+
+def test_one_frame_in_three_is_taken_out_and_chaff_comes_and_goes() -> None:
+    sent = played([Stretch(TakenOut(), 0)])
+    assert [message.frame.sequence for message in sent] == [0, 1, 3, 4, 6, 7, 9]
+    changed = [not np.array_equal(Chaff(2.0, 3.0).on_picture(SHOT.picture, SHOT, float(k), rng()), SHOT.picture) for k in range(10)]
+    assert changed == [True, True, False, False, False] * 2
 
 
 def test_the_bomb_is_small_valid_and_huge_once_unpacked() -> None:
