@@ -19,8 +19,8 @@ from streams.errors import BadInput, Tampered, Unavailable
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 REVIEWS = (
-    Review(role=Reviewer.R4, reviewer="ada", comment="all looked at", time=NOW),
-    Review(role=Reviewer.R8, reviewer="ben", comment="so did I", time=NOW),
+    Review(role=Reviewer.R4, reviewer="data-1", comment="all looked at", time=NOW),
+    Review(role=Reviewer.R8, reviewer="security-1", comment="so did I", time=NOW),
 )
 
 
@@ -130,7 +130,7 @@ def test_what_is_too_small_or_not_reviewed_by_two_people_is_no_golden_set(home: 
     with pytest.raises(BadInput, match="less than 10%"):
         put_golden(home, golden_of(chosen[:2], everything), chosen[:2])
     golden = golden_of(chosen, everything)
-    alone = tuple(msgspec.structs.replace(one, reviewer="ada") for one in REVIEWS)
+    alone = tuple(msgspec.structs.replace(one, reviewer="data-1") for one in REVIEWS)
     for reviews in (REVIEWS[:1], alone, (REVIEWS[0], REVIEWS[0])):
         with pytest.raises(BadInput, match="two different people"):
             put_golden(home, msgspec.structs.replace(golden, reviews=reviews), chosen)

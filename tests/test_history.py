@@ -45,22 +45,31 @@ class Deployment:
         self.store = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
         self.store.assign(Context.URBAN, self.normal, self.safe, NOON)
         with writing(sessions) as session:
-            people.put(session, "kim", [Role.DATA_SCIENTIST], "root", NOON)
-            people.put(session, "sam", [Role.SECMLOPS_ENGINEER], "root", NOON)
+            people.put(session, "trainer-1", [Role.DATA_SCIENTIST], "root", NOON)
+            people.put(session, "security-1", [Role.SECMLOPS_ENGINEER], "root", NOON)
 
     def candidate(self, number: int, *, passed: bool = True) -> str:
         digest = add(self.registry, self.home, number)
         put_verdict(self.registry, a_verdict(digest, passed=passed))
         return digest
 
-    def promote(self, digest: str, *, seconds: float, by: tuple[str, ...] = ("kim", "sam"), mode: Mode = Mode.NORMAL) -> None:
+    def promote(
+        self, digest: str, *, seconds: float, by: tuple[str, ...] = ("trainer-1", "security-1"), mode: Mode = Mode.NORMAL
+    ) -> None:
         with writing(self.sessions) as session:
             promote(session, self.registry, self.settings, digest, Context.URBAN, mode, by=by, comment="better", now=at(seconds))
 
     def rollback(self, seconds: float) -> str:
         with writing(self.sessions) as session:
             back = rollback(
-                session, self.registry, self.settings, Context.URBAN, Mode.NORMAL, actor="kim", comment="worse", now=at(seconds)
+                session,
+                self.registry,
+                self.settings,
+                Context.URBAN,
+                Mode.NORMAL,
+                actor="trainer-1",
+                comment="worse",
+                now=at(seconds),
             )
             return back.digest
 
@@ -84,7 +93,7 @@ def test_names_hold_until_the_next_of_their_role(here: Deployment) -> None:
     assert [(one.mode, one.weights_digest, one.since, one.until, one.actor) for one in told] == [
         (Mode.NORMAL, here.normal, NOON, at(60), "setup"),
         (Mode.SAFE, here.safe, NOON, None, "setup"),
-        (Mode.NORMAL, better, at(60), None, "kim, sam"),
+        (Mode.NORMAL, better, at(60), None, "trainer-1, security-1"),
     ]
 
 
@@ -159,9 +168,9 @@ def test_weights_under_an_open_incident_are_suspected_until_it_closes(here: Depl
 @pytest.mark.parametrize(
     ("by", "said"),
     [
-        (("kim",), "two people"),
-        (("kim", "kim"), "two people"),
-        (("kim", "eve"), "eve has no role"),
+        (("trainer-1",), "two people"),
+        (("trainer-1", "trainer-1"), "two people"),
+        (("trainer-1", "stranger-1"), "stranger-1 has no role"),
         ((), "nobody was named"),
     ],
 )
@@ -178,14 +187,14 @@ def test_who_let_a_model_into_service_is_signed_and_kept(here: Deployment) -> No
     here.promote(better, seconds=61)
     [said] = approvals(here.registry, better)
     assert [(by.actor, by.role, by.comment, by.time) for by in said.approvals] == [
-        ("kim", "R3", "better", at(60)),
-        ("sam", "R8", "better", at(60)),
+        ("trainer-1", "R3", "better", at(60)),
+        ("security-1", "R8", "better", at(60)),
     ]
     [path] = (here.registry.root / "approvals" / better).rglob("approvals.json")
     statement = json.loads(path.read_bytes())
     assert statement["subject"] == [{"name": "weights.safetensors", "digest": {"sha256": better}}]
     path.chmod(0o644)
-    path.write_bytes(path.read_bytes().replace(b"sam", b"eve"))
+    path.write_bytes(path.read_bytes().replace(b"security-1", b"security-9"))
     with pytest.raises(Tampered, match=r"approvals\.json was changed"):
         approvals(here.registry, better)
 
@@ -197,14 +206,14 @@ def test_a_rollout_is_vouched_for_by_the_gate_and_its_approvals_are_kept(here: D
         id="r1",
         context=Context.URBAN,
         incident_id=incident,
-        requested_by="kim",
+        requested_by="trainer-1",
         requested_at=NOON,
         normal_digest=here.normal,
         limits=Limits(),
         since=NOON,
         heard_at=NOON,
         candidate_digest=better,
-        approvals=(RolloutApproval("kim", Role.DATA_SCIENTIST, at(50), "looks right"),),
+        approvals=(RolloutApproval("trainer-1", Role.DATA_SCIENTIST, at(50), "looks right"),),
     )
     with writing(here.sessions) as session:
         session.add(
@@ -217,7 +226,7 @@ def test_a_rollout_is_vouched_for_by_the_gate_and_its_approvals_are_kept(here: D
     asked(Context.URBAN, better)
     asked(Context.URBAN, better)
     [said] = approvals(here.registry, better)
-    assert [(by.actor, by.role, by.comment) for by in said.approvals] == [("kim", "R3", "looks right")]
+    assert [(by.actor, by.role, by.comment) for by in said.approvals] == [("trainer-1", "R3", "looks right")]
     with pytest.raises(BadInput, match="refused"):
         asked(Context.URBAN, refused)
 

@@ -92,7 +92,15 @@ def frame(sequence: int, camera: str = "cam1") -> Frame:
 
 def entry(number: int) -> bytes:
     made = AuditEntry(
-        id=f"e{number}", source="x/y", time=at(number), subject="", actor="ada", action="a", target="t", why="w", cause_id="c"
+        id=f"e{number}",
+        source="x/y",
+        time=at(number),
+        subject="",
+        actor="operator-1",
+        action="a",
+        target="t",
+        why="w",
+        cause_id="c",
     )
     return codec.encode(made).replace(b'"actor"', b' "actor"')  # bytes that our own encoder would not write
 

@@ -34,7 +34,7 @@ values = st.recursive(
 
 @given(settings=st.dictionaries(st.text(min_size=1), values, max_size=4), figures=st.dictionaries(st.text(min_size=1), numbers))
 def test_what_was_written_is_read_back(settings: dict[str, Any], figures: dict[str, float]) -> None:
-    approval = Approval(actor="kim", role="R4", what="data", comment="reviewed", time=NOON)
+    approval = Approval(actor="data-1", role="R4", what="data", comment="reviewed", time=NOON)
     lineage = replace(a_lineage(DIGEST), settings=settings, figures=figures, parent="b" * 64, incident="i", approvals=(approval,))
     try:
         written = write_lineage(lineage)

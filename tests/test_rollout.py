@@ -59,8 +59,8 @@ def says(verb: Verb, actor: str, time_s: float, *roles: Role, role: Role | None 
 MADE = (Progress(at(1), "collecting data", 0, 5, 60.0), Staged(at(60), CANDIDATE), Gated(at(70), CANDIDATE, passed=True, why="0.9"))
 APPROVED = (
     *MADE,
-    says(Verb.APPROVE, "ada", 80, Role.DATA_SCIENTIST),
-    says(Verb.APPROVE, "grace", 81, Role.SECMLOPS_ENGINEER),
+    says(Verb.APPROVE, "trainer-1", 80, Role.DATA_SCIENTIST),
+    says(Verb.APPROVE, "security-1", 81, Role.SECMLOPS_ENGINEER),
 )
 SHADOWED = (*APPROVED, tick(82), tick(90, tally(12)))
 FULL = (*SHADOWED, tick(91, tally(12)), tick(95, tally(12, 6)))
@@ -104,18 +104,18 @@ def test_a_verdict_on_another_candidate_counts_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("second", "why"),
     [
-        (says(Verb.APPROVE, "ada", 81, Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER), "another person"),
-        (says(Verb.APPROVE, "bob", 81, Role.DATA_SCIENTIST), "R8"),
-        (says(Verb.APPROVE, "eve", 81), "not known"),
-        (says(Verb.APPROVE, "eve", 81, Role.DEVOPS_ENGINEER), "R6"),
-        (says(Verb.APPROVE, "bob", 81, *Role, role=Role.DATA_SCIENTIST), "R8"),
+        (says(Verb.APPROVE, "trainer-1", 81, Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER), "another person"),
+        (says(Verb.APPROVE, "trainer-2", 81, Role.DATA_SCIENTIST), "R8"),
+        (says(Verb.APPROVE, "stranger-1", 81), "not known"),
+        (says(Verb.APPROVE, "devops-1", 81, Role.DEVOPS_ENGINEER), "R6"),
+        (says(Verb.APPROVE, "trainer-2", 81, *Role, role=Role.DATA_SCIENTIST), "R8"),
     ],
     ids=["one person twice", "the same role twice", "a stranger", "another role", "a role that is filled"],
 )
 def test_two_approvals_come_from_two_people_of_the_two_roles(second: Act, why: str) -> None:
-    rollout, decisions = run(*MADE, says(Verb.APPROVE, "ada", 80, Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER), second)
+    rollout, decisions = run(*MADE, says(Verb.APPROVE, "trainer-1", 80, Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER), second)
     assert rollout.state is State.AWAITING_APPROVAL
-    assert [approval.actor for approval in rollout.approvals] == ["ada"]
+    assert [approval.actor for approval in rollout.approvals] == ["trainer-1"]
     assert (decisions[-1].actor, decisions[-1].action) == (second.actor, "refuse")
     assert why in decisions[-1].what
 
@@ -128,10 +128,10 @@ def test_approvals_before_the_gate_has_spoken_are_refused() -> None:
 
 @pytest.mark.parametrize("verb", [Verb.REJECT, Verb.CANCEL])
 def test_one_person_of_either_role_can_stop_it(verb: Verb) -> None:
-    rollout, decisions = run(*MADE, says(verb, "grace", 80, Role.SECMLOPS_ENGINEER))
+    rollout, decisions = run(*MADE, says(verb, "security-1", 80, Role.SECMLOPS_ENGINEER))
     assert rollout.state in {State.REJECTED, State.CANCELLED}
-    assert decisions[-1].actor == "grace"
-    assert run(*MADE, says(verb, "eve", 80))[0].state is State.AWAITING_APPROVAL
+    assert decisions[-1].actor == "security-1"
+    assert run(*MADE, says(verb, "stranger-1", 80))[0].state is State.AWAITING_APPROVAL
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_run_that_fails_ends_it() -> None:
 
 def test_an_act_says_who_and_why() -> None:
     with pytest.raises(BadInput, match="--comment"):
-        Act("a", at(0), Verb.APPROVE, "ada", " ")
+        Act("a", at(0), Verb.APPROVE, "trainer-1", " ")
 
 
 EVENTS = st.one_of(
@@ -217,7 +217,9 @@ EVENTS = st.one_of(
         agreeing=st.sampled_from(["", "w1", "w1 w2"]),
         alarm=st.sampled_from(["", "", "abc"]),
     ),
-    st.builds(says, st.sampled_from(Verb), st.sampled_from(["ada", "bob"]), st.integers(70, 300), st.sampled_from(Role)),
+    st.builds(
+        says, st.sampled_from(Verb), st.sampled_from(["trainer-1", "trainer-2"]), st.integers(70, 300), st.sampled_from(Role)
+    ),
     st.builds(Failed, st.integers(0, 300).map(at), st.just("broken")),
 )
 
