@@ -22,7 +22,8 @@ from detectors import laws, sequential, whitening
 from detectors.base import Json, Observation, State, Status, Verdict
 
 WARM = 32  # block means kept as they are, for a first robust centre and spread
-HALF_WAY = 0.5  # of the evidence for an alarm, in logarithms: from here on readings are suspicious, and the baseline stops learning
+HALF_WAY = 0.5  # of the evidence for an alarm, in logarithms: from here on readings are suspicious
+NOTHING = 2.0  # evidence that comes and goes while all is calm
 REFIT = 1.1  # the baseline is laid anew whenever it has learned so much more
 RESTS = 20  # times the first stretch: then the baseline's error is far below the smallest change looked for
 
@@ -38,12 +39,11 @@ class _Memory(TypedDict):
     whitener: whitening.Whitener
     law: laws.Law
     refit: int  # errors learned at which the law is fitted again
-    moved: sequential.Shifts
-    excess: list[float]
+    bets: sequential.Bets | None  # none before the first fit
     sums: list[float]
-    evidence: float  # 1 alarms
-    leader: int  # the arm that says most
-    begins: list[int]  # where each arm last had none
+    total: float  # of the sums
+    begin: int  # where it last was next to nothing
+    leads: str  # the kind of change that the last alarm was for
     alarm: int | None  # where the alarmed stretch begins
     quiet: int  # blocks in a row that look calm while alarmed
 
@@ -78,9 +78,14 @@ class Drift:
         return max(2.0, self.arl / self.block)
 
     @cached_property
+    def again(self) -> float:
+        """The bank's evidence that keeps an alarm up: while all is calm, one dwell in five or fewer reaches it."""
+        return min(self.threshold, 5.0 * self.dwell / self.block)
+
+    @cached_property
     def first(self) -> int:
         """Blocks before the first verdict."""
-        return max(WARM, self.learn // self.block)
+        return max(3 * WARM, self.learn // self.block)
 
     def start(self) -> State:
         """Before the first reading."""
@@ -127,13 +132,12 @@ class Drift:
             "spread": spread,
             "whitener": whitener,
             "law": laws.start(),
-            "refit": self.first // 3,
-            "moved": [],
-            "excess": [],
+            "refit": 0,
+            "bets": None,
             "sums": sequential.start(),
-            "evidence": 0.0,
-            "leader": 0,
-            "begins": [0] * sequential.ARMS,
+            "total": 0.0,
+            "begin": 0,
+            "leads": "",
             "alarm": None,
             "quiet": 0,
         }
@@ -142,17 +146,17 @@ class Drift:
     def _judge(self, memory: _Memory, value: float, sequence: int) -> tuple[_Memory, float]:
         """One block further: whiten, rank, add to the bank. Returns the block's score as well."""
         count = memory["count"] + 1
-        calm = memory["alarm"] is None and memory["evidence"] < HALF_WAY
-        learning = count <= self.first or (calm and memory["whitener"]["learned"] < RESTS * self.first)
+        early = 2 * count <= self.first
+        learning = count <= self.first or (memory["alarm"] is None and memory["whitener"]["learned"] < RESTS * self.first)
         spread = memory["spread"]
         whitener, error = whitening.whiten(
-            memory["whitener"], (value - memory["centre"]) / spread, self.resolution / spread, learning=learning
+            memory["whitener"], (value - memory["centre"]) / spread, self.resolution / spread, learning=learning, choosing=early
         )
         after: _Memory = {**memory, "block": [], "count": count, "last": sequence, "whitener": whitener}
         law = memory["law"]
         score = laws.score(law, error)
-        if learning and count > self.first // 3:
-            after["law"] = laws.learn(law, error)
+        if learning and not early:
+            after["law"] = laws.learn(law, error, score)
             if after["law"]["seen"] >= memory["refit"] or count == self.first:
                 self._fit(after)
         if count > self.first:
@@ -161,45 +165,42 @@ class Drift:
 
     def _fit(self, after: _Memory) -> None:
         """Lays the baseline anew over what has been learned."""
-        after["law"] = law = laws.fit(after["law"])
-        after["refit"] = math.ceil(law["seen"] * REFIT)
         whitener = after["whitener"]
+        coarse = whitening.scale(whitener) <= self.resolution / after["spread"]
+        after["law"] = law = laws.fit(after["law"], coarse=coarse)
+        after["refit"] = math.ceil(law["seen"] * REFIT)
         answer = [*whitening.answer(whitener, sequential.EARLY), 1.0 - sum(whitener["weights"][1:])]
-        after["moved"] = moved = sequential.shifts(whitening.swing(whitener), answer)
-        after["excess"] = sequential.excesses(law, moved)
+        after["bets"] = sequential.bets(law, whitening.swing(whitener), answer, coarse=coarse)
 
     def _add(self, memory: _Memory, after: _Memory, score: float) -> None:
         """One score into the bank; begins, goes on with or ends an alarm."""
-        sums = sequential.add(memory["sums"], score, memory["law"]["tail"], memory["moved"], memory["excess"])
-        arms = sequential.arms(sums)
-        weighed = [share * arm for share, arm in zip(sequential.WEIGHTS, arms, strict=True)]
-        total = sum(weighed)
-        evidence = math.log1p(total) / math.log1p(self.threshold)
-        begin = memory["last"] + 1
-        after["sums"], after["evidence"] = sums, evidence
-        after["leader"] = leader = weighed.index(max(weighed))
-        after["begins"] = begins = [start if arm > 1.0 else begin for start, arm in zip(memory["begins"], arms, strict=True)]
+        if memory["bets"] is None:
+            return
+        sums = sequential.add(memory["sums"], score, memory["bets"])
+        after["sums"], after["total"] = sums, (total := sum(sums))
+        if memory["total"] <= NOTHING:
+            after["begin"] = memory["last"] + 1
         if memory["alarm"] is None:
-            if evidence < 1.0:
+            if total < self.threshold:
                 return
-            after["alarm"], after["quiet"] = min(begins[leader], begin), 0
-        elif evidence < HALF_WAY:
+            after["alarm"], after["quiet"], after["leads"] = after["begin"], 0, sequential.leading(sums)
+        elif total < self.again:
             after["quiet"] = memory["quiet"] + 1
             if after["quiet"] * self.block >= self.dwell:
                 after["alarm"], after["quiet"] = None, 0
             return
         else:
             after["quiet"] = 0
-        # During an alarm the sums start again whenever they get half way: a change that stays keeps pushing them there.
-        after["sums"], after["evidence"] = sequential.start(), 0.0
+        # During an alarm the sums start again whenever they say more than chance does in that time: a change that stays does that.
+        after["sums"], after["total"] = sequential.start(), 0.0
 
     def _say(self, memory: _Memory, score: float) -> Verdict:
         if "warm" in memory or memory["count"] < self.first:
             return Verdict(Status.LEARNING, score)
-        evidence, leader = memory["evidence"], memory["leader"]
+        evidence = math.log1p(memory["total"]) / math.log1p(self.threshold)
         if memory["alarm"] is not None:
             unusual = 2 * memory["quiet"] * self.block < self.dwell
-            return Verdict(Status.ALARM, score, 1.0 + evidence, memory["alarm"], unusual, leads=sequential.WORDS[leader])
+            return Verdict(Status.ALARM, score, 1.0 + evidence, memory["alarm"], unusual, leads=memory["leads"])
         if evidence >= HALF_WAY:
-            return Verdict(Status.SUSPICIOUS, score, evidence, memory["begins"][leader], leads=sequential.WORDS[leader])
+            return Verdict(Status.SUSPICIOUS, score, evidence, memory["begin"], leads=sequential.leading(memory["sums"]))
         return Verdict(Status.NORMAL, score, evidence)

@@ -30,6 +30,8 @@ SCALES = (0.5714, 0.7020, 0.8174, 0.9088, 0.9791)
 _OUTWARD = (*(0.125 + 0.25 * step for step in range(10)), 3.0, 4.0, 6.0)
 EDGES = (*(-edge for edge in reversed(_OUTWARD)), *_OUTWARD)
 """Between cells, in standard deviations; 0 is the middle of a cell, for a feature that never moves has all its errors there."""
+SPAN = 32.0  # readings
+CLIP = 3.0
 CELLS = len(EDGES) + 1
 TRUST = 20.0
 """Errors that the t law counts for, where it says how a cell's share follows from the one before it."""
@@ -45,6 +47,11 @@ class Law(TypedDict):
     errors: list[float]  # an error is mapped to a score linearly between these
     scores: list[float]
     seen: int
+    recent: list[float]  # running means of scores, and of how far their squares are from the usual
+    swings: list[float]  # sums of the squares of those
+    spreads: list[float]  # sums of the squares of what goes into them
+    square: float  # usual square of a score
+    pace: list[float]  # what share of the evidence for a change of level, and of form, counts
 
 
 def start() -> Law:
@@ -58,10 +65,15 @@ def start() -> Law:
         "errors": knots,
         "scores": list(knots),
         "seen": 0,
+        "recent": [0.0, 0.0],
+        "swings": [0.0, 0.0],
+        "spreads": [0.0, 0.0],
+        "square": 1.0,
+        "pace": [1.0, 1.0],
     }
 
 
-def learn(law: Law, error: float) -> Law:
+def learn(law: Law, error: float, score: float) -> Law:
     """One calm error more. The mapping stays as it is until `fit`."""
     error = max(-50.0, min(50.0, error))
     cell = bisect_right(EDGES, error)
@@ -72,12 +84,31 @@ def learn(law: Law, error: float) -> Law:
     fits = [
         fit + base - power * math.log1p(square * stretch) for fit, (base, power, stretch) in zip(law["fits"], _FITS, strict=True)
     ]
-    return {**law, "counts": counts, "sums": sums, "fits": fits, "seen": law["seen"] + 1}
+    seen = law["seen"] + 1
+    level = max(-CLIP, min(CLIP, score))
+    form = level * level - law["square"]
+    (slow, wide), (swing, sway), (spread, width) = law["recent"], law["swings"], law["spreads"]
+    slow += (level - slow) / SPAN
+    wide += (form - wide) / SPAN
+    return {
+        **law,
+        "counts": counts,
+        "sums": sums,
+        "fits": fits,
+        "seen": seen,
+        "recent": [slow, wide],
+        "swings": [swing + slow * slow, sway + wide * wide],
+        "spreads": [spread + level * level, width + form * form],
+        "square": law["square"] + form / seen,
+    }
 
 
-def fit(law: Law) -> Law:
-    """Chooses the tail and lays the mapping anew over what has been learned."""
-    tail = max(range(len(TAILS)), key=law["fits"].__getitem__)
+def fit(law: Law, *, coarse: bool) -> Law:
+    """Chooses the tail and lays the mapping anew over what has been learned.
+
+    `coarse` says that errors are smaller than what counts: then their ranks mean nothing, and an error is its own score.
+    """
+    tail = len(TAILS) - 1 if coarse else max(range(len(TAILS)), key=law["fits"].__getitem__)
     cells, centres = _prior(tail)
     shares = _shares(law["counts"], cells)
     below = np.cumsum(shares) - shares
@@ -87,7 +118,21 @@ def fit(law: Law) -> Law:
     scores = np.where(middles < 0.5, stdtrit(TAILS[tail], middles), -stdtrit(TAILS[tail], np.maximum(above, 1e-300)))  # noqa: PLR2004
     counts = np.array(law["counts"])
     errors = (np.array(law["sums"]) + cells * TRUST * centres) / (counts + cells * TRUST)
-    return {**law, "tail": tail, "errors": errors.tolist(), "scores": (scores * SCALES[tail]).tolist()}
+    scores = errors if coarse else scores * SCALES[tail]
+    return {**law, "tail": tail, "errors": errors.tolist(), "scores": scores.tolist(), "pace": _pace(law)}
+
+
+def _pace(law: Law) -> list[float]:
+    """What share of the evidence counts, for level and form: what dependence is left makes a running mean swing wider.
+
+    A sum of dependent scores varies by this much more than one of independent ones, so a likelihood ratio that takes them for
+    independent is that much too sure (long-run variance). What chance does in so short a time is forgiven.
+    """
+    chance = 1.0 + 2.0 * math.sqrt(2.0 * SPAN / max(law["seen"], 1))
+    return [
+        min(1.0, chance * spread / (swing * (2.0 * SPAN - 1.0))) if swing > 0.0 else 1.0
+        for swing, spread in zip(law["swings"], law["spreads"], strict=True)
+    ]
 
 
 def score(law: Law, error: float) -> float:

@@ -3,7 +3,7 @@
 Decides how much evidence scores have gathered against their calm law, and for what kind of change; refuses to know what the scores
 are of. No topic feeds it.
 
-Each arm bets on one change: the level up or down by one of three sizes, the spread up or down, a skew to either side, outliers.
+Each arm bets on one change: the level up or down by one of three sizes, the spread up or down, a skew to either side.
 Its sum follows R = (1 + R) L, L the likelihood ratio of this score (Shiryaev-Roberts). If L has mean 1 or less while all is calm,
 the weighted mean of all sums reaches c not before c readings on average: the bank alarms at the declared run length itself, and
 no arm needs a threshold of its own. What the bank pays for many arms is the logarithm of their number.
@@ -17,7 +17,7 @@ Source: Shin, Ramdas, Rinaldo 2022 (e-detectors: the guarantee); Roberts 1966; P
 import math
 from collections.abc import Sequence
 from functools import cache
-from operator import mul
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,55 +32,74 @@ SIZES = (0.5, 1.0, 2.0)
 EARLY = 16
 """Readings that an arm's second age lasts, on average."""
 LEVELS = tuple((sign, size) for size in range(len(SIZES)) for sign in (1.0, -1.0))
-FORMS = ("wider", "much wider", "narrower", "skewed up", "skewed down", "much skewed up", "much skewed down", "more outliers")
+SPREADS = (("wider", 1.5), ("much wider", 2.4), ("narrower", 0.6))
+"""Spreads that it bets on, in those of the errors."""
+SKEWS = (
+    ("skewed up", 0.5),
+    ("skewed down", -0.5),
+    ("more skewed up", 1.0),
+    ("more skewed down", -1.0),
+    ("far skewed up", 2.0),
+    ("far skewed down", -2.0),
+)
+"""Skews: of a gamma law of the same mean and spread."""
+FORMS = tuple(word for word, _ in SPREADS + SKEWS)
 WORDS = tuple("up" if sign > 0 else "down" for sign, _ in LEVELS) + FORMS
-WEIGHTS = (0.1,) * len(LEVELS) + (0.09, 0.09, 0.03, 0.04, 0.04, 0.04, 0.04, 0.03)
+WEIGHTS = (0.075, 0.075, 0.07, 0.07, 0.06, 0.06, 0.1, 0.08, 0.02, 0.075, 0.075, 0.06, 0.06, 0.06, 0.06)
 """Shares of the budget; 1 together."""
-ARMS = len(WEIGHTS)
+_LEVEL_WEIGHTS = WEIGHTS[: len(LEVELS) : 2]
+_FORM_WEIGHTS = WEIGHTS[len(LEVELS) :]
 _AGES = 3
 _STEP, _REACH = 0.1, 12.0
 _CELLS = int(2 * _REACH / _STEP) + 1
 
-Shifts = list[list[float]]
-"""For each of SIZES: how far scores move at the jump, early after it, and ever after."""
+
+class Bets(TypedDict):
+    """What the arms bet on while one baseline holds: part of the state."""
+
+    tail: int  # number of the t law that scores follow while all is calm (`laws.TAILS`)
+    moved: list[list[float]]  # for each of SIZES: how far scores move at the jump, early after it, and ever after
+    excess: list[float]  # what likelihood ratios are divided by, in the order of the sums
+    pace: list[float]  # what share of the evidence counts, for level and form (`laws.fit`)
 
 
-def shifts(swing: float, answer: Sequence[float]) -> Shifts:
-    """How far scores move after a step of the level.
+def bets(law: laws.Law, swing: float, answer: Sequence[float], *, coarse: bool) -> Bets:
+    """The bets that fit a baseline.
 
     Args:
+        law: the errors' law, fitted.
         swing: standard deviation of the readings, in those of their prediction errors.
         answer: what the prediction errors keep of a step of 1, by age: the first is 1, the last is taken for ever after.
+        coarse: whether errors are smaller than what counts; then nothing is betted on smaller ones.
     """
-    early = sum(answer[1:EARLY]) / (EARLY - 1)
-    return [[size * swing, size * swing * early, size * swing * answer[-1]] for size in SIZES]
+    early, late = max(0.0, sum(answer[1:EARLY]) / (EARLY - 1)), max(0.0, answer[-1])
+    moved = [[size * swing, size * swing * early, size * swing * late] for size in SIZES]
+    excess = _excess(law, moved)
+    if coarse:
+        column = next(number for number, (_, by) in enumerate(SPREADS) if by < 1.0)
+        excess[_AGES * len(LEVELS) + column] = max(row[column] for row in _table(law["tail"]))
+    return {"tail": law["tail"], "moved": moved, "excess": excess, "pace": law["pace"]}
 
 
 def start() -> list[float]:
-    """All sums before the first score: three ages for each of LEVELS, then one for each of FORMS."""
+    """All sums before the first score, weighed: three ages for each of LEVELS, then one for each of FORMS."""
     return [0.0] * (_AGES * len(LEVELS) + len(FORMS))
 
 
-def add(sums: list[float], score: float, tail: int, moved: Shifts, excess: Sequence[float]) -> list[float]:
-    """One score further.
-
-    Args:
-        sums: left untouched.
-        score: follows the t law of number `tail` (`laws.TAILS`) while all is calm.
-        tail: its number.
-        moved: from `shifts`.
-        excess: what likelihood ratios are divided by, from `excesses`: as `sums`, in order.
-    """
+def add(sums: list[float], score: float, bets: Bets) -> list[float]:
+    """The sums one score further; `sums` is left untouched."""
+    tail, excess = bets["tail"], bets["excess"]
+    on_level, on_form = bets["pace"]
     freedom, scale = laws.TAILS[tail], laws.SCALES[tail]
     wide = freedom * scale * scale
-    power = (freedom + 1.0) / 2.0
+    power = (freedom + 1.0) / 2.0 * on_level
     calm = wide + score * score
     after = []
     place = 0
-    for jump, early, late in moved:
+    for (jump, early, late), weight in zip(bets["moved"], _LEVEL_WEIGHTS, strict=True):
         for sign in (score, -score):
             far = sign - jump
-            first = (calm / (wide + far * far)) ** power / excess[place]
+            first = weight * (calm / (wide + far * far)) ** power / excess[place]
             far = sign - early
             second = (calm / (wide + far * far)) ** power / excess[place + 1]
             far = sign - late
@@ -93,31 +112,32 @@ def add(sums: list[float], score: float, tail: int, moved: Shifts, excess: Seque
             ]
             place += _AGES
     row = _table(tail)[max(0, min(_CELLS - 1, round((score + _REACH) / _STEP)))]
-    after += [(1.0 + total) * ratio / over for total, ratio, over in zip(sums[place:], row, excess[place:], strict=True)]
+    if on_form < 1.0:
+        row = tuple([ratio**on_form for ratio in row])
+    after += [
+        (weight + total) * ratio / over
+        for weight, total, ratio, over in zip(_FORM_WEIGHTS, sums[place:], row, excess[place:], strict=True)
+    ]
     return after
 
 
-def arms(sums: list[float]) -> list[float]:
-    """The evidence of each arm of WORDS, ages together, without its weight."""
+def leading(sums: Sequence[float]) -> str:
+    """What kind of change the evidence speaks for most: one of WORDS."""
     levels = _AGES * len(LEVELS)
-    return [sum(sums[place : place + _AGES]) for place in range(0, levels, _AGES)] + sums[levels:]
+    arms = [*(sum(sums[place : place + _AGES]) for place in range(0, levels, _AGES)), *sums[levels:]]
+    return WORDS[arms.index(max(arms))]
 
 
-def together(each: Sequence[float]) -> float:
-    """The bank's evidence, from `arms`."""
-    return sum(map(mul, each, WEIGHTS), 0.0)
-
-
-def excesses(law: laws.Law, moved: Shifts) -> list[float]:
+def _excess(law: laws.Law, moved: list[list[float]]) -> list[float]:
     """How far the mean of each likelihood ratio over the errors learned lies above 1; 1 where it does not.
 
     Likelihood ratios have mean 1 under a continuous law. Errors that repeat themselves, as counts and still pictures have, are no
     such law: what they would win for an arm by that alone is taken out.
     """
-    total = max(1, law["seen"])
+    total = max(1, sum(law["counts"]))
     tail = law["tail"]
     scores = np.array([laws.score(law, error) for error in law["errors"]])
-    shares = np.array(law["counts"]) / total if law["seen"] else laws.density(tail, scores)
+    shares = np.array(law["counts"]) / total if any(law["counts"]) else laws.density(tail, scores)
     shares = shares / shares.sum()
     calm = laws.density(tail, scores)
     ratios = [
@@ -137,17 +157,13 @@ def _table(tail: int) -> list[tuple[float, ...]]:
     def wider(by: float) -> _Array:
         return laws.density(tail, grid / by) / by
 
-    def skewed(skew: float, sign: float) -> _Array:
+    def skewed(skew: float) -> _Array:
         shape = 4.0 / skew**2
-        x = shape + sign * grid * math.sqrt(shape)
+        x = shape + math.copysign(1.0, skew) * grid * math.sqrt(shape)
         inside = np.maximum(x, 1e-300)
         return np.where(x > 0, np.exp((shape - 1) * np.log(inside) - inside - gammaln(shape)) * math.sqrt(shape), 0.0)
 
-    changed = [
-        wider(1.5), wider(2.4), wider(0.6),
-        skewed(0.6, 1), skewed(0.6, -1), skewed(1.5, 1), skewed(1.5, -1),
-        0.8 * calm + 0.2 * wider(4.0),
-    ]  # fmt: skip
+    changed = [wider(by) for _, by in SPREADS] + [skewed(skew) for _, skew in SKEWS]
     ratios = []
     for density in changed:
         ratio = 0.98 * density / calm + 0.02

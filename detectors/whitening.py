@@ -17,9 +17,15 @@ from typing import TypedDict
 LAGS = 2
 SPANS = (8.0, 64.0)  # readings that the running means look back
 SIZE = 1 + LAGS + len(SPANS)
+SHORT, LONG = 8.0, 32.0  # readings
+MOODS = ((0.0, SHORT), (0.5, SHORT), (0.9, SHORT), (0.5, LONG), (0.9, LONG))
+"""What the spread of the next error may follow: so much of the recent squares, over so many readings; the first is none."""
+PREFERENCE = 8.0  # log likelihood by which another than the first must win
+T5 = 5.0 * 0.8174**2  # of a Student t law with 5 degrees of freedom that has mean square 1 when clipped
 CLIP = 3.0  # standard deviations
 WIDEST = 50.0  # first spreads from the first centre; keeps the state bounded whatever comes
-VAGUE = 100.0  # variance of the weights before anything is known
+PRIOR = (100.0, 100.0, 100.0, 0.01, 0.003)
+"""Variance of the weights before anything is known: the running means must show that they are needed."""
 
 
 class Whitener(TypedDict):
@@ -28,6 +34,9 @@ class Whitener(TypedDict):
     before: list[float]  # 1, the last readings (newest first), the running means: what the next reading is predicted from
     weights: list[float]  # one for each of `before`
     inverse: list[list[float]]  # inverse information matrix
+    recent: list[float]  # running means of squared errors in standard deviations
+    fits: list[float]  # log likelihood of each of MOODS
+    mood: int  # the chosen one
     squares: float  # sum of squared clipped errors
     learned: int  # readings that it has learned from
     mean: float  # of the readings learned from
@@ -39,7 +48,10 @@ def start() -> Whitener:
     return {
         "before": [1.0, *[0.0] * (SIZE - 1)],
         "weights": [0.0] * SIZE,
-        "inverse": [[VAGUE if row == column else 0.0 for column in range(SIZE)] for row in range(SIZE)],
+        "inverse": [[PRIOR[row] if row == column else 0.0 for column in range(SIZE)] for row in range(SIZE)],
+        "recent": [1.0, 1.0],
+        "fits": [PREFERENCE, *[0.0] * (len(MOODS) - 1)],
+        "mood": 0,
         "squares": 1.0,  # one pretended error of one spread: the scale before anything is known
         "learned": 0,
         "mean": 0.0,
@@ -47,7 +59,7 @@ def start() -> Whitener:
     }
 
 
-def whiten(state: Whitener, reading: float, floor: float, *, learning: bool) -> tuple[Whitener, float]:
+def whiten(state: Whitener, reading: float, floor: float, *, learning: bool, choosing: bool = False) -> tuple[Whitener, float]:
     """Takes one reading in.
 
     Args:
@@ -55,6 +67,7 @@ def whiten(state: Whitener, reading: float, floor: float, *, learning: bool) -> 
         reading: in first spreads from the first centre; what lies beyond WIDEST is taken for WIDEST.
         floor: the least standard deviation of prediction errors, in the same unit, above 0.
         learning: whether weights and scale learn from it.
+        choosing: whether what the spread follows is still being chosen.
 
     Returns:
         The state afterwards and the prediction error in standard deviations, not clipped.
@@ -62,7 +75,7 @@ def whiten(state: Whitener, reading: float, floor: float, *, learning: bool) -> 
     reading = max(-WIDEST, min(WIDEST, reading))
     before, weights, learned = state["before"], state["weights"], state["learned"]
     error = reading - sum(map(mul, weights, before))
-    sigma = max(math.sqrt(state["squares"] / (learned + 1)), floor)
+    sigma = max(scale(state), floor)
     fast, slow = before[-2], before[-1]
     after: Whitener = {**state}
     after["before"] = [
@@ -72,15 +85,30 @@ def whiten(state: Whitener, reading: float, floor: float, *, learning: bool) -> 
         fast + (reading - fast) / SPANS[0],
         slow + (reading - slow) / SPANS[1],
     ]
+    short, long = state["recent"]
+    share, span = MOODS[state["mood"]]
+    now = math.sqrt(1.0 - share + share * (short if span < LONG else long))
     if not learning:
-        return after, error / sigma
+        strange = error / sigma
+        square = min(strange * strange, CLIP * CLIP)
+        after["recent"] = [short + (square - short) / SHORT, long + (square - long) / LONG]
+        return after, strange / now
     pull = [sum(map(mul, row, before)) for row in state["inverse"]]
     widen = 1.0 + max(0.0, sum(map(mul, pull, before)))
     root = math.sqrt(widen)
     strange = error / (sigma * root)
+    square = min(strange * strange, CLIP * CLIP)
+    after["recent"] = [short + (square - short) / SHORT, long + (square - long) / LONG]
+    if choosing:
+        spreads = [1.0 - part + part * (short if span < LONG else long) for part, span in MOODS]
+        after["fits"] = [
+            fit - 0.5 * math.log(spread) - 3.0 * math.log1p(strange * strange / (T5 * spread))
+            for fit, spread in zip(state["fits"], spreads, strict=True)
+        ]
+        after["mood"] = max(range(len(MOODS)), key=after["fits"].__getitem__)
     clipped = max(-CLIP, min(CLIP, strange)) * sigma
-    share = clipped / root
-    after["weights"] = [weight + share * part for weight, part in zip(weights, pull, strict=True)]
+    step = clipped / root
+    after["weights"] = [weight + step * part for weight, part in zip(weights, pull, strict=True)]
     after["inverse"] = [
         [old - scaled * part for old, part in zip(row, pull, strict=True)]
         for row, scaled in zip(state["inverse"], [part / widen for part in pull], strict=True)
@@ -90,7 +118,12 @@ def whiten(state: Whitener, reading: float, floor: float, *, learning: bool) -> 
     away = reading - state["mean"]
     after["mean"] = state["mean"] + away / learned
     after["scatter"] = state["scatter"] + away * (reading - after["mean"])
-    return after, strange
+    return after, strange / now
+
+
+def scale(state: Whitener) -> float:
+    """Standard deviation of the prediction errors, in first spreads."""
+    return math.sqrt(state["squares"] / (state["learned"] + 1))
 
 
 def swing(state: Whitener) -> float:
