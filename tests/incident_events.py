@@ -80,7 +80,9 @@ def status(worker: str, time_s: float, asked: ModelState | None, *, health: Heal
     )
 
 
-def act(verb: Verb, incident_id: str, time_s: float, *, actor: str = "ada", resolution: Resolution = Resolution.HANDLED) -> Act:
+def act(
+    verb: Verb, incident_id: str, time_s: float, *, actor: str = "operator-1", resolution: Resolution = Resolution.HANDLED
+) -> Act:
     return Act(
         event_id("act", verb, incident_id, str(time_s)), at(time_s), incident_id, verb, actor, f"{verb} for a test", resolution
     )

@@ -50,7 +50,11 @@ class Site:
         self.store.accept(signal(Phase.CALM, 10, 60), self.passes(1))
         self.report()
         with writing(sessions) as session:
-            for name, role in (("ada", Role.DATA_SCIENTIST), ("grace", Role.SECMLOPS_ENGINEER), ("eve", Role.DEVOPS_ENGINEER)):
+            for name, role in (
+                ("trainer-1", Role.DATA_SCIENTIST),
+                ("security-1", Role.SECMLOPS_ENGINEER),
+                ("devops-1", Role.DEVOPS_ENGINEER),
+            ):
                 people.put(session, name, [role], "operator", self.now)
 
     @property
@@ -92,8 +96,8 @@ class Site:
 
     def approved(self) -> Rollout:
         id_ = self.made().id
-        self.rollouts.act(id_, Verb.APPROVE, "ada", "read", None, self.passes(1))
-        return self.rollouts.act(id_, Verb.APPROVE, "grace", "read too", None, self.passes(1))
+        self.rollouts.act(id_, Verb.APPROVE, "trainer-1", "read", None, self.passes(1))
+        return self.rollouts.act(id_, Verb.APPROVE, "security-1", "read too", None, self.passes(1))
 
     def judge(self, count: int, *, agreement: float = 0.9) -> None:
         """New frames, as the worker judges them by what it is asked for now."""
@@ -237,7 +241,7 @@ def test_one_context_has_one_rollout_at_a_time_and_asking_again_finds_it(site: S
     other = site.store.accept(signal(Phase.RAISED, 5, 9, camera="cam2", time_s=200), site.passes(1)).incident_ids[0]
     with pytest.raises(BadInput, match="one at a time"):
         site.rollouts.request(other, "b", short=True, now=site.passes(1))
-    site.rollouts.act(first.id, Verb.CANCEL, "ada", "not now", None, site.passes(1))
+    site.rollouts.act(first.id, Verb.CANCEL, "trainer-1", "not now", None, site.passes(1))
     assert site.rollouts.request(other, "b", short=True, now=site.passes(1)).state is State.REQUESTED
 
 
@@ -265,30 +269,30 @@ def command(database: Settings, monkeypatch: pytest.MonkeyPatch) -> Command:
 def test_two_people_approve_by_command_and_everything_they_tried_is_on_record(site: Site, command: Command) -> None:
     site.made()
     id_ = site.incident_id
-    command("incidents", "approve", id_, "--actor", "ada", "-m", "curves read")
-    for actor, why in (("ada", "another person"), ("eve", "R6"), ("mallory", "not known")):
+    command("incidents", "approve", id_, "--actor", "trainer-1", "-m", "curves read")
+    for actor, why in (("trainer-1", "another person"), ("devops-1", "R6"), ("stranger-1", "not known")):
         with pytest.raises(BadInput, match=why):
             command("incidents", "approve", id_, "--actor", actor, "-m", "me too")
     assert "R8 (SecMLOps engineer)" in command("rollouts", "list").stdout
     assert "missing" in command("rollouts", "show", id_[:8]).stdout
-    command("incidents", "approve", id_, "--actor", "grace", "-m", "gate read")
+    command("incidents", "approve", id_, "--actor", "security-1", "-m", "gate read")
     shown = json.loads(command("rollouts", "show", id_, "--json").stdout)
     assert shown["rollout"]["state"] == "shadow"
-    assert [given["actor"] for given in shown["rollout"]["approvals"]] == ["ada", "grace"]
+    assert [given["actor"] for given in shown["rollout"]["approvals"]] == ["trainer-1", "security-1"]
     with reading(site.sessions) as session:
         bodies = session.scalars(select(EffectRow.payload).where(EffectRow.topic == "audit")).all()
         assert session.scalars(select(AuditRow)).all() == []  # the keeper writes those
     said = [codec.decode(body, AUDIT, AuditEntry).event for body in bodies]
-    assert [entry.actor for entry in said if entry.action == "rollout.refuse"] == ["ada", "eve", "mallory"]
+    assert [entry.actor for entry in said if entry.action == "rollout.refuse"] == ["trainer-1", "devops-1", "stranger-1"]
 
 
 def test_one_person_can_reject_and_cancel(site: Site, command: Command) -> None:
     site.made()
     with pytest.raises(BadInput, match="R3"):
-        command("incidents", "reject", site.incident_id, "--actor", "eve", "-m", "no")
-    assert "rejected" in command("incidents", "reject", site.incident_id, "--actor", "ada", "-m", "no nights in it").stdout
+        command("incidents", "reject", site.incident_id, "--actor", "devops-1", "-m", "no")
+    assert "rejected" in command("incidents", "reject", site.incident_id, "--actor", "trainer-1", "-m", "no nights in it").stdout
     with pytest.raises(BadInput, match="any more"):
-        command("rollouts", "cancel", site.incident_id, "--actor", "ada", "-m", "too late")
+        command("rollouts", "cancel", site.incident_id, "--actor", "trainer-1", "-m", "too late")
 
 
 def test_people_are_added_changed_listed_and_removed(site: Site, command: Command) -> None:
@@ -311,4 +315,4 @@ def test_people_are_added_changed_listed_and_removed(site: Site, command: Comman
 def test_what_is_not_there_is_said_so(site: Site, command: Command) -> None:
     assert "no rollout so far" in command("rollouts", "list").stdout
     with pytest.raises(BadInput, match="kerbwatch retrain"):
-        command("incidents", "approve", site.incident_id, "--actor", "ada", "-m", "what?")
+        command("incidents", "approve", site.incident_id, "--actor", "trainer-1", "-m", "what?")

@@ -198,11 +198,11 @@ def test_a_second_close_by_a_human_does_not_wait_for_the_workers() -> None:
 
 
 def test_acknowledging_records_actor_comment_and_the_first_time() -> None:
-    incident, decisions = run(RAISED, act(Verb.ACKNOWLEDGE, "x", 5), act(Verb.ACKNOWLEDGE, "x", 9, actor="bob"))
-    assert (incident.acknowledged_at, incident.acknowledged_by) == (at(5), "ada")
+    incident, decisions = run(RAISED, act(Verb.ACKNOWLEDGE, "x", 5), act(Verb.ACKNOWLEDGE, "x", 9, actor="operator-2"))
+    assert (incident.acknowledged_at, incident.acknowledged_by) == (at(5), "operator-1")
     assert [(d.actor, d.what) for d in decisions if d.action == "acknowledge"] == [
-        ("ada", "acknowledge for a test"),
-        ("bob", "acknowledge for a test"),
+        ("operator-1", "acknowledge for a test"),
+        ("operator-2", "acknowledge for a test"),
     ]
 
 
@@ -214,7 +214,7 @@ def test_a_closed_incident_takes_notes_and_nothing_else() -> None:
     assert [d.action for d in decide(incident, act(Verb.NOTE, "x", 20))] == ["note"]
 
 
-@pytest.mark.parametrize(("actor", "comment"), [("", "why"), ("ada", "  ")])
+@pytest.mark.parametrize(("actor", "comment"), [("", "why"), ("operator-1", "  ")])
 def test_a_human_act_needs_an_actor_and_a_comment(actor: str, comment: str) -> None:
     with pytest.raises(BadInput, match="--comment"):
         Act("i", at(0), "x", Verb.NOTE, actor, comment)

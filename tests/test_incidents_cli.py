@@ -81,17 +81,17 @@ def test_show_prints_clocks_playbook_timeline_and_effects(store: Store, command:
 
 def test_acknowledging_keeps_actor_and_comment(store: Store, command: Command) -> None:
     id_ = str(only(command)["id"])
-    command("ack", id_, "--comment", "looking at it", "--actor", "ada")
+    command("ack", id_, "--comment", "looking at it", "--actor", "operator-1")
     full = json.loads(command("show", id_, "--json").stdout)
-    assert full["acknowledged_by"] == "ada"
+    assert full["acknowledged_by"] == "operator-1"
     assert full["timeline"][-1]["what"] == "looking at it"
     assert {effect["topic"] for effect in full["effects"]} >= {"audit", "incidents"}
     assert store.playbooks
 
 
 def test_the_actor_is_the_os_user_unless_named(store: Store, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("getpass.getuser", lambda: "grace")
-    assert "grace" in command("note", str(only(command)["id"]), "-m", "sticker on the lens").stdout
+    monkeypatch.setattr("getpass.getuser", lambda: "operator-2")
+    assert "operator-2" in command("note", str(only(command)["id"]), "-m", "sticker on the lens").stdout
     assert store.playbooks
 
 

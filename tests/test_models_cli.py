@@ -39,8 +39,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str, str]
     for context in Context:
         store.assign(context, normal, safe, at(0))
     with writing(sessions) as session:
-        people.put(session, "kim", [Role.DATA_SCIENTIST], "root", at(0))
-        people.put(session, "sam", [Role.SECMLOPS_ENGINEER], "root", at(0))
+        people.put(session, "trainer-1", [Role.DATA_SCIENTIST], "root", at(0))
+        people.put(session, "security-1", [Role.SECMLOPS_ENGINEER], "root", at(0))
         record_judged(session, [judged_frame(7, normal)])
     sessions.kw["bind"].dispose()
     return home, normal, safe, better
@@ -129,21 +129,22 @@ def test_a_run_is_staged_once_whole_and_traceable(command: Command, registry: Re
 
 def test_a_model_is_promoted_by_two_people_and_rolled_back_by_one(command: Command, made: tuple[Path, str, str, str]) -> None:
     _, normal, _, better = made
-    words = ("promote", "better", "--context", "urban", "-m", "better at night", "--by", "kim")
+    words = ("promote", "better", "--context", "urban", "-m", "better at night", "--by", "trainer-1")
     with pytest.raises(BadInput, match="two people"):
         command(*words)
-    changed = json.loads(command(*words, "--by", "sam", "--json").stdout)
+    changed = json.loads(command(*words, "--by", "security-1", "--json").stdout)
     assert (changed["digest"], changed["before"], changed["rules"]) == (better, normal, "policy")
-    assert "nothing was changed" in command(*words, "--by", "sam").stdout
+    assert "nothing was changed" in command(*words, "--by", "security-1").stdout
     with pytest.raises(BadInput, match="no verdict of the gate for highway"):
-        command("promote", "better", "--context", "highway", "-m", "same", "--by", "kim", "--by", "sam")
+        command("promote", "better", "--context", "highway", "-m", "same", "--by", "trainer-1", "--by", "security-1")
     assert (
-        f"{normal[:12]} follows {better[:12]}" in command("rollback", "--context", "urban", "-m", "worse", "--actor", "kim").stdout
+        f"{normal[:12]} follows {better[:12]}"
+        in command("rollback", "--context", "urban", "-m", "worse", "--actor", "trainer-1").stdout
     )
     told = json.loads(command("history", "--context", "urban", "--json").stdout)
     normals = [one for one in told["named"] if one["mode"] == "normal"]
     assert [one["weights_digest"] for one in normals] == [normal, better, normal]
-    assert [one["actor"] for one in normals] == ["setup", "kim, sam", "kim"]
+    assert [one["actor"] for one in normals] == ["setup", "trainer-1, security-1", "trainer-1"]
     assert normals[0]["until"] == normals[1]["since"]
     assert normals[-1]["until"] is None
     assert "rolled back: worse" in command("history").stdout

@@ -276,7 +276,7 @@ def test_a_human_act_goes_the_same_way(system: System) -> None:
     [row] = system.incidents()
     assert row.acknowledged_at == at(9)
     assert [action for _, action in system.timeline()].count("acknowledge") == 1
-    assert [entry.actor for entry in system.wire.of(topics.AUDIT)].count("ada") == 1  # type: ignore[attr-defined]
+    assert [entry.actor for entry in system.wire.of(topics.AUDIT)].count("operator-1") == 1  # type: ignore[attr-defined]
     with pytest.raises(BadInput, match="incidents list"):
         system.store.accept(act(Verb.NOTE, "nowhere", 9), system.now)
 
