@@ -115,18 +115,18 @@ def demo(
 def demo_home(settings: Settings, console: Console) -> Settings:
     """Settings with a home that is the demo's to clear, cleared: the given one unless a deployment lives there."""
     home = settings.home.resolve()
-    if not (home / stack.DEMO_MARK).exists() and ((home / "kerbwatch.db").exists() or settings.database_url is not None):
+    if not (home / policy.DEMO_MARK).exists() and ((home / "kerbwatch.db").exists() or settings.database_url is not None):
         home = home / "demo"
         console.print(f"{settings.home} holds a deployment; the demo lives in {home} (KERBWATCH_HOME for the other commands)")
     settings = settings.model_copy(update={"home": home, "database_url": None})
-    if (home / stack.DEMO_MARK).exists():
+    if (home / policy.DEMO_MARK).exists():
         stack.stop(settings)
         for name in ("kafka", "faust", "quarantine", "logs", "cameras", "golden"):
             shutil.rmtree(home / name, ignore_errors=True)
         for path in home.glob("kerbwatch.db*"):
             path.unlink()
     home.mkdir(parents=True, exist_ok=True)
-    (home / stack.DEMO_MARK).touch()
+    (home / policy.DEMO_MARK).touch()
     policy.demonstrate(settings)
     return settings
 

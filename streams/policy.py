@@ -26,8 +26,9 @@ from infra.keys import model_key, model_keys
 from infra.settings import Settings
 from streams.errors import BadInput, Tampered
 from streams.events import Context
-from streams.stack import DEMO_MARK
 
+DEMO_MARK = ".demo"
+"""A file in a home that a demo made and may clear; `setup` and `up` take it away: from then on somebody relies on what is there."""
 _FILE = "rules.json"
 _SHORT = 12
 

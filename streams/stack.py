@@ -23,10 +23,9 @@ from infra.settings import Settings, read_settings
 from responders.playbooks import load
 from responders.store import Store
 from streams.events import Context, Mode
+from streams.policy import DEMO_MARK
 
 Say = Callable[[str], None]
-DEMO_MARK = ".demo"
-"""A file in a home that a demo made and may clear; `setup` and `up` take it away: from then on somebody relies on what is there."""
 
 
 @dataclass(frozen=True)

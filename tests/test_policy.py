@@ -13,8 +13,7 @@ from inference.provenance.verdicts import put_verdict
 from infra.settings import Settings
 from streams.errors import BadInput, Tampered
 from streams.events import Context
-from streams.policy import accepted, demonstrate, require_passed
-from streams.stack import DEMO_MARK
+from streams.policy import DEMO_MARK, accepted, demonstrate, require_passed
 
 
 @pytest.fixture
