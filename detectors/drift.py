@@ -96,7 +96,7 @@ class Drift:
         if "warm" in state:
             return state
         sums = cast("Json", sequential.start())
-        return {**state, "sums": sums, "evidence": 0.0, "alarm": None, "quiet": 0}
+        return {**state, "sums": sums, "total": 0.0, "alarm": None, "quiet": 0}
 
     def step(self, state: State, seen: Observation) -> tuple[State, Verdict]:
         """One reading further; never raises."""

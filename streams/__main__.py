@@ -140,6 +140,14 @@ def data(context: typer.Context) -> None:
     group(context.args, prog_name=context.command_path)
 
 
+@bench.app.command("detectors", context_settings=_LATE)
+def bench_detectors(context: typer.Context) -> None:
+    """Run lengths and delays of drift detectors beside the oracle. Example: `kerbwatch bench detectors --budget quick`."""
+    from streams.bench_detectors import detectors as command
+
+    _call(command, context)
+
+
 def _call(command: Callable[..., None], context: typer.Context) -> None:
     late = typer.Typer(pretty_exceptions_enable=False)
     late.command()(command)

@@ -1,0 +1,301 @@
+"""`kerbwatch bench detectors`: what a false alarm budget is worth, and what it costs in delay, measured.
+
+It decides what is run and how it is told; the streams and the oracle are in `drift_trials.py`, recordings in `drift_recordings.py`.
+Every figure comes from the detectors as they serve, fed reading by reading. No topic.
+
+Source: `docs/detection.md` says what each figure means.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from detectors import catalogue
+from detectors.base import Observation
+from detectors.drift import RESTS, Drift
+from infra.settings import read_settings
+from streams import drift_recordings
+from streams.bench import progress
+from streams.drift_trials import LAWS, SIZES, Change, Law, Source, baselines, delays, false_alarms, holds, learned, oracle, surely
+from streams.events import Kind
+
+_LEARN = 2_000
+_BEFORE = 4_000
+_SEED = 20_261_121
+_LONGEST = 10**12
+_FEATURES = 16
+_AIM = 1.3
+_ENOUGH = 5
+"""Alarms from which on a measured run length is taken for the oracle's; with fewer it gets the declared one."""
+
+
+class Budget(StrEnum):
+    """How much is simulated."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Readings for each declared run length, streams for delays, and readings after a change."""
+
+    readings: dict[int, int]
+    streams: int
+    most: int
+
+
+_PLANS = {
+    Budget.QUICK: Plan({1_000: 30_000, 10_000: 100_000}, streams=24, most=2_500),
+    Budget.FULL: Plan({1_000: 200_000, 10_000: 600_000, 100_000: 2_000_000}, streams=100, most=6_000),
+}
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """Alarms without a change. low: what the run length exceeds at 95 %; holds: nothing speaks against the declared one."""
+
+    detector: str
+    law: str
+    declared: int
+    readings: int
+    alarms: int
+    measured: float
+    low: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Delay:
+    """Readings from a change to its alarm, its standard error, the share not caught, and the oracle's mean at that run length."""
+
+    detector: str
+    law: str
+    change: str
+    size: float
+    declared: int
+    run_length: float
+    mean: float
+    error: float
+    missed: float
+    oracle: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that the bench measures; `updates_per_s` on one core."""
+
+    measured: str
+    machine: str
+    budget: str
+    run_lengths: tuple[RunLength, ...]
+    delays: tuple[Delay, ...]
+    recordings: tuple[drift_recordings.Recorded, ...]
+    updates_per_s: dict[str, int]
+
+
+def detectors(
+    budget: Annotated[Budget, typer.Option(help="How much is simulated: minutes, or an hour of one core.")] = Budget.QUICK,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = os.cpu_count() or 1,
+    out: Annotated[Path | None, typer.Option(help="Folder for drift.json and the plot.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Run lengths and delays of drift detectors beside the oracle. Example: `kerbwatch bench detectors --budget quick`."""
+    with progress() as say:
+        figures = measure(budget, workers, say)
+    text = json.dumps(asdict(figures), indent=1)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "drift.json").write_text(text + "\n", "utf-8")
+        draw(figures, out / "drift-delay.png")
+    if as_json:
+        typer.echo(text)
+        return
+    show(figures, Console())
+
+
+def measure(budget: Budget, workers: int, say: Callable[[str], None]) -> Figures:
+    """All figures, law by law, in so many processes."""
+    plan = _PLANS[budget]
+    run_lengths: list[RunLength] = []
+    found: list[Delay] = []
+    with ProcessPoolExecutor(workers) as pool:
+        jobs = pool.map(partial(_ours, plan), LAWS)
+        others = pool.map(partial(_other, plan), _others())
+        for law, (lengths, waits) in zip(LAWS, jobs, strict=True):
+            say(f"after {law.name}")
+            run_lengths += lengths
+            found += waits
+        for lengths, waits in others:
+            say("the others")
+            run_lengths += lengths
+            found += waits
+    say("recordings")
+    recorded = drift_recordings.measure(read_settings().shared_data, tuple(plan.readings))
+    return Figures(
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        budget=budget,
+        run_lengths=tuple(run_lengths),
+        delays=tuple(found),
+        recordings=recorded,
+        updates_per_s=speed(),
+    )
+
+
+def _ours(plan: Plan, law: Law) -> tuple[list[RunLength], list[Delay]]:
+    """Our detector under one law: budgets, then delays against the oracle at the run lengths just measured."""
+    made = Drift(arl=_LONGEST, learn=_LEARN, resolution=1e-3)
+    lengths = []
+    for declared, readings in plan.readings.items():
+        calm = min(readings, max(2_000, declared // 2))
+        detector = replace(made, arl=declared)
+        alarms, count = false_alarms(detector, law, learn=_LEARN, calm=calm, streams=-(-readings // calm), seed=_SEED)
+        measured, low = surely(alarms, count)
+        lengths.append(RunLength("default", law.name, declared, count, alarms, measured, low, holds(alarms, count, declared)))
+    states = baselines(made, law, learn=_BEFORE, streams=plan.streams, seed=_SEED + 1)
+    reached = np.array([_reached(length) for length in lengths])
+    waits = []
+    for change in Change:
+        for size in SIZES:
+            best = oracle(law, (change, size), reached, most=plan.most, seed=_SEED)
+            for length, run_length, first in zip(lengths, reached, best, strict=True):
+                detector = replace(made, arl=length.declared)
+                taken = delays(detector, states, law, (change, size), learn=_BEFORE, most=plan.most, seed=_SEED + 1)
+                waits.append(
+                    _delay("default", law, (change, size), length.declared, float(run_length), taken, float(first), plan.most)
+                )
+    return lengths, waits
+
+
+def _reached(length: RunLength) -> float:
+    return length.measured if length.alarms >= _ENOUGH else float(length.declared)
+
+
+def _delay(  # noqa: PLR0917 - a row of the table
+    name: str, law: Law, change: tuple[Change, float], declared: int, run_length: float, taken: Any, first: float, most: int
+) -> Delay:
+    mean = float(taken.mean())
+    return Delay(
+        detector=name,
+        law=law.name,
+        change=change[0],
+        size=change[1],
+        declared=declared,
+        run_length=round(run_length, 1),
+        mean=round(mean, 2),
+        error=round(float(taken.std() / max(len(taken), 1) ** 0.5), 2),
+        missed=round(float((taken >= most).mean()), 3),
+        oracle=round(first, 2),
+        ratio=round(mean / first, 3),
+    )
+
+
+def _others() -> list[str]:
+    """The catalogue's other drift detectors, by name, and the dummy."""
+    return [
+        entry.name
+        for entry in catalogue.ALL.values()
+        if entry.kind is Kind.DRIFT and not isinstance(entry.detector, Drift) and hasattr(entry.detector, "unit")
+    ]
+
+
+def _other(plan: Plan, name: str) -> tuple[list[RunLength], list[Delay]]:
+    """A detector that has no run length to choose: what it does by default on independent and on dependent readings."""
+    entry = catalogue.ALL[name]
+    made: Any = entry.detector
+    detector = replace(made, unit=1.0)
+    lengths, waits = [], []
+    for law in (LAWS[0], LAWS[2]):
+        alarms, count = false_alarms(detector, law, learn=entry.learn, calm=2_000, streams=max(5, plan.streams // 5), seed=_SEED)
+        measured, low = surely(alarms, count)
+        lengths.append(RunLength(name, law.name, entry.arl, count, alarms, measured, low, holds(alarms, count, entry.arl)))
+        states = baselines(detector, law, learn=entry.learn, streams=max(8, plan.streams // 5), seed=_SEED + 1)
+        for size in SIZES:
+            change = (Change.LEVEL, size)
+            run_length = min(max(measured, 100.0), 1e6)
+            first = oracle(law, change, np.array([run_length]), most=plan.most, seed=_SEED)[0]
+            taken = delays(detector, states, law, change, learn=entry.learn, most=min(plan.most, 2_000), seed=_SEED + 1)
+            waits.append(_delay(name, law, change, entry.arl, measured, taken, float(first), min(plan.most, 2_000)))
+    return lengths, waits
+
+
+def speed() -> dict[str, int]:
+    """Updates of one feature a second on one core, for an observation of 16 features: while it learns, and when it has learned."""
+    rates = {}
+    for name, first in (("learning", 3_000), ("learned", 200 * RESTS + 2_000)):
+        detector = Drift(arl=100_000, learn=3_000 if name == "learning" else 200, resolution=1e-3)
+        state = learned(detector, Source(LAWS[1], _SEED).take(first))
+        states = [state] * _FEATURES
+        values = Source(LAWS[1], _SEED, 1).take(200).tolist()
+        begun = time.process_time()
+        for number, value in enumerate(values, first):
+            seen = Observation(number, 0.0, value)
+            states = [detector.step(each, seen)[0] for each in states]
+        rates[name] = round(_FEATURES * len(values) / (time.process_time() - begun))
+    return rates
+
+
+def show(figures: Figures, console: Console) -> None:
+    """Two tables and the recordings."""
+    table = Table("law", "detector", "declared", "readings", "alarms", "run length", "surely above", "kept")
+    for row in figures.run_lengths:
+        table.add_row(
+            row.law, row.detector, f"{row.declared:,}", f"{row.readings:,}", str(row.alarms),
+            f"{row.measured:,.0f}", f"{row.low:,.0f}", "yes" if row.holds else "NO",
+        )  # fmt: skip
+    console.print(table)
+    table = Table("law", "detector", "change", "declared", "delay", "oracle", "ratio", "not caught")
+    for wait in figures.delays:
+        table.add_row(
+            wait.law, wait.detector, f"{wait.change} {wait.size:g}", f"{wait.declared:,}", f"{wait.mean:.1f} ± {wait.error:.1f}",
+            f"{wait.oracle:.1f}", f"{wait.ratio:.2f}{'' if wait.ratio <= _AIM else ' *'}", f"{wait.missed:.0%}",
+        )  # fmt: skip
+    console.print(table)
+    for recorded in figures.recordings:
+        console.print(
+            f"{recorded.name}, declared {recorded.declared:,}: {recorded.alarms} alarms in {recorded.readings:,} readings"
+        )
+    console.print(f"updates of one feature a second: {figures.updates_per_s}; * beyond {_AIM} times the oracle")
+
+
+def draw(figures: Figures, path: Path) -> None:
+    """Delay of a step by 1 standard deviation against run length, per detector, with the oracle's line."""
+    import matplotlib as mpl  # noqa: PLC0415 - it takes a second to load
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharex=True)
+    lengths = np.geomspace(100, 100_000, 13)
+    for axis, law in zip(axes, (LAWS[0], LAWS[2]), strict=True):
+        axis.plot(lengths, oracle(law, (Change.LEVEL, 1.0), lengths, most=2_500, seed=_SEED), "k-", label="oracle")
+        axis.plot(lengths, lengths / 2, "k:", label="periodic dummy")
+        _points(axis, [wait for wait in figures.delays if wait.law == law.name and (wait.change, wait.size) == ("level", 1.0)])
+        axis.set(xscale="log", yscale="log", title=f"{law.name}, step of 1 sd", xlabel="readings between false alarms")
+    axes[0].set_ylabel("mean delay, readings")
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _points(axis: Any, waits: Sequence[Delay]) -> None:
+    for name in dict.fromkeys(wait.detector for wait in waits):
+        mine = [wait for wait in waits if wait.detector == name]
+        axis.plot([wait.run_length for wait in mine], [wait.mean for wait in mine], "o-", label=name)
