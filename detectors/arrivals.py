@@ -111,14 +111,15 @@ class Holes:
     """Frames are missing again and again: `holes` times and more within about `memory` frames, and three times what is usual.
 
     One reconnect is one hole, however wide. No hole is what somebody else has told: as many messages as intake refused in between,
-    and what a worker left out that was `late_s` seconds behind. learn: frames from which the usual is learned.
+    and what a worker left out that was `late_s` seconds behind. learn: frames from which the usual is learned. dwell: frames in a
+    row without a hole that end an alarm.
     """
 
     holes: float = 4.0
     memory: int = 300
     learn: int = 600
     late_s: float = 5.0
-    dwell: int = 300
+    dwell: int = 150
 
     @property
     def name(self) -> str:
@@ -146,9 +147,8 @@ class Holes:
         if after["seen"] < self.learn:
             after["usual"] = max(memory["usual"], min(recent, self.memory / 4))
         limit = max(self.holes - 0.5, 3.0 * memory["usual"]) if after["seen"] >= self.learn else 3.0 * self.holes
-        many = recent > limit
         words = f"frames are missing: {max(missing, 0)} before this one, for the {recent:.0f}th time of late"
-        amount = -1.0 if not many else float(hole)
+        amount = 1.0 if hole and (recent > limit or memory["alarm"]["on"]) else -1.0
         after["alarm"], verdict = weigh(memory["alarm"], seen.sequence, amount, dwell=self.dwell, score=recent, words=words)
         return cast("State", after), verdict
 

@@ -25,6 +25,7 @@ _STILL = 2
 """Most change of a cell of a picture that stands still, in 1/256 grey level: rounding."""
 _TELLING = 6
 """Least change of a cell that says in which direction."""
+_ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)
 
 
 class _FrozenMemory(TypedDict):
@@ -104,8 +105,8 @@ class Replayed:
     """A stretch of the past is shown again: changes agree with it better than with the moments beside it.
 
     What counts is the share of cells that agree beyond what agrees beside it, and beyond chance (1/2), as a running mean over
-    `span` frames: it alarms from `least` on, and `beyond` above what the scene reaches by repeating itself while learning (`most` at
-    the most). past: frames remembered. nearest: frames back from which on it counts. tries: pasts followed at a time.
+    `span` frames: it alarms from `least` on, and `beyond` above what the scene reaches by repeating itself while learning (at
+    most `most`). past: frames remembered. nearest: frames back from which on it counts. tries: pasts followed at a time.
     """
 
     past: int = 512
@@ -141,16 +142,16 @@ class Replayed:
         after: _ReplayedMemory = {**memory, "cells": list(seen.cells)}
         if not memory["cells"]:
             return cast("State", after), Verdict(Status.LEARNING)
-        changes = np.array(seen.cells, np.float64) - np.array(memory["cells"], np.float64)
-        changes -= np.median(changes)
+        changes = np.array(seen.cells) - np.array(memory["cells"])
+        changes -= int(np.sort(changes)[CELLS // 2])  # the whole picture's light
         telling = np.abs(changes) >= _TELLING
-        lighter = changes > 0
+        lighter = np.packbits(changes > 0)
         packed = base64.b64decode(memory["past"])
-        after["past"] = base64.b64encode((np.packbits(lighter).tobytes() + packed)[: self.past * CELLS // 8]).decode()
+        after["past"] = base64.b64encode((lighter.tobytes() + packed)[: self.past * CELLS // 8]).decode()
         after["count"] = min(memory["count"] + 1, self.past)
         after["seen"] = min(memory["seen"] + 1, self.learn)
         if telling.sum() >= CELLS // 4:
-            after["leads"] = self._follow(memory["leads"], self._agreement(packed, lighter, telling))
+            after["leads"] = self._follow(memory["leads"], _agreement(packed, lighter, telling))
         back, strength = after["leads"][0] if after["leads"] else (0.0, 0.0)
         if after["seen"] < self.learn:
             after["usual"] = max(memory["usual"], min(strength, self.most))
@@ -161,14 +162,6 @@ class Replayed:
             memory["alarm"], seen.sequence, amount, dwell=self.dwell, score=strength / limit, words=words
         )
         return cast("State", after), verdict
-
-    def _agreement(self, packed: bytes, lighter: NDArray[np.bool_], telling: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """For each frame of the past, newest first: agreement above its neighbours' and above chance."""
-        bits = np.unpackbits(np.frombuffer(packed, np.uint8)).reshape(-1, CELLS)
-        agree = (bits == lighter) @ (telling / telling.sum())
-        beside = np.full(len(agree), 0.5)
-        beside[1:-1] = np.maximum(beside[1:-1], (agree[:-2] + agree[2:]) / 2.0)
-        return cast("NDArray[np.float64]", agree - beside)
 
     def _follow(self, leads: list[list[float]], better: NDArray[np.float64]) -> list[list[float]]:
         """The pasts worth following after one more frame, the strongest first."""
@@ -182,3 +175,14 @@ class Replayed:
             if back < len(better)
         ]
         return sorted((each for each in summed if each[1] > 0.0), key=lambda each: -each[1])[: self.tries]
+
+
+def _agreement(packed: bytes, lighter: NDArray[np.uint8], telling: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """For each frame of the past, newest first: share of cells that agree, above its neighbours' and above chance."""
+    past = np.frombuffer(packed, np.uint8).reshape(-1, CELLS // 8)
+    differ = _ONES[(past ^ lighter) & np.packbits(telling)].sum(axis=1)
+    agree: NDArray[np.float64] = 1.0 - differ / telling.sum()
+    beside = np.full(len(agree), 0.5)
+    beside[1:-1] = np.maximum(beside[1:-1], (agree[:-2] + agree[2:]) / 2.0)
+    better: NDArray[np.float64] = agree - beside
+    return better

@@ -82,9 +82,11 @@ def features(picture: Picture, view: "View") -> Features:
 
 def fingerprint(luma: NDArray[np.uint8]) -> bytes:
     """8 x 8 means of luminance (H x W, 0..255) in 1/256 grey level, row by row, big-endian, for `detectors/pictures.py`."""
-    side = (_FINGERPRINT_SIDE, _FINGERPRINT_SIDE)
-    cells = cv2.resize(luma.astype(np.float32), side, interpolation=cv2.INTER_AREA)
-    steps: NDArray[np.uint16] = np.rint(np.asarray(cells) * _FINGERPRINT_STEPS).astype(">u2")
+    sums = np.asarray(cv2.integral(luma))
+    rows, columns = (np.rint(np.linspace(0, size, _FINGERPRINT_SIDE + 1)).astype(int) for size in luma.shape)
+    cells = np.diff(np.diff(sums[np.ix_(rows, columns)], axis=0), axis=1)
+    areas = np.maximum(1, np.outer(np.diff(rows), np.diff(columns)))
+    steps: NDArray[np.uint16] = np.rint(cells * _FINGERPRINT_STEPS / areas).astype(">u2")
     return steps.tobytes()
 
 
