@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from infra.settings import Settings
 from streams import topics
 from streams.errors import BrokenContract, Refusal, Unavailable
-from streams.events import DeadLetter, Detections, Health, IncidentChange, Kind, Phase, Serving, Signal, WorkerStatus
+from streams.events import Comparison, DeadLetter, Detections, Health, IncidentChange, Kind, Phase, Serving, Signal, WorkerStatus
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -51,6 +51,20 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+class Side(StrEnum):
+    """Which of two models that looked at the same frame: the one on its way into service, or the one that it is to follow."""
+
+    CANDIDATE = "candidate"
+    SERVING = "serving"
+
+
+class GateVerdict(StrEnum):
+    """What the gate said of a rollout's candidate."""
+
+    PASSED = "passed"
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True)
 class Definition(Generic[M]):
     """One metric: its exposed name (unit last), what it means in plain words, its labels and, for a histogram, upper bounds."""
@@ -69,6 +83,7 @@ class Definition(Generic[M]):
 
 _LATENCY_S = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0, 5.0, 15.0, 60.0)
 _STAGE_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_RATIO = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 FRAMES_JUDGED = Definition(
     Counter, "kerbwatch_frames_judged_total", "Frames that the worker judged.", ("camera", "context", "mode")
@@ -90,6 +105,55 @@ LAG = Definition(
     Gauge, "kerbwatch_consumer_lag_messages", "Messages that wait to be read, by topic and reader.", ("service", "topic")
 )
 PEOPLE = Definition(Counter, "kerbwatch_people_total", "People found in judged frames.", ("camera", "context", "mode"))
+SCORED = Definition(
+    Counter, "kerbwatch_frames_scored_total", "Frames that got a second look, for an input score.", ("camera", "context")
+)
+CLEANED = Definition(Counter, "kerbwatch_frames_cleaned_total", "Frames cleaned before the model saw them.", ("camera", "context"))
+MODEL_FAULTS = Definition(
+    Gauge, "kerbwatch_model_faults", "Models that do not load or failed at work, and orders not obeyed.", ("worker",)
+)
+AGREEMENT = Definition(
+    Histogram,
+    "kerbwatch_compared_agreement_ratio",
+    "F1 of the boxes of candidate and serving model on one frame that both judged; 1 is the same people.",
+    ("context",),
+    _RATIO,
+)
+COMPARED_PEOPLE = Definition(
+    Counter, "kerbwatch_compared_people_total", "People found in frames that both models judged.", ("context", "model")
+)
+COMPARED_SCORE = Definition(
+    Histogram,
+    "kerbwatch_compared_score_ratio",
+    "Mean score of the people found, per frame that both models judged and somebody was found in.",
+    ("context", "model"),
+    _RATIO,
+)
+COMPARED_TIME = Definition(
+    Histogram, "kerbwatch_compared_infer_seconds", "Time per frame that both models judged.", ("context", "model"), _STAGE_S
+)
+ROLLOUT = Definition(
+    Gauge, "kerbwatch_rollout_info", "Where a context's newest rollout is; always 1.", ("context", "state", "digest")
+)
+ROLLOUT_SHARE = Definition(
+    Gauge, "kerbwatch_rollout_share_ratio", "Share of cameras that a rollout's candidate serves.", ("context",)
+)
+ROLLOUT_FRAMES = Definition(
+    Gauge, "kerbwatch_rollout_proof_frames", "Live frames that speak of a candidate in this step of its rollout.", ("context",)
+)
+ROLLOUT_WANTED = Definition(
+    Gauge, "kerbwatch_rollout_wanted_frames", "Live frames that this step of a rollout asks for.", ("context",)
+)
+ROLLOUT_LIMIT = Definition(
+    Gauge,
+    "kerbwatch_rollout_limit_ratio",
+    "What a candidate is held to: least agreement; most times the people and the time of the serving model.",
+    ("context", "figure"),
+)
+RETRAINING_LEFT = Definition(
+    Gauge, "kerbwatch_retraining_left_seconds", "How long a retraining run still takes, by its own estimate.", ("context",)
+)
+GATE_VERDICTS = Definition(Counter, "kerbwatch_gate_verdicts_total", "The gate's verdicts on candidates of rollouts.", ("verdict",))
 SCORE = Definition(
     Gauge,
     "kerbwatch_detector_score",
@@ -130,33 +194,10 @@ AGENT_EVENTS = Definition(Counter, "kerbwatch_agent_events_total", "Events that 
 AGENT_FAULTS = Definition(Counter, "kerbwatch_agent_faults_total", "Events at which an agent failed, by its own fault.", ("agent",))
 PROCESS = Definition(Gauge, "kerbwatch_process_info", "A running process; always 1.", ("service", "version"))
 
-ALL: tuple[Definition[Counter] | Definition[Gauge] | Definition[Histogram], ...] = (
-    FRAMES_JUDGED,
-    REFUSED,
-    FRAME_LATENCY,
-    WATCH_LATENCY,
-    STAGE,
-    BATCH,
-    LAG,
-    PEOPLE,
-    SCORE,
-    EVIDENCE,
-    SIGNALS,
-    INCIDENTS_OPEN,
-    INCIDENTS_UNACKNOWLEDGED,
-    INCIDENT_CHANGES,
-    EFFECTS_PENDING,
-    EFFECT_ATTEMPTS,
-    QUARANTINED,
-    AUDITED,
-    DEAD_LETTERS,
-    SERVING,
-    WORKER_HEALTH,
-    WORKER_REPORTED,
-    AGENT_EVENTS,
-    AGENT_FAULTS,
-    PROCESS,
+ALL: tuple[Definition[Counter] | Definition[Gauge] | Definition[Histogram], ...] = tuple(
+    each for each in tuple(globals().values()) if isinstance(each, Definition)
 )
+"""Every definition above."""
 BY_NAME = {metric.name: metric for metric in ALL}
 DIGEST_CHARS = 12
 """How much of a weights digest a label shows; enough to tell any two models of one registry apart."""
@@ -186,21 +227,27 @@ class Metrics:
                 self[SIGNALS].labels(kind=kind, phase=phase)
         for outcome in Outcome:
             self[EFFECT_ATTEMPTS].labels(outcome=outcome)
+        for verdict in GateVerdict:
+            self[GATE_VERDICTS].labels(verdict=verdict)
         for topic in topics.ALL:
             self[DEAD_LETTERS].labels(topic=topic.name, reason=Refusal.AGENT_FAULT)
         for reason in Refusal:  # strangers write only there
             self[DEAD_LETTERS].labels(topic=topics.FRAMES.name, reason=reason)
 
     def __getitem__(self, wanted: Definition[M]) -> M:
-        """The live metric of a definition. Raises BrokenContract if it is not listed in `ALL`."""
+        """The live metric of a definition. Raises BrokenContract if it is none of `ALL`."""
         if wanted.name not in self._made:
-            raise BrokenContract(f"{wanted.name} is not listed in infra.metrics.ALL; add it there")
+            raise BrokenContract(f"{wanted.name} is not defined in infra/metrics.py; name it there, above `ALL`")
         return cast("M", self._made[wanted.name])
 
-    def judged(self, event: Detections) -> None:
-        """The worker judged a frame."""
+    def judged(self, event: Detections, *, cleaned: bool = False, candidate: str | None = None) -> None:
+        """The worker judged a frame; `candidate` is the digest of the model on its way into service there."""
         whose = {"camera": event.camera_id, "context": event.context}
         self[FRAMES_JUDGED].labels(**whose, mode=event.mode).inc()
+        self[SCORED].labels(**whose).inc(event.scores.inconsistency is not None)
+        self[CLEANED].labels(**whose).inc(cleaned)
+        if event.compared is not None and candidate is not None:
+            self._compared(event, event.compared, candidate)
         self[PEOPLE].labels(**whose, mode=event.mode).inc(len(event.boxes))
         self[FRAME_LATENCY].labels(**whose).observe(_seconds_between(event.camera_time, event.time))
         for stage, spent_ms in (
@@ -209,6 +256,19 @@ class Metrics:
             (Stage.SCORES, event.timings.scores_ms),
         ):
             self[STAGE].labels(stage=stage).observe(spent_ms / 1000)
+
+    def _compared(self, event: Detections, second: Comparison, candidate: str) -> None:
+        self[AGREEMENT].labels(context=event.context).observe(second.agreement)
+        sides = (Side.CANDIDATE, Side.SERVING) if event.weights_digest == candidate else (Side.SERVING, Side.CANDIDATE)
+        answered = (event.features.people, event.features.score_mean, event.timings.infer_ms)
+        for side, (people, score, spent_ms) in zip(
+            sides, (answered, (second.people, second.score_mean, second.infer_ms)), strict=True
+        ):
+            whose = {"context": event.context, "model": side}
+            self[COMPARED_PEOPLE].labels(**whose).inc(people)
+            self[COMPARED_TIME].labels(**whose).observe(spent_ms / 1000)
+            if people:
+                self[COMPARED_SCORE].labels(**whose).observe(score)
 
     def watched(self, event: Detections, now: datetime) -> None:
         """All detectors have looked at a frame."""
@@ -239,11 +299,14 @@ class Metrics:
 
     def serving(self, now: Iterable[Serving]) -> None:
         """What this worker serves from now on, for all contexts; what it served before disappears."""
-        serves: set[tuple[str, ...]] = {(str(one.context), str(one.mode), one.weights_digest[:DIGEST_CHARS]) for one in now}
-        for labels in serves:
-            self[SERVING].labels(*labels).set(1)
-        for labels in self._label_values(SERVING) - serves:
-            self[SERVING].remove(*labels)
+        self.only(SERVING, {(one.context, one.mode, one.weights_digest[:DIGEST_CHARS]): 1 for one in now})
+
+    def only(self, wanted: Definition[Gauge], now: Mapping[tuple[str, ...], float]) -> None:
+        """All series of a gauge from now on, by their labels' values; others disappear."""
+        for labels, number in now.items():
+            self[wanted].labels(*labels).set(number)
+        for labels in self._label_values(wanted) - now.keys():
+            self[wanted].remove(*labels)
 
     def reported(self, status: WorkerStatus, now: datetime) -> None:
         """A worker was heard of at `now` (the listener's clock)."""

@@ -135,6 +135,13 @@ def post_rollout(
     _post(session, AUDIT, entry, decision.id, incident.id)
 
 
+def gate_said(entry: AuditEntry) -> bool | None:
+    """Whether the gate passed a rollout's candidate, where an entry tells that; a person's rejection bears the person's name."""
+    if entry.action == "rollout.gate":
+        return True
+    return False if (entry.action, entry.actor) == (f"rollout.{rollout.State.REJECTED}", rollout.RESPONDER) else None
+
+
 def post_audit(session: Session, decision_id: str, actor: str, action: str, *, target: str, why: str, now: datetime) -> None:
     """An act of a person that no incident is about."""
     entry = _audit(decision_id, actor, action, target=target, why=why, cause_id=decision_id, now=now)

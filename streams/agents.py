@@ -28,11 +28,22 @@ from detectors.base import Verdict
 from detectors.watch import Watching, watch
 from inference.provenance.registry import registry_of
 from infra.db import open_database, reading, writing
-from infra.metrics import AUDITED, EFFECT_ATTEMPTS, EFFECTS_PENDING, QUARANTINED, Metrics, Outcome, Service
+from infra.metrics import (
+    AUDITED,
+    EFFECT_ATTEMPTS,
+    EFFECTS_PENDING,
+    GATE_VERDICTS,
+    QUARANTINED,
+    GateVerdict,
+    Metrics,
+    Outcome,
+    Service,
+)
 from infra.settings import Settings
-from responders import playbooks
+from responders import playbooks, rollout_metrics
 from responders.effects import carry_out
 from responders.keeping import record_audit, record_judged
+from responders.outbox import gate_said
 from responders.playbooks import State
 from responders.quarantine import offsets_of, set_aside
 from responders.records import Standing, standing
@@ -42,7 +53,7 @@ from streams import codec, topics
 from streams.app import EXIT_FAULT, Rim, base_app
 from streams.codec import Message
 from streams.errors import BadInput, BrokenContract, Unavailable
-from streams.events import Detections, Event, IncidentChange, Kind, QuarantineOrder, WorkerStatus
+from streams.events import AuditEntry, Detections, Event, IncidentChange, Kind, QuarantineOrder, WorkerStatus
 from streams.frame_log import read_frames
 from streams.promotion import vouch
 
@@ -162,6 +173,7 @@ class _Responder:
 
     def _standing(self) -> Standing:
         with reading(self._sessions) as session:
+            rollout_metrics.show(self._rim.metrics, rollout_metrics.newest(session))
             return standing(session)
 
 
@@ -261,3 +273,5 @@ class _Port:
             raise Unavailable(f"the broker did not take {event.id} for {topic.name} in {_SEND_LIMIT_S:.0f} s") from error
         if isinstance(event, IncidentChange):
             self._rim.metrics.incident_changed(event)
+        if isinstance(event, AuditEntry) and (passed := gate_said(event)) is not None:
+            self._rim.metrics[GATE_VERDICTS].labels(verdict=GateVerdict.PASSED if passed else GateVerdict.REFUSED).inc()

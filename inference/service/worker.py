@@ -35,7 +35,7 @@ from inference.service.serving import Precision
 from inference.service.serving import load as load_served
 from infra.clients import consumer, producer
 from infra.keys import verify_frame
-from infra.metrics import BATCH, Metrics
+from infra.metrics import BATCH, MODEL_FAULTS, Metrics
 from infra.provision import app_id
 from infra.settings import Settings
 from streams import codec, topics
@@ -169,12 +169,13 @@ class Worker:
         now = self._now()
         self._reported_s = self._steady_s()
         models = self._judge.models
-        faults = "; ".join(filter(None, (self._fault, *models.faults)))
+        faults = tuple(filter(None, (self._fault, *models.faults)))
+        self._metrics[MODEL_FAULTS].labels(worker=self.worker_id).set(len(faults))
         status = WorkerStatus(
             id=event_id("worker-status", self.worker_id, now.isoformat()),
             source=self._source,
             time=now,
-            subject=faults[:200] or self.worker_id,
+            subject="; ".join(faults)[:200] or self.worker_id,
             worker_id=self.worker_id,
             health=health,
             serving=tuple(
@@ -205,7 +206,8 @@ class Worker:
                         _message(record), f"a frame of {size_px} does not fit into this worker's memory; send it smaller"
                     )
                     continue
-                self._metrics.judged(detections)
+                candidate = self._judge.models.candidate(detections.context)
+                self._metrics.judged(detections, cleaned=detections.mode in self._judge.clean, candidate=candidate)
                 self._send(topics.DETECTIONS, detections.camera_id, detections)
         self._commit()
 
@@ -311,7 +313,11 @@ def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Cal
             source=source,
             sampler=Sampler(settings.score_every, key=secrets.token_bytes(16)),
             clock_s=time.perf_counter,
-            clean={Mode.NORMAL: chain(settings.sanitise_normal), Mode.SAFE: chain(settings.sanitise_safe)},
+            clean={
+                mode: chain(steps)
+                for mode, steps in ((Mode.NORMAL, settings.sanitise_normal), (Mode.SAFE, settings.sanitise_safe))
+                if steps.strip()  # without steps the first look serves as the scores' plain one
+            },
             compare_every=settings.compare_every,
         )
         worker = Worker(
