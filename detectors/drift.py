@@ -91,12 +91,14 @@ class Drift:
         """Before the first reading."""
         return {"block": [], "count": 0, "last": -1, "warm": []}
 
-    def rearm(self, state: State) -> State:
-        """The state with its baseline, but without evidence or alarm: as if calm had just been proven."""
-        if "warm" in state:
-            return state
-        sums = cast("Json", sequential.start())
-        return {**state, "sums": sums, "total": 0.0, "alarm": None, "quiet": 0}
+    def rearm(self, learned: State, state: State) -> State:
+        """As if calm had just been proven: the baseline of `learned`, an earlier state, with the last readings of `state`."""
+        if "warm" in learned:
+            return learned
+        then, now = cast("_Memory", learned), cast("_Memory", state)
+        whitener: whitening.Whitener = {**then["whitener"], "before": now["whitener"]["before"]}
+        here: _Memory = {**then, "block": now["block"], "last": now["last"], "whitener": whitener}
+        return cast("State", {**here, "sums": sequential.start(), "total": 0.0, "alarm": None, "quiet": 0})
 
     def step(self, state: State, seen: Observation) -> tuple[State, Verdict]:
         """One reading further; never raises."""

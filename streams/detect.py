@@ -4,9 +4,9 @@ It decides what of a file is a reading, where the baseline ends, and how a detec
 no number, and tells which. No detector is made here: parameters other than the asked-for run length come from the catalogue, or,
 for `default`, from the spread of the baseline. No topic.
 
-A detector learns from the first rows, where alarms do not count. After an alarm it starts again: what it knows as usual stays, what
-it has gathered as evidence goes. So a change that stays is told again and again, and a false alarm costs nothing but itself. A
-detector that cannot tell the two apart goes back to what it was after the first rows.
+A detector learns from the first rows, where alarms do not count. After an alarm it starts again with what it had learned from
+them: the rows since then may be of the change. So a change that stays is told again and again, a change back is none, and a false
+alarm costs nothing but itself. Where a detector predicts from the last readings it keeps those (`rearm`).
 """
 
 import csv
@@ -26,7 +26,7 @@ from streams.camera import JsonOption
 from streams.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
-    from detectors.base import Detector, State
+    from detectors.base import Detector
 
 DEFAULT = "default"
 MOST_BYTES = 512 * 1024 * 1024
@@ -160,19 +160,18 @@ def follow(detector: "Detector", column: Column, training: int) -> Iterator[tupl
     from detectors.base import Observation, Status  # noqa: PLC0415 - with the detectors
 
     rearm = getattr(detector, "rearm", None)
-    state = detector.start()
-    learned: State = state
+    state = learned = detector.start()
     for number, (row, value) in enumerate(zip(column.rows, column.values, strict=True)):
-        if number == training:
-            state = learned = rearm(state) if rearm else state
         # Sequences count readings, so that a stretch is told in readings; rows are what people see.
         state, verdict = detector.step(state, Observation(number, float(row), value))
-        alarm = None
-        if verdict.status is Status.ALARM:
-            if number >= training:
-                since = number if verdict.since_sequence is None else max(training, min(number, verdict.since_sequence))
-                alarm = Alarm(row, column.rows[since], verdict.leads)
-            state = rearm(state) if rearm else learned if number >= training else state
+        alarmed, alarm = verdict.status is Status.ALARM, None
+        if number < training:
+            learned = learned if alarmed else state
+            state = learned if number == training - 1 else state
+        elif alarmed:
+            since = number if verdict.since_sequence is None else max(training, min(number, verdict.since_sequence))
+            alarm = Alarm(row, column.rows[since], verdict.leads)
+            state = rearm(learned, state) if rearm else learned
         yield row, alarm, verdict.status is Status.REFUSED
 
 
