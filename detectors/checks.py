@@ -155,6 +155,20 @@ def planted_change_caught_in_time(entry: Entry) -> None:
         _promise(alarms[0] >= begin, entry, f"it alarmed at {alarms[0]}, before the change at {begin}")
 
 
+def wider_spread_caught_in_time(entry: Entry) -> None:
+    """A spread as wide as declared, round the usual level, alarms within the declared delay. Raises BrokenContract."""
+    if entry.trial.wider <= 1.0:
+        return
+    begin, level = 3 * entry.learn, entry.trial.level
+    for phi in entry.trial.phis:
+        readings = calm(entry, phi, begin + entry.trial.within, seed=3)
+        readings[begin:] = np.clip(level + entry.trial.wider * (readings[begin:] - level), 0.0, 1.0)
+        _, verdicts = run(entry, observe(readings))
+        caught = any(verdict.status is Status.ALARM for verdict in verdicts[begin:])
+        words = f"a spread {entry.trial.wider:g} times as wide at phi {phi} was not seen within {entry.trial.within} readings"
+        _promise(caught, entry, words)
+
+
 def calm_must_be_proven(entry: Entry) -> None:
     """An alarm outlives its cause's first pause and silence, and ends when readings are as before. Raises BrokenContract."""
     begin, end = 3 * entry.learn, 3 * entry.learn + entry.trial.within
@@ -177,6 +191,7 @@ ON_KNOWN_STREAMS: tuple[Callable[[Entry], None], ...] = (
     memory_is_bounded,
     false_alarms_within_budget,
     planted_change_caught_in_time,
+    wider_spread_caught_in_time,
     calm_must_be_proven,
 )
 """Checks over seeded streams with known truth; some seconds each."""
