@@ -1,7 +1,8 @@
 """Dashboards as Grafana's JSON, made with the Grafana Foundation SDK; the same input gives the same bytes.
 
-It decides grid, colours and options; what is shown comes from `watch.py`. The bytes are committed under `generated/`, where
-docker-compose mounts them and `kerbwatch dashboards push` takes them from; a test fails when they are stale.
+It decides grid, colours and options; what is shown comes from `watch.py` and `models.py`. The bytes are
+committed under `generated/`, where docker-compose mounts them and `kerbwatch dashboards push` takes them from; a test fails when
+they are stale.
 
 Source: Grafana "Dashboard JSON model"; grid of 24 columns.
 """
@@ -14,14 +15,16 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as common_model
 from grafana_foundation_sdk.models import dashboard as model
 
-from dashboards import watch
-from dashboards.watch import Look, Mark, Panel
+from dashboards import models, watch
+from dashboards.panels import Board, Look, Mark, Panel
 from infra import metrics
 
 GENERATED = Path(__file__).parent / "generated"
 REFRESH = "kerbwatch dashboards build"
 """The one command that brings `GENERATED` up to date."""
 
+_BOARDS = (watch.BOARD, models.BOARD)
+_TAG = "kerbwatch"
 _SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 _HEIGHTS = {Look.NUMBER: 4}
 _HEIGHT = 8
@@ -30,8 +33,7 @@ _CALM, _ALARM = "green", "red"
 
 def render() -> dict[str, str]:
     """Every dashboard: file name to JSON text."""
-    text = json.dumps(_watch(), cls=JSONEncoder, indent=2, sort_keys=True)
-    return {"watch.json": f"{text}\n"}
+    return {f"{one.name}.json": f"{json.dumps(_board(one), cls=JSONEncoder, indent=2, sort_keys=True)}\n" for one in _BOARDS}
 
 
 def stale(folder: Path = GENERATED) -> tuple[str, ...]:
@@ -54,12 +56,13 @@ def write(folder: Path = GENERATED) -> tuple[str, ...]:
     return changed
 
 
-def _watch() -> model.Dashboard:
+def _board(shown: Board) -> model.Dashboard:
     board = (
-        dashboard.Dashboard("kerbwatch - watch")
-        .uid("kerbwatch-watch")
-        .description("A pedestrian detector in service: what it judges, what is suspected, what was done about it.")
-        .tags(["kerbwatch"])
+        dashboard.Dashboard(shown.title)
+        .uid(f"kerbwatch-{shown.name}")
+        .description(shown.description)
+        .tags([_TAG])
+        .link(_to_the_others())
         .refresh("5s")
         .time("now-15m", "now")
         .timezone("utc")
@@ -68,15 +71,21 @@ def _watch() -> model.Dashboard:
         .with_variable(_choice("context", f"label_values({metrics.FRAMES_JUDGED.name}, context)"))
         .with_variable(_choice("camera", f'label_values({metrics.FRAMES_JUDGED.name}{{context=~"$context"}}, camera)'))
     )
-    for mark in watch.MARKS:
+    for mark in shown.marks:
         board = board.annotation(_Annotation(mark))
     number = 0
-    for row in watch.ROWS:
+    for row in shown.rows:
         board = board.with_row(dashboard.Row(row.title))
         for panel in row.panels:
             number += 1
             board = board.with_panel(_panel(panel).id(number))
     return board.build()
+
+
+def _to_the_others() -> dashboard.DashboardLink:
+    """All dashboards of ours, side by side at the top; the time and the chosen cameras stay."""
+    link = dashboard.DashboardLink(_TAG).type(model.DashboardLinkType.DASHBOARDS).tags([_TAG])
+    return link.keep_time(keep_time=True).include_vars(include_vars=True)
 
 
 def _choice(name: str, query: str) -> dashboard.QueryVariable:
@@ -141,6 +150,8 @@ def _panel(panel: Panel) -> _AnyPanel:
         .height(_HEIGHTS.get(panel.look, _HEIGHT))
         .thresholds(_thresholds(panel))
     )
+    if panel.empty:
+        made = made.no_value(panel.empty)
     for number, query in enumerate(panel.queries):
         letter = chr(ord("A") + number)
         made = made.with_target(

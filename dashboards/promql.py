@@ -24,7 +24,7 @@ def series(metric: Metric, suffix: str = "", by: tuple[str, ...] = (), **only: s
     for label in (*by, *only):
         if label not in metric.labels:
             raise BrokenContract(
-                f"{metric.name} has no label {label}, only {', '.join(metric.labels) or 'none'}; mend dashboards/watch.py"
+                f"{metric.name} has no label {label}, only {', '.join(metric.labels) or 'none'}; mend the panel that asks for it"
             )
     chosen = [f'{label}=~"${label}"' for label in ("camera", "context") if label in metric.labels]
     fixed = [f'{label}="{value}"' for label, value in only.items()]
@@ -46,9 +46,9 @@ def increase(metric: Metric, *by: str, window: str = WINDOW, **only: str) -> str
     return f"{_over('sum', by)}(increase({series(metric, '', by, **only)}[{window}]))"
 
 
-def mean(metric: Metric, *by: str) -> str:
+def mean(metric: Metric, *by: str, **only: str) -> str:
     """Average of a histogram."""
-    return f"{rate(metric, *by, suffix='_sum')} / {rate(metric, *by, suffix='_count')}"
+    return f"{rate(metric, *by, suffix='_sum', **only)} / {rate(metric, *by, suffix='_count', **only)}"
 
 
 def quantile(share: float, metric: Metric, *by: str) -> str:

@@ -6,9 +6,7 @@ knows nothing of Grafana's format: `build.py` turns this into JSON.
 Source: paper section 4.7 (what is monitored).
 """
 
-from dataclasses import dataclass
-from enum import StrEnum
-
+from dashboards.panels import Board, Look, Mark, Panel, Query, Row
 from dashboards.promql import increase, mean, now, quantile, rate, series
 from infra import metrics as m
 from infra.metrics import Outcome, Service
@@ -18,59 +16,6 @@ from streams.topics import FRAMES
 
 MARK_WINDOW = "1m"
 """How long a mark for a sudden event lasts: longer than Grafana's steps at all but the widest time ranges."""
-
-
-class Look(StrEnum):
-    """How a panel draws its numbers."""
-
-    LINES = "lines"
-    STACK = "stack"
-    BARS = "bars"
-    NUMBER = "number"
-    STATES = "states"
-
-
-@dataclass(frozen=True)
-class Query:
-    """One PromQL expression and how its series are called."""
-
-    expr: str
-    legend: str
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel. `unit` is Grafana's unit id; `columns` of the 24 that a row has.
-
-    `threshold` draws a line, or turns a number red from there upwards; below `wanted` a number is red.
-    """
-
-    title: str
-    description: str
-    unit: str
-    queries: tuple[Query, ...]
-    look: Look = Look.LINES
-    columns: int = 12
-    threshold: float | None = None
-    wanted: float | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A heading and the panels below it."""
-
-    title: str
-    panels: tuple[Panel, ...]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Something that happened, drawn over every panel as long as `expr` is above 0. Labels stand in {{braces}}."""
-
-    name: str
-    expr: str
-    title: str
-    colour: str
 
 
 WEIGHTS = ("context", "mode", "digest")
@@ -322,26 +267,36 @@ TROUBLE = Row(
     ),
 )
 
-ROWS = (GLANCE, FLOW, VIEW, EVIDENCE, RESPONSE, TROUBLE)
-
 _RECENT_WEIGHTS = f"count by ({', '.join(WEIGHTS)}) (count_over_time({series(m.SERVING, '', WEIGHTS)}[{MARK_WINDOW}]))"
 
-MARKS = (
-    Mark("Incidents", f"{now(m.INCIDENTS_OPEN, 'kind', 'state')} > 0", "{{kind}} incident: {{state}}", "red"),
-    Mark(
-        "Attacks noticed", f"{increase(m.SIGNALS, 'kind', window=MARK_WINDOW, phase=Phase.RAISED)} > 0", "{{kind}} raised", "orange"
-    ),
-    Mark(
-        # Two digests of one context within the window: the one that serves now replaced the other.
-        "Switched weights",
-        f"{now(m.SERVING, *WEIGHTS, how='max')} and on (context) (count by (context) ({_RECENT_WEIGHTS}) > 1)",
-        "{{context}}: {{mode}} model {{digest}} serves",
-        "blue",
-    ),
-    Mark(
-        "Failed effects",
-        f"{increase(m.EFFECT_ATTEMPTS, window=MARK_WINDOW, outcome=Outcome.FAILED)} > 0",
-        "an effect failed",
-        "purple",
+INCIDENTS = Mark("Incidents", f"{now(m.INCIDENTS_OPEN, 'kind', 'state')} > 0", "{{kind}} incident: {{state}}", "red")
+SWITCHES = Mark(
+    # Two digests of one context within the window: the one that serves now replaced the other.
+    "Switched weights",
+    f"{now(m.SERVING, *WEIGHTS, how='max')} and on (context) (count by (context) ({_RECENT_WEIGHTS}) > 1)",
+    "{{context}}: {{mode}} model {{digest}} serves",
+    "blue",
+)
+
+BOARD = Board(
+    "watch",
+    "kerbwatch - watch",
+    "A pedestrian detector in service: what it judges, what is suspected, what was done about it.",
+    (GLANCE, FLOW, VIEW, EVIDENCE, RESPONSE, TROUBLE),
+    (
+        INCIDENTS,
+        Mark(
+            "Attacks noticed",
+            f"{increase(m.SIGNALS, 'kind', window=MARK_WINDOW, phase=Phase.RAISED)} > 0",
+            "{{kind}} raised",
+            "orange",
+        ),
+        SWITCHES,
+        Mark(
+            "Failed effects",
+            f"{increase(m.EFFECT_ATTEMPTS, window=MARK_WINDOW, outcome=Outcome.FAILED)} > 0",
+            "an effect failed",
+            "purple",
+        ),
     ),
 )

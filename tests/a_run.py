@@ -8,21 +8,36 @@ from infra.metrics import (
     BATCH,
     EFFECT_ATTEMPTS,
     EFFECTS_PENDING,
+    GATE_VERDICTS,
+    MODEL_FAULTS,
     QUARANTINED,
+    GateVerdict,
     Metrics,
     Outcome,
     Service,
 )
+from responders import rollout_metrics
+from responders.comparison import Limits, Tally
+from responders.rollout import Rollout, State
+from responders.rollout_metrics import Newest
 from streams import events
 from streams.errors import Refusal
 from streams.events import Context, Health, Kind, Mode, Phase, Serving, Severity
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
-NORMAL, SAFE = "a" * 64, "b" * 64
+NORMAL, SAFE, CANDIDATE = "a" * 64, "b" * 64, "c" * 64
 CAMERAS = {"cam-1": Context.URBAN, "cam-2": Context.HIGHWAY}
 
 
-def judged(camera: str = "cam-1", *, people: int = 2, mode: Mode = Mode.NORMAL, took_s: float = 0.12) -> events.Detections:
+def judged(
+    camera: str = "cam-1",
+    *,
+    people: int = 2,
+    mode: Mode = Mode.NORMAL,
+    took_s: float = 0.12,
+    digest: str = NORMAL,
+    compared: events.Comparison | None = None,
+) -> events.Detections:
     return events.Detections(
         id="x",
         source="inference/worker-1",
@@ -37,15 +52,42 @@ def judged(camera: str = "cam-1", *, people: int = 2, mode: Mode = Mode.NORMAL, 
         frame_offset=1,
         camera_time=NOON,
         boxes=(events.Box(1.0, 1.0, 5.0, 9.0, 0.9),) * people,
-        weights_digest=NORMAL,
+        weights_digest=digest,
         mode=mode,
         decision_id="d",
         features=events.Features(
             brightness=0.5, contrast=0.2, sharpness=0.1, people=people, score_mean=0.9, score_max=0.9, height_mean_px=9.0, heat=0.1
         ),
-        scores=events.InputScores(reference_digest=NORMAL),
+        scores=events.InputScores(reference_digest=NORMAL, inconsistency=0.02),
         timings=events.Timings(decode_ms=2.0, infer_ms=40.0, scores_ms=6.0),
+        compared=compared,
     )
+
+
+def second(digest: str, people: int = 3) -> events.Comparison:
+    return events.Comparison(weights_digest=digest, people=people, score_mean=0.7, agreement=0.8, infer_ms=50.0)
+
+
+def rollout(state: State, context: Context = Context.URBAN) -> Newest:
+    """A context's newest rollout in a state, obeyed by its workers, with 30 frames compared and 20 served in this step."""
+    asked = Rollout(
+        id="r",
+        context=context,
+        incident_id="i",
+        requested_by="trainer-1",
+        requested_at=NOON,
+        normal_digest=NORMAL,
+        limits=Limits(),
+        state=state,
+        since=NOON,
+        heard_at=NOON,
+        left_s=90.0,
+        candidate_digest=CANDIDATE,
+        share=0.2 if state is State.CANARY else 0.0,
+        reported=True,
+        base=Tally(compared=5),
+    )
+    return Newest(asked, Tally(compared=35, served=20))
 
 
 def serving(digest: str, mode: Mode, context: Context = Context.URBAN) -> Serving:
@@ -116,9 +158,10 @@ def drive(of: Mapping[Service, Metrics], *, safe: bool, now: datetime) -> None:
     infer[BATCH].observe(2)
     infer.refused(Refusal.UNDECODABLE)
     infer.dead_lettered(letter())
+    infer[MODEL_FAULTS].labels(worker="worker-1").set(int(safe))
     for camera in CAMERAS:
-        frame = judged(camera, mode=mode)
-        infer.judged(frame)
+        frame = judged(camera, mode=mode, compared=second(CANDIDATE))
+        infer.judged(frame, cleaned=safe, candidate=CANDIDATE)
         watch.watched(frame, NOON + timedelta(seconds=0.2))
         watch.verdict(Kind.DRIFT, frame, "cusum(brightness)", 0.3, 0.2)
         watch.verdict(Kind.EVASION, frame, "inconsistency", 2.0, 1.1)
@@ -131,6 +174,9 @@ def drive(of: Mapping[Service, Metrics], *, safe: bool, now: datetime) -> None:
     respond.incident_changed(change("open"))
     respond.incidents({(Kind.EVASION, "open"): 1}, {Kind.EVASION: 1})
     respond[EFFECTS_PENDING].set(1)
+    rollout_metrics.show(respond, [rollout(State.CANARY if safe else State.SHADOW), rollout(State.TRAINING, Context.HIGHWAY)])
+    for verdict in GateVerdict:
+        respond[GATE_VERDICTS].labels(verdict=verdict).inc()
     for outcome in Outcome:
         respond[EFFECT_ATTEMPTS].labels(outcome=outcome).inc()
     keep[QUARANTINED].inc(4)

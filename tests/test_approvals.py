@@ -13,11 +13,13 @@ from test_keeping import detections
 from typer.testing import CliRunner
 
 from infra.db import Sessions, reading, writing
+from infra.metrics import Metrics, Service
 from infra.settings import Settings
 from infra.tables import AuditRow, ComparisonRow, EffectRow, TimelineRow
-from responders import people, playbooks, rollout_store
+from responders import people, playbooks, rollout_metrics, rollout_store
 from responders.comparison import SHORT
 from responders.keeping import record_judged
+from responders.outbox import gate_said
 from responders.roles import Role
 from responders.rollout import Gated, Progress, Rollout, Staged, State, Verb
 from responders.rollout_store import Rollouts
@@ -159,6 +161,37 @@ def test_a_retrained_model_becomes_the_normal_one_through_a_fresh_responder_at_e
         "request", "training", "staged", "gate", "ask", "approve", "approve", "serve", "reported", "serve", "reported", "serve",
         "reported", "done",
     ]  # fmt: skip
+
+
+def test_metrics_are_told_of_the_newest_rollout_and_its_proof(site: Site) -> None:
+    with reading(site.sessions) as session:
+        assert rollout_metrics.newest(session) == ()
+    site.to(State.CANARY)
+    site.report()
+    site.tick()
+    site.judge(7)
+    metrics = Metrics(Service.RESPOND)
+    with reading(site.sessions) as session:
+        rollout_metrics.show(metrics, rollout_metrics.newest(session))
+    urban = {"context": "urban"}
+    assert metrics.registry.get_sample_value("kerbwatch_rollout_info", {**urban, "state": "canary", "digest": CANDIDATE[:12]}) == 1
+    assert metrics.registry.get_sample_value("kerbwatch_rollout_proof_frames", urban) == 7
+    assert metrics.registry.get_sample_value("kerbwatch_rollout_wanted_frames", urban) == SHORT.served
+
+
+@pytest.mark.parametrize(("passed", "words"), [(True, [True]), (False, [False])])
+def test_the_gate_s_word_is_told_from_a_person_s_by_the_audit_trail(site: Site, passed: bool, words: list[bool]) -> None:
+    if passed:
+        site.rollouts.act(site.made().id, Verb.REJECT, "trainer-1", "not now", None, site.passes(1))
+    else:
+        rollout = site.rollouts.request(site.incident_id, "responder", short=True, now=site.passes(1))
+        site.rollouts.hear(rollout.id, Staged(site.passes(1), CANDIDATE), site.now)
+        site.rollouts.hear(rollout.id, Gated(site.passes(1), CANDIDATE, passed=False, why="0.2 of clean"), site.now)
+    assert site.rollout().state is State.REJECTED
+    with reading(site.sessions) as session:
+        rows = session.scalars(select(EffectRow).where(EffectRow.topic == AUDIT.name).order_by(EffectRow.number)).all()
+    said = [gate_said(codec.decode(row.payload, AUDIT, AuditEntry).event) for row in rows]
+    assert [word for word in said if word is not None] == words
 
 
 def test_frames_that_come_twice_count_once(site: Site) -> None:

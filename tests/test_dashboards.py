@@ -31,10 +31,16 @@ from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import Settings
 from streams.errors import BadInput, BrokenContract, Unavailable
 
-BOARD = json.loads((build.GENERATED / "watch.json").read_text(encoding="utf-8"))
-PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
-QUERIES = {f"{panel['title']} {target['refId']}": target["expr"] for panel in PANELS for target in panel["targets"]}
-QUERIES |= {f"mark {mark['name']}": mark["expr"] for mark in BOARD["annotations"]["list"]}
+BOARDS = {name: json.loads((build.GENERATED / f"{name}.json").read_text(encoding="utf-8")) for name in ("watch", "models")}
+PANELS = {
+    f"{name}: {panel['title']} #{panel['id']}": panel
+    for name, board in BOARDS.items()
+    for panel in board["panels"]
+    if panel["type"] != "row"
+}
+QUERIES = {f"{name} {target['refId']}": target["expr"] for name, panel in PANELS.items() for target in panel["targets"]}
+QUERIES |= {f"{name}: mark {mark['name']}": mark["expr"] for name, board in BOARDS.items() for mark in board["annotations"]["list"]}
+SWITCHED = QUERIES["watch: mark Switched weights"]
 SELECTOR = re.compile(r"(kerbwatch_\w+)(?:\{([^}]*)\})?")
 SCRAPE_S = 0.5
 
@@ -81,16 +87,17 @@ def test_a_label_that_a_metric_lacks_is_refused() -> None:
 
 
 def test_legends_use_only_labels_that_their_query_keeps() -> None:
-    for panel in PANELS:
+    for panel in PANELS.values():
         for target in panel["targets"]:
             kept = re.findall(r"by \(([^)]*)\)", target["expr"])
             wanted = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             assert wanted <= {label.strip() for group in kept for label in group.split(",")}, panel["title"]
 
 
-def test_no_panel_overlaps_another_and_all_lie_on_the_grid() -> None:
+@pytest.mark.parametrize("name", BOARDS)
+def test_no_panel_overlaps_another_and_all_lie_on_the_grid(name: str) -> None:
     taken: dict[tuple[int, int], str] = {}
-    for panel in BOARD["panels"]:
+    for panel in BOARDS[name]["panels"]:
         at = panel["gridPos"]
         assert at["x"] + at["w"] <= 24
         for cell in ((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])):
@@ -101,11 +108,31 @@ def test_no_panel_overlaps_another_and_all_lie_on_the_grid() -> None:
 
 
 def test_every_panel_explains_itself() -> None:
-    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
-    for panel in PANELS:
+    for board in BOARDS.values():
+        numbers = [panel["id"] for panel in board["panels"] if panel["type"] != "row"]
+        assert len(set(numbers)) == len(numbers)
+    for panel in PANELS.values():
         assert panel["title"]
         assert panel["description"].endswith(".")
         assert panel["fieldConfig"]["defaults"]["unit"]
+
+
+def test_a_panel_that_is_empty_without_a_rollout_says_so_in_its_description_and_in_place_of_curves() -> None:
+    only_then = ("kerbwatch_rollout_", "kerbwatch_compared_", "kerbwatch_retraining_")
+    found = [
+        panel for panel in PANELS.values() if all(any(word in target["expr"] for word in only_then) for target in panel["targets"])
+    ]
+    assert len(found) > len(only_then)
+    for panel in found:
+        assert "Empty" in panel["description"], panel["title"]
+        assert panel["fieldConfig"]["defaults"]["noValue"]
+
+
+def test_the_dashboards_differ_in_uid_and_title_and_lead_to_one_another() -> None:
+    assert {board["uid"] for board in BOARDS.values()} == {"kerbwatch-watch", "kerbwatch-models"}
+    assert len({board["title"] for board in BOARDS.values()}) == len(BOARDS)
+    for board in BOARDS.values():
+        assert set(board["links"][0]["tags"]) <= set(board["tags"])
 
 
 # Every query against a real Prometheus
@@ -164,13 +191,7 @@ def prometheus(free_ports: Callable[[int], tuple[int, ...]], tmp_path_factory: p
             for round_number in range(10):
                 drive(of, safe=round_number >= 5, now=datetime.now(UTC))
                 time.sleep(SCRAPE_S / 2)
-            _wait(
-                lambda: (
-                    len(running.ask("/api/v1/query", query=QUERIES["mark Switched weights"].replace("$context", ".*"))["result"])
-                    > 0
-                ),
-                10,
-            )
+            _wait(lambda: len(running.ask("/api/v1/query", query=SWITCHED.replace("$context", ".*"))["result"]) > 0, 10)
             yield running
         finally:
             server.terminate()
@@ -185,6 +206,13 @@ def _wait(until: Callable[[], bool], seconds: float, log: Path | None = None) ->
         time.sleep(0.2)
 
 
+def test_the_mark_of_a_rollout_names_the_step_that_it_came_to(prometheus: Prometheus) -> None:
+    expr = QUERIES["models: mark Rollouts"].replace("$context", ".*")
+    now_s = time.time()
+    found = prometheus.ask("/api/v1/query_range", query=expr, start=str(now_s - 30), end=str(now_s), step="0.5")["result"]
+    assert {"context": "urban", "state": "canary"} in [series["metric"] for series in found]
+
+
 @pytest.mark.parametrize("name", QUERIES)
 def test_every_query_returns_data_once_a_run_has_been_scraped(name: str, prometheus: Prometheus) -> None:
     expr = QUERIES[name].replace("$__rate_interval", "4s").replace("$camera", ".*").replace("$context", ".*")
@@ -196,7 +224,7 @@ def test_every_query_returns_data_once_a_run_has_been_scraped(name: str, prometh
 
 
 def test_the_choices_of_camera_and_context_are_filled(prometheus: Prometheus) -> None:
-    for variable in BOARD["templating"]["list"]:
+    for variable in (each for board in BOARDS.values() for each in board["templating"]["list"]):
         if variable["type"] == "query":
             matched = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"])
             assert matched
@@ -206,7 +234,7 @@ def test_the_choices_of_camera_and_context_are_filled(prometheus: Prometheus) ->
 
 def test_the_mark_of_a_switch_names_the_context_that_switched_and_no_other(prometheus: Prometheus) -> None:
     now_s = time.time()
-    expr = QUERIES["mark Switched weights"].replace("$context", ".*")
+    expr = SWITCHED.replace("$context", ".*")
     found = prometheus.ask("/api/v1/query_range", query=expr, start=str(now_s - 30), end=str(now_s), step="0.5")["result"]
     assert {series["metric"]["context"] for series in found} == {"urban"}
     assert {"context": "urban", "mode": "safe", "digest": "b" * 12} in [series["metric"] for series in found]
@@ -281,9 +309,10 @@ def address(url: str | None, token: str | None) -> Settings:
     return Settings.model_validate({"grafana_url": url, "grafana_token": token})
 
 
-def test_a_push_puts_the_golden_dashboard_there_and_a_second_one_replaces_it(grafana: Grafana) -> None:
-    (first,), (second,) = push(settings(grafana)), push(settings(grafana))
-    assert grafana.boards == {"kerbwatch-watch": BOARD}
+def test_a_push_puts_the_golden_dashboards_there_and_a_second_one_replaces_them(grafana: Grafana) -> None:
+    (first, other), (second, _) = push(settings(grafana)), push(settings(grafana))
+    assert grafana.boards == {board["uid"]: board for board in BOARDS.values()}
+    assert other.title == "kerbwatch - models"
     assert (first.title, first.version, second.version) == ("kerbwatch - watch", 1, 2)
     assert first.url == f"http://127.0.0.1:{grafana.port}/d/kerbwatch-watch/x"
 
@@ -347,8 +376,8 @@ def test_the_command_pushes_what_the_environment_names(grafana: Grafana, monkeyp
 
 def test_check_finds_a_stale_file_and_build_mends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(app, ["check"]).exit_code == 0
-    assert build.stale(tmp_path) == ("watch.json",)
-    assert build.write(tmp_path) == ("watch.json",)
+    assert build.stale(tmp_path) == ("models.json", "watch.json")
+    assert build.write(tmp_path) == ("models.json", "watch.json")
     (tmp_path / "left-over.json").write_text("{}", encoding="utf-8")
     (tmp_path / "watch.json").write_text("{}", encoding="utf-8")
     assert build.write(tmp_path) == ("left-over.json", "watch.json")

@@ -9,12 +9,17 @@ from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import pytest
-from a_run import NOON, NORMAL, SAFE, judged, serving, status
+from a_run import CANDIDATE, NOON, NORMAL, SAFE, judged, rollout, second, serving, status
+from msgspec.structs import replace
 from prometheus_client import Counter, Histogram
 
 from infra import metrics as named
 from infra.metrics import Metrics, Outcome, Service, port, serve_metrics
 from infra.settings import Settings
+from responders import rollout_metrics
+from responders.comparison import Limits
+from responders.rollout import State
+from responders.rollout_metrics import Newest
 from streams.errors import BrokenContract, Refusal, Unavailable
 from streams.events import Context, Health, Kind, Mode, Phase
 
@@ -63,6 +68,62 @@ def test_a_camera_clock_ahead_of_ours_does_not_make_latency_negative(metrics: Me
     metrics.watched(judged(), NOON - timedelta(seconds=1))
     assert value(metrics, "kerbwatch_frame_latency_seconds_sum", camera="cam-1", context="urban") == 0.0
     assert value(metrics, "kerbwatch_watch_latency_seconds_sum", camera="cam-1", context="urban") == 0.0
+
+
+@pytest.mark.parametrize(("answered", "beside"), [(NORMAL, CANDIDATE), (CANDIDATE, NORMAL)])
+def test_candidate_and_serving_model_are_told_apart_whoever_of_them_answered(metrics: Metrics, answered: str, beside: str) -> None:
+    metrics.judged(judged(people=2, digest=answered, compared=second(beside, people=3)), candidate=CANDIDATE)
+    people = {"candidate": 2, "serving": 3} if answered == CANDIDATE else {"candidate": 3, "serving": 2}
+    for model, count in people.items():
+        whose = {"context": "urban", "model": model}
+        assert value(metrics, "kerbwatch_compared_people_total", **whose) == count
+        took_s = 0.04 if count == 2 else 0.05
+        assert value(metrics, "kerbwatch_compared_infer_seconds_sum", **whose) == pytest.approx(took_s)
+        assert value(metrics, "kerbwatch_compared_score_ratio_sum", **whose) == pytest.approx(0.9 if count == 2 else 0.7)
+    assert value(metrics, "kerbwatch_compared_agreement_ratio_sum", context="urban") == pytest.approx(0.8)
+
+
+def test_a_frame_without_people_has_no_score_to_compare(metrics: Metrics) -> None:
+    metrics.judged(judged(people=0, compared=second(CANDIDATE, people=0)), candidate=CANDIDATE)
+    assert value(metrics, "kerbwatch_compared_score_ratio_count", context="urban", model="candidate") is None
+    assert value(metrics, "kerbwatch_compared_infer_seconds_count", context="urban", model="candidate") == 1
+
+
+def test_second_looks_and_cleaned_frames_are_counted_beside_all_that_were_judged(metrics: Metrics) -> None:
+    plain = judged()
+    metrics.judged(replace(plain, scores=replace(plain.scores, inconsistency=None)))
+    assert value(metrics, "kerbwatch_frames_scored_total", camera="cam-1", context="urban") == 0
+    metrics.judged(plain, cleaned=True)
+    for name in ("scored", "cleaned"):
+        assert value(metrics, f"kerbwatch_frames_{name}_total", camera="cam-1", context="urban") == 1
+
+
+def test_a_rollout_shows_its_step_its_share_and_the_proof_of_this_step_alone(metrics: Metrics) -> None:
+    rollout_metrics.show(metrics, [rollout(State.SHADOW)])
+    assert value(metrics, "kerbwatch_rollout_info", context="urban", state="shadow", digest="c" * 12) == 1
+    assert value(metrics, "kerbwatch_rollout_proof_frames", context="urban") == 30
+    assert value(metrics, "kerbwatch_rollout_share_ratio", context="urban") == 0
+    rollout_metrics.show(metrics, [rollout(State.CANARY)])
+    assert value(metrics, "kerbwatch_rollout_info", context="urban", state="shadow", digest="c" * 12) is None
+    assert value(metrics, "kerbwatch_rollout_proof_frames", context="urban") == 20
+    assert value(metrics, "kerbwatch_rollout_wanted_frames", context="urban") == Limits().served
+    assert value(metrics, "kerbwatch_rollout_limit_ratio", context="urban", figure="agreement") == Limits().agreement
+    rollout_metrics.show(metrics, [rollout(State.FULL)])
+    assert value(metrics, "kerbwatch_rollout_share_ratio", context="urban") == 1
+
+
+def test_no_frame_is_proof_before_the_workers_obey(metrics: Metrics) -> None:
+    one = rollout(State.SHADOW)
+    rollout_metrics.show(metrics, [Newest(replace(one.rollout, reported=False), one.tally)])
+    assert value(metrics, "kerbwatch_rollout_proof_frames", context="urban") == 0
+
+
+def test_a_rollout_that_is_over_keeps_its_last_state_and_no_numbers(metrics: Metrics) -> None:
+    rollout_metrics.show(metrics, [rollout(State.CANARY)])
+    rollout_metrics.show(metrics, [rollout(State.RETURNED)])
+    assert value(metrics, "kerbwatch_rollout_info", context="urban", state="returned", digest="c" * 12) == 1
+    for name in ("share_ratio", "proof_frames", "wanted_frames"):
+        assert value(metrics, f"kerbwatch_rollout_{name}", context="urban") is None
 
 
 def test_rare_events_stand_at_zero_from_the_start_so_that_the_first_one_shows_as_an_increase(metrics: Metrics) -> None:
