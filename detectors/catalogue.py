@@ -11,6 +11,7 @@ from functools import cached_property
 from detectors.adversarial import Inconsistency
 from detectors.base import Detector
 from detectors.drift import Drift
+from detectors.embedding import EmbeddingDrift
 from detectors.rivers import Adwin, HalfSpace, Hinkley, Kswin
 from streams.events import Kind, Severity
 
@@ -153,3 +154,5 @@ ALL: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 """Every detector by name."""
 RUNNING: tuple[Entry, ...] = tuple(entry for entry in _ENTRIES if entry.runs)
 """What watches every camera, evasion first: what follows looks at its verdict."""
+VECTORS: dict[str, EmbeddingDrift] = {"drift-embedding": EmbeddingDrift(arl=DRIFT_ARL)}
+"""Detectors of whole embeddings. None runs by default: the watch reads single numbers."""

@@ -23,7 +23,7 @@ from detectors.base import Json, Observation, State, Status, Verdict
 
 WARM = 32  # block means kept as they are, for a first robust centre and spread
 HALF_WAY = 0.5  # of the evidence for an alarm, in logarithms: from here on readings are suspicious
-NOTHING = 2.0  # evidence that comes and goes while all is calm
+A_THIRD = 1.0 / 3.0  # of it: what lies below comes and goes while all is calm
 REFIT = 1.1  # the baseline is laid anew whenever it has learned so much more
 RESTS = 20  # times the first stretch: then the baseline's error is far below the smallest change looked for
 
@@ -42,7 +42,7 @@ class _Memory(TypedDict):
     bets: sequential.Bets | None  # none before the first fit
     sums: list[float]
     total: float  # of the sums
-    begin: int  # where it last was next to nothing
+    begin: int  # where it last was below a third
     leads: str  # the kind of change that the last alarm was for
     alarm: int | None  # where the alarmed stretch begins
     quiet: int  # blocks in a row that look calm while alarmed
@@ -180,12 +180,12 @@ class Drift:
             return
         sums = sequential.add(memory["sums"], score, memory["bets"])
         after["sums"], after["total"] = sums, (total := sum(sums))
-        if memory["total"] <= NOTHING:
+        if memory["total"] <= self.threshold**A_THIRD:
             after["begin"] = memory["last"] + 1
         if memory["alarm"] is None:
             if total < self.threshold:
                 return
-            after["alarm"], after["quiet"], after["leads"] = after["begin"], 0, sequential.leading(sums)
+            after["alarm"], after["quiet"], after["leads"] = _since(after), 0, sequential.leading(sums)
         elif total < self.again:
             after["quiet"] = memory["quiet"] + 1
             if after["quiet"] * self.block >= self.dwell:
@@ -204,5 +204,10 @@ class Drift:
             unusual = 2 * memory["quiet"] * self.block < self.dwell
             return Verdict(Status.ALARM, score, 1.0 + evidence, memory["alarm"], unusual, leads=memory["leads"])
         if evidence >= HALF_WAY:
-            return Verdict(Status.SUSPICIOUS, score, evidence, memory["begin"], leads=sequential.leading(memory["sums"]))
+            return Verdict(Status.SUSPICIOUS, score, evidence, _since(memory), leads=sequential.leading(memory["sums"]))
         return Verdict(Status.NORMAL, score, evidence)
+
+
+def _since(memory: _Memory) -> int:
+    """Where the change began: evidence grows by a factor, so its first third took half as long as what came after it."""
+    return max(0, memory["begin"] - (memory["last"] + 1 - memory["begin"]) // 2)

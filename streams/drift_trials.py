@@ -105,8 +105,8 @@ def _noise(law: Law, rng: np.random.Generator, count: int, change: Shift | None)
 
 def _begun(detector: Detector, learned: State, state: State) -> State:
     """As it is right after an alarm: the baseline stays where the detector can tell it from the evidence."""
-    rearm: Callable[[State], State] | None = getattr(detector, "rearm", None)
-    return rearm(state) if rearm is not None else learned
+    rearm: Callable[[State, State], State] | None = getattr(detector, "rearm", None)
+    return rearm(learned, state) if rearm is not None else learned
 
 
 def learned(detector: Detector, values: Array) -> State:
