@@ -133,12 +133,13 @@ class Site:
     def __init__(self, log: Log | None = None, *, load: Callable[[str], Any] = load, newest_first: bool = False) -> None:
         self.log = log or Log()
         self.clock_s = 100.0
+        self.metrics = Metrics(Service.INFER)
         self.worker = Worker(
             "w1",
             Clients(frames=Reader(self.log), states=Reader(self.log), producer=Writer(self.log)),
             Intake(verify=self.verify, allowance_s=5.0),
             Judge(Models(load, AtOnce()), source="inference/w1", sampler=Sampler(2), clock_s=lambda: 0.0),
-            Metrics(Service.INFER),
+            self.metrics,
             backlog=Backlog("inference/w1", "w1", limit_s=10.0, newest_first=newest_first, every=3, calm_after=5),
             batch=4,
             status_every_s=1.0,

@@ -101,6 +101,7 @@ def test_a_candidate_that_does_not_load_is_reported_and_the_stream_goes_on(phase
     assert {(one.weights_digest, one.compared) for one in found} == {(NORMAL, None)}
     assert reported(site) is None
     assert "not what they were" in site.read(topics.WORKER_STATUS)[-1].subject
+    assert site.metrics.registry.get_sample_value("kerbwatch_model_faults", {"worker": "w1"}) == 1
 
 
 @pytest.mark.parametrize("phase", RolloutPhase)

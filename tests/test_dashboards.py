@@ -29,6 +29,7 @@ from dashboards.push import push
 from infra import metrics as named
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import Settings
+from responders.comparison import Limits
 from streams.errors import BadInput, BrokenContract, Unavailable
 
 BOARDS = {name: json.loads((build.GENERATED / f"{name}.json").read_text(encoding="utf-8")) for name in ("watch", "models")}
@@ -40,6 +41,7 @@ PANELS = {
 }
 QUERIES = {f"{name} {target['refId']}": target["expr"] for name, panel in PANELS.items() for target in panel["targets"]}
 QUERIES |= {f"{name}: mark {mark['name']}": mark["expr"] for name, board in BOARDS.items() for mark in board["annotations"]["list"]}
+MODELS = [panel for name, panel in PANELS.items() if name.startswith("models: ")]
 SWITCHED = QUERIES["watch: mark Switched weights"]
 SELECTOR = re.compile(r"(kerbwatch_\w+)(?:\{([^}]*)\})?")
 SCRAPE_S = 0.5
@@ -238,6 +240,26 @@ def test_the_mark_of_a_switch_names_the_context_that_switched_and_no_other(prome
     found = prometheus.ask("/api/v1/query_range", query=expr, start=str(now_s - 30), end=str(now_s), step="0.5")["result"]
     assert {series["metric"]["context"] for series in found} == {"urban"}
     assert {"context": "urban", "mode": "safe", "digest": "b" * 12} in [series["metric"] for series in found]
+
+
+def latest(prometheus: Prometheus, title: str, legend: str) -> list[float]:
+    """The newest number of each series that a panel of the models' dashboard calls so."""
+    (panel,) = [one for one in PANELS.values() if one["title"] == title and one["type"] == "timeseries" and one in MODELS]
+    (expr,) = [target["expr"] for target in panel["targets"] if target["legendFormat"].endswith(legend)]
+    asked = expr.replace("$__rate_interval", "20s").replace("$camera", ".*").replace("$context", "urban")
+    now_s = time.time()
+    found = prometheus.ask("/api/v1/query_range", query=asked, start=str(now_s - 15), end=str(now_s), step="0.5")["result"]
+    return [next(number for number in reversed([float(n) for _, n in one["values"]]) if not isnan(number)) for one in found]
+
+
+def test_a_candidate_is_drawn_between_the_limits_that_it_is_held_to(prometheus: Prometheus) -> None:
+    assert latest(prometheus, "People per frame", "{{model}}") == pytest.approx([3.0, 2.0])
+    assert latest(prometheus, "People per frame", "most allowed") == pytest.approx([2.0 * Limits().people])
+    assert latest(prometheus, "People per frame", "least allowed") == pytest.approx([2.0 / Limits().people])
+    assert latest(prometheus, "Time per frame", "{{model}}") == pytest.approx([0.05, 0.04])
+    assert latest(prometheus, "Time per frame", "most allowed") == pytest.approx([0.04 * Limits().latency])
+    assert latest(prometheus, "Agreement", "least allowed") == pytest.approx([Limits().agreement])
+    assert latest(prometheus, "Second looks", "{{context}}") == pytest.approx([1.0], abs=0.2)  # a mode's first frame is its base
 
 
 # Push

@@ -159,6 +159,7 @@ def test_a_model_that_verifies_but_answers_with_nonsense_does_not_serve() -> Non
     last: WorkerStatus = site.read(topics.WORKER_STATUS)[-1]
     assert last.health == "failing"
     assert "nonsense" in last.subject
+    assert site.metrics.registry.get_sample_value("kerbwatch_model_faults", {"worker": "w1"}) == 1
     assert site.read(topics.DETECTIONS)[0].weights_digest == NORMAL
 
 
