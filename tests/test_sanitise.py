@@ -8,9 +8,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from inference.service.sanitise import chain
+from inference.service.worker import cleaning
 from infra.settings import Settings
 from streams.errors import BadInput
-from streams.events import Context
+from streams.events import Context, Mode
 from streams.sources.street import Street
 
 PICTURES = arrays(np.uint8, st.tuples(st.integers(16, 40), st.integers(16, 40), st.just(3)))
@@ -55,3 +56,8 @@ def test_anything_else_is_refused(text: str) -> None:
 def test_the_settings_that_ship_are_chains() -> None:
     for text in (Settings().sanitise_normal, Settings().sanitise_safe):
         chain(text)
+
+
+def test_a_mode_without_steps_is_not_cleaned_at_all_so_that_its_first_look_is_the_scores_plain_one() -> None:
+    assert cleaning(Settings()).keys() == {Mode.SAFE}
+    assert cleaning(Settings(sanitise_normal="median-3", sanitise_safe=" ")).keys() == {Mode.NORMAL}

@@ -30,7 +30,7 @@ from inference.service.judge import Judge
 from inference.service.models import Models, Network
 from inference.service.refusals import Refusals, claimed_context
 from inference.service.sampling import Sampler
-from inference.service.sanitise import chain
+from inference.service.sanitise import Chain, chain
 from inference.service.serving import Precision
 from inference.service.serving import load as load_served
 from infra.clients import consumer, producer
@@ -313,11 +313,7 @@ def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Cal
             source=source,
             sampler=Sampler(settings.score_every, key=secrets.token_bytes(16)),
             clock_s=time.perf_counter,
-            clean={
-                mode: chain(steps)
-                for mode, steps in ((Mode.NORMAL, settings.sanitise_normal), (Mode.SAFE, settings.sanitise_safe))
-                if steps.strip()  # without steps the first look serves as the scores' plain one
-            },
+            clean=cleaning(settings),
             compare_every=settings.compare_every,
         )
         worker = Worker(
@@ -335,6 +331,12 @@ def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Cal
         finally:
             for client in (clients.frames, clients.states, clients.producer):
                 client.close()
+
+
+def cleaning(settings: Settings) -> dict[Mode, Chain]:
+    """How pictures are cleaned by mode. A mode without steps is left out: there the first look is also the scores' plain one."""
+    steps = {Mode.NORMAL: settings.sanitise_normal, Mode.SAFE: settings.sanitise_safe}
+    return {mode: chain(text) for mode, text in steps.items() if text.strip()}
 
 
 def _message(record: Any) -> Message:
