@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 SIZES = (0.5, 1.0, 2.0)
 _SETTLE = 300  # readings before an oracle's change
 _THRESHOLD_READINGS = 6_000_000
-_SPAN = 6_000
+_SPANS = (100, 300, 1_000, 6_000)  # readings over which an oracle's highest sums are taken
 _ORACLES = 1_000
 _CHUNK = 256
 _LATER = 1_000_000  # sequence of the first changed reading
@@ -182,13 +182,18 @@ def oracle(law: Law, change: Shift, run_lengths: Array, *, most: int, seed: int)
     """The oracle's mean delay at each of these mean run lengths, counted as in `delays`."""
     rng = np.random.default_rng(seed)
     ratio, jump = _ratios(law, change)
-    streams = _THRESHOLD_READINGS // _SPAN
-    sums, top = np.zeros(streams), np.zeros(streams)
-    for _ in range(_SPAN):
+    streams = _THRESHOLD_READINGS // _SPANS[-1]
+    sums, top, tops = np.zeros(streams), np.zeros(streams), {}
+    for passed in range(1, _SPANS[-1] + 1):
         sums = _cusum(sums, _noise(law, rng, streams, None), ratio, jump)
         top = np.maximum(top, sums)
+        if passed in _SPANS:
+            tops[passed] = top
     # The time to the first alarm is all but exponential, so this many of the streams stay below the threshold for so long.
-    thresholds = np.quantile(top, np.exp(-_SPAN / run_lengths))
+    spans = [max((span for span in _SPANS if span <= length), default=_SPANS[0]) for length in run_lengths]
+    thresholds = np.array(
+        [np.quantile(tops[span], math.exp(-span / length)) for span, length in zip(spans, run_lengths, strict=True)]
+    )
     sums = np.zeros(_ORACLES)
     for _ in range(_SETTLE):
         sums = _cusum(sums, _noise(law, rng, _ORACLES, None), ratio, jump)
