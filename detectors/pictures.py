@@ -95,8 +95,7 @@ class _ReplayedMemory(TypedDict):
     past: str  # base64: 8 bytes a frame, which cells grew lighter, newest first
     count: int  # frames in it
     leads: list[list[float]]  # [frames back, strength] of the pasts that may be shown again, the strongest first
-    usual: float  # most strength while learning: the scene repeats itself so much
-    seen: int
+    usual: dict[str, list[float]]  # by context: frames it was learned from, and the most strength among them
     alarm: Alarm
 
 
@@ -105,8 +104,9 @@ class Replayed:
     """A stretch of the past is shown again: changes agree with it better than with the moments beside it.
 
     What counts is the share of cells that agree beyond what agrees beside it, and beyond chance (1/2), as a running mean over
-    `span` frames: it alarms from `least` on, and `beyond` above what the scene reaches by repeating itself while learning (at
-    most `most`). past: frames remembered. nearest: frames back from which on it counts. tries: pasts followed at a time.
+    `span` frames: it alarms from `least` on, and `beyond` above what the scene reaches by repeating itself while learning in this
+    context (`most` at most). past: frames remembered. nearest: frames back from which on it counts. learn: frames that learn what
+    is usual. tries: pasts followed at a time.
     """
 
     past: int = 512
@@ -130,7 +130,7 @@ class Replayed:
     def start(self) -> State:
         """Before the first frame."""
         memory: _ReplayedMemory = {
-            "cells": [], "past": "", "count": 0, "leads": [], "usual": 0.0, "seen": 0, "alarm": silent(),
+            "cells": [], "past": "", "count": 0, "leads": [], "usual": {}, "alarm": silent(),
         }  # fmt: skip
         return cast("State", memory)
 
@@ -149,13 +149,14 @@ class Replayed:
         packed = base64.b64decode(memory["past"])
         after["past"] = base64.b64encode((lighter.tobytes() + packed)[: self.past * CELLS // 8]).decode()
         after["count"] = min(memory["count"] + 1, self.past)
-        after["seen"] = min(memory["seen"] + 1, self.learn)
         if telling.sum() >= CELLS // 4:
             after["leads"] = self._follow(memory["leads"], _agreement(packed, lighter, telling))
         back, strength = after["leads"][0] if after["leads"] else (0.0, 0.0)
-        if after["seen"] < self.learn:
-            after["usual"] = max(memory["usual"], min(strength, self.most))
-        limit = max(self.least, self.beyond + (after["usual"] if after["seen"] >= self.learn else self.most))
+        learned, usual = memory["usual"].get(seen.context, [0.0, 0.0])
+        if learned < self.learn:
+            learned, usual = learned + 1.0, max(usual, min(strength, self.most))
+            after["usual"] = {**memory["usual"], seen.context: [learned, usual]}
+        limit = max(self.least, self.beyond + (usual if learned >= self.learn else self.most))
         words = f"frames from {back + 1:.0f} frames ago are shown again"
         amount = 1.0 if strength >= limit else -1.0 if strength < limit / 2.0 else 0.0
         after["alarm"], verdict = weigh(

@@ -365,6 +365,21 @@ def test_one_storm_that_trips_every_detector_once_is_no_chaff() -> None:
         assert verdict.status is not Status.ALARM
 
 
+def test_a_scene_that_repeats_itself_is_learned_in_each_context_and_a_replay_exceeds_it() -> None:
+    again = np.random.default_rng(1).normal(0, 60, (40, CELLS))
+    fresh = np.random.default_rng(2).normal(0, 60, (1200, CELLS))
+
+    def frame(number: int, shown: int) -> Sighting:
+        cells = 25_600 + fresh[shown] + (again[shown % 40] if number >= 320 else 0.0)
+        return sight(number, cells=tuple(cells.astype(int).tolist()), context="urban" if number < 320 else "highway")
+
+    [rule] = [guard.rule for guard in GUARDS if guard.name == "replayed"]
+    state, verdicts = ran(rule, (frame(n, n) for n in range(1000)))
+    assert Status.ALARM not in {verdict.status for verdict in verdicts}
+    _, verdicts = ran(rule, (frame(n, n - 301) for n in range(1000, 1080)), state)
+    assert "from 301 frames ago" in next(verdict.leads for verdict in verdicts if verdict.status is Status.ALARM)
+
+
 # -- promises of every rule ----------------------------------------------------------------------------------------------
 
 
