@@ -256,6 +256,10 @@ TROUBLE = {
         {'kerbwatch_incidents_unacknowledged{kind="evasion"}': "1x40"},
         {'kerbwatch_incidents_unacknowledged{kind="evasion"}': "1x10 0x30"},
     ),
+    "ModelFaulty": (
+        {'kerbwatch_model_faults{worker="gpu-1"}': "1x40"},
+        {'kerbwatch_model_faults{worker="gpu-1"}': "1x4 0x36"},
+    ),
     "DeadLettersRise": (
         {'kerbwatch_dead_letters_total{topic="frames",reason="undecodable"}': "0+2x40"},
         {'kerbwatch_dead_letters_total{topic="frames",reason="undecodable"}': "0+0.2x40"},
