@@ -24,6 +24,7 @@ from detectors.base import Json, Observation, State, Status, Verdict
 WARM = 32  # block means kept as they are, for a first robust centre and spread
 HALF_WAY = 0.5  # of the evidence for an alarm, in logarithms: from here on readings are suspicious
 A_THIRD = 1.0 / 3.0  # of it: what lies below comes and goes while all is calm
+MARGIN = 1.5  # over the declared run length: what the bank does not know is that calm laws are learned, not given (measured)
 REFIT = 1.1  # the baseline is laid anew whenever it has learned so much more
 RESTS = 20  # times the first stretch: then the baseline's error is far below the smallest change looked for
 
@@ -74,8 +75,8 @@ class Drift:
 
     @cached_property
     def threshold(self) -> float:
-        """What the bank's evidence alarms at: the declared run length in blocks."""
-        return max(2.0, self.arl / self.block)
+        """What the bank's evidence alarms at: the declared run length in blocks, and a margin."""
+        return max(2.0, MARGIN * self.arl / self.block)
 
     @cached_property
     def again(self) -> float:
