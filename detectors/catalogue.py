@@ -142,11 +142,26 @@ _ENTRIES = (
         why="known only where somebody is seen: heat says it sooner",
         runs=False,
     ),
-    _yardstick("adwin", Adwin(unit=0.02), learn=300, why="holds on block means, and takes five to seven times the readings"),
-    _yardstick("kswin", Kswin(unit=0.02), learn=1_000, why="compares with its last window: a change that lasts is the new usual"),
-    _yardstick("page-hinkley", Hinkley(unit=0.02), learn=300, why="one false alarm in some thousand readings where they depend"),
     _yardstick(
-        "half-space", HalfSpace(unit=0.02), learn=1_050, why="quick on large shifts, blind to small ones, no budget of its own"
+        "adwin",
+        Adwin(unit=0.02),
+        learn=300,
+        why="keeps quiet on block means, and takes some twenty times the readings of drift (docs/detection.md)",
+    ),
+    _yardstick(
+        "kswin",
+        Kswin(unit=0.02),
+        learn=1_000,
+        why="compares with its last window: a change that lasts is the new usual, a slow one is never seen",
+    ),
+    _yardstick(
+        "page-hinkley",
+        Hinkley(unit=0.02),
+        learn=300,
+        why="one false alarm in some thousand readings where these depend on one another",
+    ),
+    _yardstick(
+        "half-space", HalfSpace(unit=0.02), learn=1_050, why="quick on large shifts, blind to small ones, and no budget of its own"
     ),
 )
 
