@@ -49,6 +49,9 @@ class _Memory(TypedDict):
     quiet: int  # blocks in a row that look calm while alarmed
 
 
+LAYOUT = 2  # of the state
+
+
 @dataclass(frozen=True)
 class Drift:
     """A self-starting bank of Shiryaev-Roberts sums on whitened, ranked block means.
@@ -67,9 +70,9 @@ class Drift:
 
     @property
     def name(self) -> str:
-        """Every parameter that can change a verdict."""
+        """Every parameter that can change a verdict, and the layout of the state: one that was written by another starts anew."""
         return (
-            f"drift(arl={self.arl:g},block={self.block},learn={self.learn},resolution={self.resolution:g},limit={self.limit:g},"
+            f"drift-{LAYOUT}(arl={self.arl:g},block={self.block},learn={self.learn},resolution={self.resolution:g},limit={self.limit:g},"
             f"dwell={self.dwell})"
         )
 
