@@ -299,7 +299,6 @@ def draw(figures: Figures, path: Path) -> None:
     lengths = np.geomspace(100, 100_000, 13)
     for axis, law in zip(axes, (LAWS[0], LAWS[2]), strict=True):
         axis.plot(lengths, oracle(law, (Change.LEVEL, 1.0), lengths, most=2_500, seed=_SEED), "k-", label="oracle")
-        axis.plot(lengths, lengths / 2, "k:", label="periodic dummy")
         _points(axis, [wait for wait in figures.delays if wait.law == law.name and (wait.change, wait.size) == ("level", 1.0)])
         axis.set(xscale="log", yscale="log", title=f"{law.name}, step of 1 sd", xlabel="readings between false alarms")
     axes[0].set_ylabel("mean delay, readings")
