@@ -10,12 +10,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-import matplotlib as mpl
 import msgspec
 import numpy as np
 
+from inference.experiments import artefacts
 from inference.training.curves import whole
 
 SUBSET = "reasonable"
@@ -46,12 +45,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 def write(figure: Figure, folder: Path) -> list[Path]:
     """`NAME.json`, `NAME.md` and `NAME.png` in the folder; the paths written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{figure.name}.{kind}" for kind in ("json", "md", "png")]
-    whole(paths[0], lambda path: path.write_bytes(msgspec.json.format(msgspec.json.encode(figure), indent=1) + b"\n"))
-    whole(paths[1], lambda path: path.write_text(markdown(figure), encoding="utf-8"))
-    _draw(figure, paths[2])
-    return paths
+    return artefacts.write(figure, figure.name, folder, markdown, _draw)
 
 
 def markdown(figure: Figure) -> str:
@@ -91,7 +85,7 @@ def convergence(name: str, curves: Iterable[tuple[str, int, Path]], folder: Path
     whole(
         paths[0], lambda path: path.write_text(json.dumps({"best": best, "validation": lines}, indent=1) + "\n", encoding="utf-8")
     )
-    plt = _pyplot()
+    plt = artefacts.pyplot()
     figure, axes = plt.subplots(figsize=(7, 4))
     for number, (line, runs) in enumerate(lines.items()):
         for run in runs:
@@ -119,7 +113,7 @@ def _means(points: Sequence[Measured]) -> dict[str, dict[str, dict[float, float 
 
 
 def _draw(figure: Figure, path: Path) -> None:
-    plt = _pyplot()
+    plt = artefacts.pyplot()
     panels = _means(figure.points)
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
@@ -151,10 +145,3 @@ def _draw(figure: Figure, path: Path) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _pyplot() -> Any:
-    mpl.use("agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
-
-    return plt

@@ -8,11 +8,8 @@ Source: paper section 6.
 
 from pathlib import Path
 
-import matplotlib as mpl
-import msgspec
-
+from inference.experiments import artefacts
 from inference.experiments.overheads import Overheads
-from inference.training.curves import whole
 
 PAPER_LATENCY, PAPER_QUANTISED, PAPER_KEPT = 47 / 39, 1.08, 0.94
 """The paper's ratios: protected model over unprotected; quantised over unprotected; share of robustness that quantising keeps."""
@@ -22,13 +19,7 @@ _MIB_PER_GIB = 1024
 
 def write(found: Overheads, folder: Path) -> list[Path]:
     """`overheads.json`, `overheads.md` and `overheads.png` in the folder; the paths written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"overheads.{kind}" for kind in ("json", "md", "png")]
-    data = msgspec.json.encode(found, enc_hook=float)  # medians come as numpy's floats
-    whole(paths[0], lambda path: path.write_bytes(msgspec.json.format(data, indent=1) + b"\n"))
-    whole(paths[1], lambda path: path.write_text(markdown(found), encoding="utf-8"))
-    _draw(found, paths[2])
-    return paths
+    return artefacts.write(found, "overheads", folder, markdown, _draw)
 
 
 def markdown(found: Overheads) -> str:
@@ -95,9 +86,7 @@ def _of(value: float | None) -> str:
 
 
 def _draw(found: Overheads, path: Path) -> None:
-    mpl.use("agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
-
+    plt = artefacts.pyplot()
     small = found.quantised[0]
     figure, (time, memory, kept) = plt.subplots(1, 3, figsize=(14, 4))
     ratios = {

@@ -11,13 +11,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import matplotlib as mpl
 import msgspec
 from scipy import stats  # type: ignore[import-untyped] # ships no types
 
+from inference.experiments import artefacts
 from inference.experiments.grid import SUBSETS
 from inference.experiments.paper import ATTACKS, STRATEGIES
-from inference.training.curves import whole
 
 PAPER: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "clean": ((9.9, 11.3, 39.8, 35.8), (11.4, 14.0, 41.2, 38.3)),
@@ -82,12 +81,7 @@ def table6(rows: Sequence[Measured], *, settings: object, command: str, machine:
 
 def write(table: Table6, folder: Path) -> list[Path]:
     """`table6.json`, `table6.md` and `table6.png` in the folder; the paths written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"table6.{kind}" for kind in ("json", "md", "png")]
-    whole(paths[0], lambda path: path.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n"))
-    whole(paths[1], lambda path: path.write_text(markdown(table), encoding="utf-8"))
-    _draw(table, paths[2])
-    return paths
+    return artefacts.write(table, "table6", folder, markdown, _draw)
 
 
 def markdown(table: Table6) -> str:
@@ -151,9 +145,7 @@ def _gap(value: float | None) -> float:
 
 
 def _draw(table: Table6, path: Path) -> None:
-    mpl.use("agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
-
+    plt = artefacts.pyplot()
     figure, grid = plt.subplots(2, 2, figsize=(13, 8), sharey=True)
     width = 0.8 / len(STRATEGIES)
     for axes, subset in zip(grid.flat, SUBSETS, strict=True):
