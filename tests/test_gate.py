@@ -65,7 +65,7 @@ def test_a_safe_model_may_be_less_good_without_attack_and_not_less_robust() -> N
 
 def test_the_policys_attacks_are_tried_and_other_rules_have_another_name() -> None:
     assert list(attacks(FULL, 0.3)) == [
-        "fgsm eps 0.01", "fgsm eps 0.02", "fgsm eps 0.03", "deepfool xi 0.03", "deepfool xi 0.03 and fgsm eps 0.03"
+        "fgsm eps 0.01", "fgsm eps 0.02", "fgsm eps 0.03", "deepfool xi 0.03", "fgsm eps 0.03, then deepfool xi 0.03"
     ]  # fmt: skip
     assert len({FULL.digest, QUICK.digest, GateRules(kept=0.7).digest}) == 3
     assert (QUICK.kept, QUICK.fairness, QUICK.latency) == (FULL.kept, FULL.fairness, FULL.latency)

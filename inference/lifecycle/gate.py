@@ -93,14 +93,14 @@ def attacks(rules: GateRules, threshold: float) -> dict[str, Attack]:
     for eps in rules.fgsm_eps:
         made[f"fgsm eps {eps:g}"] = lambda white, one, eps=eps: fgsm(white, one.picture, one.people, eps)  # type: ignore[misc]
     for xi in rules.deepfool_xi:
-        made[f"deepfool xi {xi:g}"] = lambda white, one, xi=xi: _foolish(white, one, xi, threshold)  # type: ignore[misc]
+        made[f"deepfool xi {xi:g}"] = lambda white, one, xi=xi: _foolish(white, one.picture, one, xi, threshold)  # type: ignore[misc]
     if rules.combined and rules.fgsm_eps and rules.deepfool_xi:
         eps, xi = max(rules.fgsm_eps), max(rules.deepfool_xi)
 
         def both(white: CspNano, one: Sample) -> Picture:
-            return fgsm(white, _foolish(white, one, xi, threshold), one.people, eps)
+            return _foolish(white, fgsm(white, one.picture, one.people, eps), one, xi, threshold)
 
-        made[f"deepfool xi {xi:g} and fgsm eps {eps:g}"] = both
+        made[f"fgsm eps {eps:g}, then deepfool xi {xi:g}"] = both
     return made
 
 
@@ -232,8 +232,8 @@ def _look(
     return found
 
 
-def _foolish(white: CspNano, sample: Sample, xi: float, threshold: float) -> Picture:
-    return deepfool(white, [sample.picture], xi, [sample.people], threshold=threshold)[0]
+def _foolish(white: CspNano, picture: Picture, sample: Sample, xi: float, threshold: float) -> Picture:
+    return deepfool(white, [picture], xi, [sample.people], threshold=threshold)[0]
 
 
 def _least(name: str, value: float | None, limit: float) -> Check:
