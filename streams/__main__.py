@@ -20,8 +20,9 @@ from infra.settings import read_settings
 from responders import rollout_cli
 from responders.cli import app as incidents
 from responders.cli import quarantine_app
-from streams import bench, chaos, dlq, models
-from streams.bench_protection import protection, sanitise
+from streams import chaos, dlq, models
+from streams.bench import stream as bench
+from streams.bench.protection import protection, sanitise
 from streams.camera import replay_command
 from streams.demo import demo
 from streams.detect import detect_command
@@ -143,7 +144,7 @@ def data(context: typer.Context) -> None:
 @bench.app.command("detectors", context_settings=_LATE)
 def bench_detectors(context: typer.Context) -> None:
     """Run lengths and delays of drift detectors beside the oracle. Example: `kerbwatch bench detectors --budget quick`."""
-    from streams.bench_detectors import detectors as command
+    from streams.bench.detectors import detectors as command
 
     _call(command, context)
 

@@ -13,7 +13,7 @@ from detectors import laws, sequential, whitening
 from detectors.base import Observation, State, Status, Verdict
 from detectors.drift import Drift
 from detectors.embedding import EmbeddingDrift
-from streams.drift_trials import LAWS, Change, Law, Source, baselines, delays, false_alarms, holds, oracle, surely
+from streams.bench.drift_trials import LAWS, Change, Law, Source, baselines, delays, false_alarms, holds, oracle, surely
 
 LEARN = 400
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from inference.provenance.registry import registry_of, shipped
 from infra.keys import camera_key, model_key, verify_frame
 from infra.settings import Settings, read_settings
-from streams.bench import HEIGHT_PX, WIDTH_PX, progress, reel
+from streams.bench.stream import HEIGHT_PX, WIDTH_PX, progress, reel
 from streams.camera import Body
 from streams.events import Context, Mode
 from streams.sources.street import Street

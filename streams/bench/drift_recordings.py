@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from detectors.base import Observation, Status
 from detectors.drift import Drift
-from streams.drift_trials import holds
+from streams.bench.drift_trials import holds
 
 _LEARN = 600
 _SHARE = 3  # short recordings give this part of themselves to the baseline

@@ -28,9 +28,22 @@ from detectors import catalogue
 from detectors.base import Observation
 from detectors.drift import RESTS, Drift
 from infra.settings import read_settings
-from streams import drift_recordings
-from streams.bench import progress
-from streams.drift_trials import LAWS, SIZES, Change, Law, Source, baselines, delays, false_alarms, holds, learned, oracle, surely
+from streams.bench import drift_recordings
+from streams.bench.drift_trials import (
+    LAWS,
+    SIZES,
+    Change,
+    Law,
+    Source,
+    baselines,
+    delays,
+    false_alarms,
+    holds,
+    learned,
+    oracle,
+    surely,
+)
+from streams.bench.stream import progress
 from streams.events import Kind
 
 _LEARN = 2_000
