@@ -25,6 +25,7 @@ Corruption = Callable[[Picture, int, Generator], Picture]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _REFERENCE_PX = 320
+_LEAST_SCALE = 0.6  # less would move nothing: there are whole pixels only
 _Floats = NDArray[np.float32]
 _Change = Callable[[_Floats, int, Generator, float], Any]
 
@@ -146,7 +147,7 @@ def _corruption(change: _Change) -> Corruption:
     def corrupt(picture: Picture, severity: int, rng: Generator) -> Picture:
         if severity not in SEVERITIES:
             raise BadInput(f"a corruption's severity is 1 to 5, not {severity}")
-        scale = min(picture.shape[:2]) / _REFERENCE_PX
+        scale = max(_LEAST_SCALE, min(picture.shape[:2]) / _REFERENCE_PX)
         changed = change(picture.astype(np.float32), severity - 1, rng, scale)
         out: Picture = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
         return out
