@@ -68,6 +68,18 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
+class Cause(StrEnum):
+    """What kind of trouble is behind a finding (`detectors.triage`)."""
+
+    ATTACK = "attack"
+    CORRUPTION = "natural_corruption"
+    CONTEXT = "change_of_context"
+    CAMERA = "camera_fault"
+    MODEL = "model_fault"
+    POISON = "poisoned_data"
+    LOAD = "load"
+
+
 class RolloutPhase(StrEnum):
     """How far a new model has come on its way into service."""
 
@@ -259,6 +271,14 @@ class Evidence(Struct, frozen=True, array_like=True):
     value: float
 
 
+class Diagnosis(Struct, frozen=True, kw_only=True):
+    """What kind of trouble a camera is in, how sure that is, and up to three sentences that say why, the strongest first."""
+
+    cause: Cause
+    confidence: Share
+    evidence: Annotated[tuple[Annotated[str, Meta(max_length=300)], ...], Meta(max_length=3)]
+
+
 class Signal(Event, frozen=True, kw_only=True, tag="kerbwatch.signal"):
     """One detector's finding on one camera. `window` runs from the first suspicious frame to the last one seen.
 
@@ -275,6 +295,7 @@ class Signal(Event, frozen=True, kw_only=True, tag="kerbwatch.signal"):
     weights_digest: Digest | None
     evidence: tuple[Evidence, ...] = ()
     message: str = ""
+    diagnosis: Diagnosis | None = None
 
 
 class IncidentChange(Event, frozen=True, kw_only=True, tag="kerbwatch.incident-change"):
