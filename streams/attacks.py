@@ -98,17 +98,15 @@ class _OnMessages:
 
 
 @dataclass(frozen=True)
-class Fgsm(_OnPictures):
-    """Evasion by one gradient step. `change` is `inference.attacks.gradient.fgsm` on a copy of the served network."""
+class WhiteBox(_OnPictures):
+    """Evasion by somebody who holds the served network's weights; `change` alters one picture on a copy of that network."""
 
-    change: Callable[[Picture, Sequence[Person] | None, float], Picture]
-    eps: float = 0.03
-    """Largest change of a channel as a share of 255."""
-    name: str = "fgsm"
+    name: str
+    change: Callable[[Picture, Sequence[Person] | None], Picture]
 
     def on_picture(self, picture: Picture, shot: Shot, into_s: float, rng: Generator) -> Picture:  # noqa: ARG002 the protocol's
-        """The picture moved up the loss: against the true people where they are known, else against those that the network sees."""
-        return self.change(picture, shot.people, self.eps)
+        """The altered picture: against the true people where they are known, else against those that the network sees."""
+        return self.change(picture, shot.people)
 
 
 class Corruption(StrEnum):

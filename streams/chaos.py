@@ -7,11 +7,12 @@ Source: paper 5.1 (attacks), 4.7 (threats in operation); MITRE ATLAS v5.6.1 for 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
@@ -24,7 +25,6 @@ from streams.attacks import (
     CorruptBytes,
     Corruption,
     Drift,
-    Fgsm,
     Flood,
     Harm,
     NewerVersion,
@@ -32,6 +32,7 @@ from streams.attacks import (
     SecondSender,
     Stretch,
     TakenOut,
+    WhiteBox,
     WrongContext,
     WrongSignature,
     WrongTime,
@@ -39,6 +40,7 @@ from streams.attacks import (
 from streams.camera import CameraOption, ContextOption, FpsOption, JsonOption, LedgerOption, replay, show
 from streams.errors import BadInput
 from streams.events import Context, Mode
+from streams.sources.base import Person, Picture
 from streams.sources.open import open_source
 
 app = typer.Typer(no_args_is_help=True, help="Attack on purpose: list attacks, play a source under one, send only bad messages.")
@@ -63,19 +65,58 @@ class Kind:
     make: Callable[[Means], Attack]
 
 
-def fgsm_on_served(means: Means) -> Attack:
-    """FGSM on a copy of a registered model. Raises Unavailable if there is no such model, Tampered if its weights were changed."""
-    import torch  # noqa: PLC0415 torch takes seconds, and only this attack needs it
+_STEPS = 5  # of PGD: more change little at this strength, and a camera has to keep its pace
 
-    from inference.attacks.gradient import fgsm  # noqa: PLC0415 same
-    from inference.provenance.registry import registry_of, shipped  # noqa: PLC0415 same
-    from inference.service.serving import white_box  # noqa: PLC0415 same
 
-    # Beside a worker on the same cores one thread is four times faster than two that wait for each other (170 ms against 670).
-    torch.set_num_threads(1)
-    registry = registry_of(means.settings)
-    network = white_box(registry, means.weights or shipped(registry)[Mode.NORMAL])
-    return Fgsm(lambda picture, people, eps: fgsm(network, picture, people, eps), means.eps)
+def _white_box(name: str) -> Callable[[Means], Attack]:
+    """How an attack on a copy of a registered model is made, by its name in `ATTACKS`.
+
+    Making it raises Unavailable if there is no such model, Tampered if its weights were changed.
+    """
+
+    def make(means: Means) -> Attack:
+        import torch  # noqa: PLC0415 torch takes seconds, and only these attacks need it
+
+        from inference.attacks import deepfool, gradient, patch  # noqa: PLC0415 same
+        from inference.attacks.objectives import Objective  # noqa: PLC0415 same
+        from inference.provenance.registry import registry_of, shipped  # noqa: PLC0415 same
+        from inference.service.serving import white_box  # noqa: PLC0415 same
+
+        # Beside a worker on the same cores one thread is four times faster than two that wait for each other (170 ms against 670).
+        torch.set_num_threads(1)
+        registry = registry_of(means.settings)
+        network = white_box(registry, means.weights or shipped(registry)[Mode.NORMAL])
+        stuck: list[patch.Patched] = []
+
+        def sticker(picture: Picture, people: Sequence[Person] | None) -> Picture:
+            """One patch, made for the first picture, that stays where it is: somebody has glued it there."""
+            if not stuck:
+                stuck.append(patch.patch(network, picture, people, patch.Place.BACKGROUND, np.random.default_rng(0)))
+            left, top, wide, tall = stuck[0].rectangle_px
+            there = picture.copy()
+            there[top : top + tall, left : left + wide] = stuck[0].picture[top : top + tall, left : left + wide]
+            return there
+
+        def pgd(objective: Objective) -> Callable[[Picture, Sequence[Person] | None], Picture]:
+            def change(picture: Picture, people: Sequence[Person] | None) -> Picture:
+                known = None if people is None else [people]
+                return gradient.pgd(network, [picture], known, means.eps, _STEPS, objective=objective)[0]
+
+            return change
+
+        changes: dict[str, Callable[[Picture, Sequence[Person] | None], Picture]] = {
+            "fgsm": lambda picture, people: gradient.fgsm(network, picture, people, means.eps),
+            "pgd": pgd(Objective.UNTARGETED),
+            "hide": pgd(Objective.HIDE),
+            "appear": pgd(Objective.APPEAR),
+            "deepfool": lambda picture, people: deepfool.deepfool(
+                network, [picture], means.eps, None if people is None else [people]
+            )[0],
+            "patch": sticker,
+        }
+        return WhiteBox(name, changes[name])
+
+    return make
 
 
 def _drift(corruption: Corruption) -> Callable[[Means], Attack]:
@@ -83,7 +124,12 @@ def _drift(corruption: Corruption) -> Callable[[Means], Attack]:
 
 
 ATTACKS: Mapping[str, Kind] = {
-    "fgsm": Kind("pixels moved up the served network's loss (white box, on a copy)", "AML.T0043.000", fgsm_on_served),
+    "fgsm": Kind("pixels moved up the served network's loss (white box, on a copy)", "AML.T0043.000", _white_box("fgsm")),
+    "pgd": Kind("the same in five bounded steps", "AML.T0043.000", _white_box("pgd")),
+    "deepfool": Kind("pixels moved just past the network's boundary", "AML.T0043.000", _white_box("deepfool")),
+    "hide": Kind("five bounded steps that make people vanish", "AML.T0043.000", _white_box("hide")),
+    "appear": Kind("five bounded steps that make people appear", "AML.T0043.000", _white_box("appear")),
+    "patch": Kind("a patch glued to the scene, in which somebody is seen", "AML.T0041", _white_box("patch")),
     "drift-fog": Kind("fog that thickens", "", _drift(Corruption.FOG)),
     "drift-blur": Kind("a lens that loses focus", "", _drift(Corruption.BLUR)),
     "drift-noise": Kind("a sensor that grows noisy", "", _drift(Corruption.NOISE)),
@@ -112,6 +158,8 @@ ATTACKS: Mapping[str, Kind] = {
     "newer-version": Kind("a layout of the future", "", lambda _: NewerVersion()),
 }
 """Every attack by the name under which the command line and drills know it."""
+WHITE_BOX = frozenset({"fgsm", "pgd", "deepfool", "hide", "appear", "patch"})
+"""Those that are made with a copy of the model in the registry."""
 
 
 def attack(name: str, means: Means) -> Attack:
@@ -122,7 +170,7 @@ def attack(name: str, means: Means) -> Attack:
 
 
 NameArgument = Annotated[str, typer.Argument(help="Which attack; see `kerbwatch chaos list`.")]
-EpsOption = Annotated[float, typer.Option("--eps", min=0, max=1, help="FGSM's strength as a share of 255.")]
+EpsOption = Annotated[float, typer.Option("--eps", min=0, max=1, help="Strength as a share of 255; DeepFool's overshoot.")]
 FullOption = Annotated[float, typer.Option("--full-after", min=0.1, help="Seconds until a drift is at its full strength.")]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="Digest of the model to attack; else the shipped one.")]
 

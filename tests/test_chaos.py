@@ -31,7 +31,6 @@ from streams.attacks import (
     CorruptBytes,
     Corruption,
     Drift,
-    Fgsm,
     Flood,
     Harm,
     NewerVersion,
@@ -39,6 +38,7 @@ from streams.attacks import (
     SecondSender,
     Stretch,
     TakenOut,
+    WhiteBox,
     Wire,
     WrongContext,
     WrongSignature,
@@ -46,7 +46,7 @@ from streams.attacks import (
     bomb_png,
 )
 from streams.camera import Body, Clock, play
-from streams.chaos import ATTACKS, Means, app, attack
+from streams.chaos import ATTACKS, WHITE_BOX, Means, app, attack
 from streams.errors import BadInput, Refusal
 from streams.events import Context, Frame
 from streams.ledger import Ledger, read_ledger
@@ -124,11 +124,11 @@ def test_fgsm_stays_within_its_bound_and_asks_for_the_true_people() -> None:
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     seen = []
 
-    def change(picture: Picture, people: Sequence[Person] | None, eps: float) -> Picture:
+    def change(picture: Picture, people: Sequence[Person] | None) -> Picture:
         seen.append(people)
-        return fgsm(network, picture, people, eps)
+        return fgsm(network, picture, people, 0.03)
 
-    attacked = Fgsm(change, 0.03).on_picture(SHOT.picture, SHOT, 0.0, rng())
+    attacked = WhiteBox("fgsm", change).on_picture(SHOT.picture, SHOT, 0.0, rng())
     assert 0 < np.abs(attacked.astype(int) - SHOT.picture).max() <= 8
     assert seen == [SHOT.people]
     assert all(np.array_equal(value, weights[name]) for name, value in network.state_dict().items())
@@ -340,7 +340,7 @@ def test_attacks_add_up_and_numbers_stay_unique() -> None:
 
 def test_every_name_makes_the_attack_of_that_name(tmp_path: Path) -> None:
     means = Means(Settings(home=tmp_path))
-    for name in ATTACKS.keys() - {"fgsm"}:  # needs the shipped weights: see the demo's test
+    for name in ATTACKS.keys() - WHITE_BOX:  # needs the shipped weights: see the demo's test
         assert attack(name, means).name == name
     with pytest.raises(BadInput, match="drift-fog"):
         attack("drft-fog", means)
