@@ -1,4 +1,4 @@
-"""Which camera signed a frame, whose signature a model must bear, and how quarantined bytes are kept from reading eyes.
+"""Which camera signed a frame, whose signature a model must bear, what people sign with, and how sealed bytes stay unread.
 
 It decides whether a frame comes from the camera that it names (Ed25519, from public keys only) and seals bytes with AES-256-GCM;
 it makes and rotates the key that models are signed with (P-256, as the OpenSSF format wants; `inference.provenance.signing`).
@@ -25,13 +25,15 @@ from msgspec.structs import replace
 from infra.files import alone, write_whole
 from infra.settings import Settings
 from streams.codec import signed_bytes
-from streams.errors import BadInput, Refusal, Tampered
+from streams.errors import BadInput, Refusal, Tampered, Unavailable
 from streams.events import Frame
 
 _SEALED = b"kw1"
 """Leads sealed bytes, so that a later layout can be told from this one."""
 _NONCE_BYTES = 12
 _CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_OTHERS = 0o077
+"""The rights of everybody but a file's owner."""
 
 
 def _cameras(settings: Settings) -> Path:
@@ -151,6 +153,68 @@ def _sealing_key(settings: Settings, name: str) -> bytes:
         if not path.is_file():
             write_whole(path, AESGCM.generate_key(bit_length=256))
         return path.read_bytes()
+
+
+def person_key_file(settings: Settings, name: str) -> Path:
+    """Where a person's private key lies unless they keep it elsewhere (`keys/people/NAME.key`)."""
+    return settings.home.resolve() / "keys" / "people" / f"{name}.key"
+
+
+def make_person_key(path: Path) -> Ed25519PrivateKey:
+    """A new personal key in a file that only its owner may read. Raises BadInput if there is a file already."""
+    with alone(path.parent / ".lock"):
+        if path.exists():
+            raise BadInput(
+                f"there is a file at {path} already, which may be somebody's key: name another with --key-file, or move it"
+            )
+        return _write_person_key(path)
+
+
+def replace_person_key(path: Path) -> Ed25519PrivateKey:
+    """A new personal key in the place of the former one."""
+    return _write_person_key(path)
+
+
+def _write_person_key(path: Path) -> Ed25519PrivateKey:
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    write_whole(path, pem)
+    return key
+
+
+def read_person_key(path: Path) -> Ed25519PrivateKey:
+    """A personal key out of its file.
+
+    Raises Unavailable if there is none, BadInput if others may read it or it holds no Ed25519 key.
+    """
+    try:
+        if path.stat().st_mode & _OTHERS:
+            raise BadInput(
+                f"key {path} may be read by others: `chmod 600` it, and take a new one with `kerbwatch people rotate-key`"
+            )
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except OSError as error:
+        raise Unavailable(
+            f"no key at {path} ({error.strerror}): say who you are (--actor or KERBWATCH_PERSON) or where your key lies "
+            "(KERBWATCH_KEY_FILE); `kerbwatch people add` makes one"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{path} holds no private key: restore it, or have a new one made with `kerbwatch people add`") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise BadInput(
+            f"{path} holds a key of another kind: acts are signed with Ed25519 (`kerbwatch people add` makes such a key)"
+        )
+    return key
+
+
+def people_key(settings: Settings) -> bytes:
+    """The 32-byte key that people's second factors are sealed with (`keys/people.key`), as `quarantine_key`."""
+    return _sealing_key(settings, "people")
+
+
+def new_data_key() -> bytes:
+    """A 32-byte key for one thing alone: who destroys the key has destroyed the thing."""
+    return AESGCM.generate_key(bit_length=256)
 
 
 def seal(key: bytes, data: bytes, about: bytes) -> bytes:

@@ -35,6 +35,11 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     """SQLAlchemy address; SQLite in `home` if not given."""
 
+    person: str = ""
+    """Who acts at the command line, where `--actor` does not say; the operating system's user if empty."""
+    key_file: Path | None = None
+    """That person's private key; `keys/people/NAME.key` in `home` if not given."""
+
     metrics_port: Port = 19100
     """The first process's metrics; the others follow upwards (`infra.metrics.port`)."""
     metrics_host: str = "127.0.0.1"

@@ -244,7 +244,10 @@ class WorkerRow(Table):
 
 
 class QuarantinedFrame(Table):
-    """A frame set aside: where its sealed file lies under `home`, and that file's SHA-256."""
+    """A frame set aside: where its sealed file lies under `home`, that file's SHA-256, and the picture's own.
+
+    `sealed_key` is the file's own key, sealed with the quarantine's; a discarded frame has lost it. NULL in files of before.
+    """
 
     __tablename__ = "quarantined_frames"
 
@@ -258,6 +261,11 @@ class QuarantinedFrame(Table):
     sealed_sha256: Mapped[str]
     reason: Mapped[str] = mapped_column(Text)
     sealed_at: Mapped[datetime]
+    state: Mapped[str] = mapped_column(default="sealed")
+    sealed_key: Mapped[bytes | None]
+    picture_sha256: Mapped[str] = mapped_column(default="")
+    reviewed_at: Mapped[datetime | None]
+    reviewed_by: Mapped[str] = mapped_column(default="")
 
 
 class RolloutRow(Table):
@@ -308,13 +316,55 @@ class ComparisonRow(Table):
 
 
 class PersonRow(Table):
-    """Somebody who may act, with the roles (R1 to R8, separated by spaces) that an operator gave."""
+    """Somebody who may act, with the roles (R1 to R8, separated by spaces) that an operator gave.
+
+    `totp_sealed` is the second factor's secret, sealed; `totp_step` the step of the last code used, `totp_failures` how many wrong
+    ones came since.
+    """
 
     __tablename__ = "people"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     roles: Mapped[str]
     changed_at: Mapped[datetime]
+    totp_sealed: Mapped[bytes | None]
+    totp_step: Mapped[int] = mapped_column(BigInteger, default=0)
+    totp_failures: Mapped[int] = mapped_column(default=0)
+    totp_failed_at: Mapped[datetime | None]
+
+
+class PersonKeyRow(Table):
+    """A public key (Ed25519, 32 bytes) that a person's acts are signed with, from when to when; former ones stay, to check by."""
+
+    __tablename__ = "person_keys"
+
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(index=True)
+    public_key: Mapped[bytes]
+    since: Mapped[datetime]
+    until: Mapped[datetime | None]
+
+
+class ActRow(Table):
+    """What a person did, byte for byte as signed; `number` is the order of admission. `used_by`: the act that two people's agree in.
+
+    The columns repeat what `body` says.
+    """
+
+    __tablename__ = "acts"
+    __table_args__ = (Index("ix_acts_target", "target", "deed"),)
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    actor: Mapped[str]
+    deed: Mapped[str]
+    target: Mapped[str]
+    time: Mapped[datetime]
+    key_id: Mapped[str]
+    with_code: Mapped[bool]
+    body: Mapped[bytes]
+    signature: Mapped[bytes]
+    used_by: Mapped[str] = mapped_column(default="")
 
 
 class AuditRow(Table):
