@@ -180,12 +180,19 @@ class InputScores(Struct, frozen=True, kw_only=True):
     """Cheap cues of adversarial input, measured by the worker against the weights `reference_digest`.
 
     inconsistency: how far the centre map moves when the picture is squeezed, 0..1; None where this frame was not sampled.
+    largest, signed, weak, heat, high_pass: what the same second look tells (`inference.service.cues.Cues`); None where it was not
+    taken, and in what older workers said.
     The reference is always the context's normal model, also while the safe one serves, so that calm means: the normal model
     would be safe again.
     """
 
     reference_digest: Digest
     inconsistency: Share | None = None
+    largest: Share | None = None
+    signed: Annotated[float, Meta(ge=-1.0, le=1.0)] | None = None
+    weak: Share | None = None
+    heat: Share | None = None
+    high_pass: Share | None = None
 
 
 class Timings(Struct, frozen=True, kw_only=True):
@@ -360,6 +367,9 @@ class AuditEntry(Event, frozen=True, kw_only=True, tag="kerbwatch.audit-entry"):
     target: str
     why: str
     cause_id: str
+    signed: str = ""
+    """What a person signed, word for word (`responders.acts.Statement`), and the signature (base64); "" for what no person did."""
+    signature: str = ""
 
 
 class DeadLetter(Event, frozen=True, kw_only=True, tag="kerbwatch.dead-letter"):

@@ -3,8 +3,11 @@
 Decides what is measured and how; refuses to judge it: thresholds belong to the detectors. Topic: detections (as part of the event).
 
 Prediction consistency carries the adversarial cue: a picture that was made to fool the model is seen otherwise once it is squeezed,
-an honest one hardly is. Frequency cues alone told no attack from noise, but they cost next to nothing: a leap of one of them
-(`Glance`) asks for the dear look (`sampling.py`).
+an honest one hardly is. One such second look gives several numbers (`Cues`): how much moves says little of an attack on one person,
+how far the one cell goes that moves most does; which way it moves tells people conjured up from people hidden. What the picture's
+finest detail is and how much the model half sees are no cues of an attack: they tell how much noise or weather would move as well.
+Frequency cues alone told no attack from noise, but they cost next to nothing: a leap of one of them (`Glance`) asks for the dear
+look (`sampling.py`).
 
 Source: Xu, Evans, Qi 2018 (feature squeezing); paper section 4.5.3 (SC-4, input validation).
 """
@@ -30,6 +33,9 @@ _FINGERPRINT_SIDE = 8
 _FINGERPRINT_STEPS = 256.0  # of a grey level: finer than what a sensor's noise moves a cell's mean by
 _SQUEEZE = chain("median-3+jpeg-60")
 _CHANGE_SCALE = 0.02  # of the mean change: honest street pictures lie below 0.3 of it, pictures under attack at 0.3 to 0.8
+_LEAST_CHANGE = 1e-4  # a smaller mean change has no direction
+_HALF_SEEN = (0.03, 0.4)  # what a cell says that is neither background nor served
+_LEVELS = 255.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,24 @@ def glance(picture: Picture, view: "View", seen_by: str = "") -> Glance:
     edges = cv2.Laplacian(cv2.extractChannel(picture, 1), cv2.CV_16S, ksize=1)
     detail = _share(float(cv2.norm(edges, cv2.NORM_L1)) / edges.size / _LAPLACIAN_MOST)
     return Glance(detail, _share(float(view.heat.mean())), seen_by)
+
+
+@dataclass(frozen=True)
+class Cues:
+    """What one second look tells, all measured on the reference weights; the fields of `InputScores` beside its digest.
+
+    inconsistency: see `inconsistency`, 0..1. largest: the change of the cell that changes most, 0..1. signed: mean change over mean
+    absolute change, -1 (squeezing brings people out) to 1 (it wipes people out). weak: share of cells that say 0.03 to 0.4 of the
+    picture as it came, 0..1. heat: mean of that map, 0..1. high_pass: mean absolute difference of the green channel from its 3 x 3
+    median, as a share of 255.
+    """
+
+    inconsistency: float
+    largest: float
+    signed: float
+    weak: float
+    heat: float
+    high_pass: float
 
 
 def features(picture: Picture, view: "View") -> Features:
@@ -104,6 +128,30 @@ def inconsistency(plain: "View", squeezed: "View") -> float:
     """
     change = float(np.abs(plain.heat - squeezed.heat).mean(dtype=np.float64))
     return _share(1.0 - math.exp(-change / _CHANGE_SCALE)) if math.isfinite(change) else 1.0
+
+
+def second_look(plain: "View", squeezed: "View", picture: Picture) -> Cues:
+    """All cues of one sampled frame. A map that is not finite counts as wholly inconsistent.
+
+    Args:
+        plain: the reference model's view of the picture as it came.
+        squeezed: its view of `squeeze(picture)`.
+        picture: H x W x 3, RGB, 0..255, as it came.
+    """
+    change = plain.heat.astype(np.float64) - squeezed.heat
+    mean = float(np.abs(change).mean())
+    known = math.isfinite(mean)
+    low, high = _HALF_SEEN
+    green = cv2.extractChannel(picture, 1)
+    fine = float(cv2.norm(green, cv2.medianBlur(green, 3), cv2.NORM_L1)) / green.size / _LEVELS
+    return Cues(
+        inconsistency=inconsistency(plain, squeezed),
+        largest=_share(float(np.abs(change).max())) if known else 1.0,
+        signed=max(-1.0, min(1.0, float(change.mean()) / (mean + _LEAST_CHANGE))) if known else 0.0,
+        weak=_share(float(((plain.heat > low) & (plain.heat < high)).mean())),
+        heat=_share(float(plain.heat.mean(dtype=np.float64))),
+        high_pass=_share(fine),
+    )
 
 
 def _share(value: float) -> float:

@@ -7,7 +7,7 @@ normal model would be safe again (paper 4.6, "safe mode" models). A candidate th
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from inference.service import cues
@@ -85,7 +85,7 @@ class Judge:
                 accepted,
                 view,
                 lineup,
-                inconsistency=scores.get(number),
+                looked=scores.get(number),
                 compared=compared.get(number),
                 timings=Timings(infer_ms=infer_ms, scores_ms=scores_ms, decode_ms=accepted.decode_ms),
                 source=self.source,
@@ -96,8 +96,8 @@ class Judge:
 
     def _score(
         self, frames: Sequence[Accepted], views: Sequence[View | None], lineup: Lineup, *, cleaned: bool
-    ) -> dict[int, float]:
-        """Inconsistency of the sampled frames under a squeeze, by place in the batch, measured on the reference weights."""
+    ) -> dict[int, cues.Cues]:
+        """Cues of the sampled frames, by place in the batch, measured on the reference weights."""
         glances: dict[int, cues.Glance] = {}
         for number, (accepted, view) in enumerate(zip(frames, views, strict=True)):
             if view is None:
@@ -108,14 +108,14 @@ class Judge:
         if not glances:
             return {}
         pictures: list[Picture] = [frames[number].picture for number in glances]
-        network, scores = lineup.reference.network, {}
+        network, scores = lineup.reference.network, dict[int, cues.Cues]()
         same = lineup.reference == lineup.serving and not cleaned
         plain = [views[number] for number in glances] if same else self.forward.look(network, pictures)
         squeezed = self.forward.look(network, [cues.squeeze(picture) for picture in pictures])
         for (number, glance), before, after in zip(glances.items(), plain, squeezed, strict=True):
             if before is not None and after is not None:
-                scores[number] = score = cues.inconsistency(before, after)
-                self.sampler.saw(frames[number].frame.camera_id, score, glance)
+                scores[number] = seen = cues.second_look(before, after, frames[number].picture)
+                self.sampler.saw(frames[number].frame.camera_id, seen.inconsistency, glance)
         return scores
 
     def _compare(
@@ -153,7 +153,7 @@ def _detections(
     view: View,
     lineup: Lineup,
     *,
-    inconsistency: float | None,
+    looked: cues.Cues | None,
     compared: Comparison | None,
     timings: Timings,
     source: str,
@@ -178,7 +178,7 @@ def _detections(
         mode=state.mode,
         decision_id=state.decision_id,
         features=cues.features(accepted.picture, view),
-        scores=InputScores(reference_digest=state.reference_digest, inconsistency=inconsistency),
+        scores=InputScores(reference_digest=state.reference_digest, **({} if looked is None else asdict(looked))),
         timings=timings,
         compared=compared,
         refused=accepted.refused,
