@@ -185,6 +185,46 @@ class EffectRow(Table):
     done_at: Mapped[datetime | None]
 
 
+class NoticeRow(Table):
+    """What people are to be told of an incident, written with the decision whose id it bears; sent by channel (`NotificationRow`).
+
+    `body` is the notice (JSON). `dispatched` once every channel has its row.
+    """
+
+    __tablename__ = "notices"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    incident_id: Mapped[str | None] = mapped_column(ForeignKey("incidents.id"), index=True)
+    body: Mapped[bytes]
+    dispatched: Mapped[bool] = mapped_column(index=True)
+    created_at: Mapped[datetime]
+
+
+class NotificationRow(Table):
+    """One notice on one channel: whether it was delivered, how often that was tried, what went wrong last.
+
+    `key` tells repeats apart, here and at the receiver. A runner holds a row until `leased_until`; then another may take it.
+    """
+
+    __tablename__ = "notifications"
+    __table_args__ = (UniqueConstraint("key", "channel"), Index("ix_notifications_waiting", "channel", "state", "number"))
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
+    key: Mapped[str] = mapped_column(ForeignKey("notices.id"))
+    incident_id: Mapped[str | None] = mapped_column(ForeignKey("incidents.id"), index=True)
+    channel: Mapped[str]
+    sort: Mapped[str]
+    role: Mapped[str]
+    state: Mapped[str]
+    attempts: Mapped[int]
+    error: Mapped[str] = mapped_column(Text)
+    not_before: Mapped[datetime]
+    leased_by: Mapped[str]
+    leased_until: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    done_at: Mapped[datetime | None]
+
+
 class Assignment(Table):
     """A context's two models, and what its workers are asked to serve now, by which decision, since when."""
 
@@ -346,9 +386,9 @@ class PersonKeyRow(Table):
 
 
 class ActRow(Table):
-    """What a person did, byte for byte as signed; `number` is the order of admission. `used_by`: the act that two people's agree in.
+    """What a person did, byte for byte as signed; `number` is the order of admission, the other columns repeat what `body` says.
 
-    The columns repeat what `body` says.
+    `used_by`: where two people must agree, the act that completed it.
     """
 
     __tablename__ = "acts"
