@@ -65,6 +65,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 BUDGETS = {
+    "brief": Budget(name="brief", steps=60, epoch=10, height_px=192, width_px=256, tests=8, iterations=4),
     "quick": Budget(name="quick", steps=300, epoch=20, height_px=192, width_px=256, tests=24, iterations=8),
     "full": Budget(name="full", steps=6000, epoch=50, height_px=320, width_px=448, tests=0, iterations=30),
 }
