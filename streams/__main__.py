@@ -13,19 +13,19 @@ import typer
 
 from dashboards.cli import app as dashboards
 from inference.measure.cli import evaluate_command
-from infra.cli import mount
+from infra.cli import keys_app, mount
 from infra.log import set_up_logs
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
-from responders import rollout_cli
-from responders.cli import app as incidents
-from responders.cli import quarantine_app
-from streams import chaos, dlq, models
+from responders import keys_cli, people_cli, quarantine_cli, rollout_cli
+from responders.incidents_cli import app as incidents
+from streams import chaos, dlq, evidence, models
 from streams.bench import stream as bench
 from streams.bench.protection import protection, sanitise
 from streams.camera import replay_command
 from streams.demo import demo
 from streams.detect import detect_command
+from streams.drill.cli import drill
 from streams.errors import KerbwatchError
 from streams.stack import setup_command, up_command
 from streams.view import watch_command
@@ -38,16 +38,18 @@ app = typer.Typer(
 
 
 app.command("demo")(demo)
+app.command("drill")(drill)
 app.command("setup")(setup_command)
 app.command("up")(up_command)
 mount(app)
+keys_app.command("rotate")(keys_cli.rotate)
 app.command("watch")(watch_command)
 app.add_typer(incidents, name="incidents")
-incidents.command("approve")(rollout_cli.approve)
-incidents.command("reject")(rollout_cli.reject)
-app.add_typer(quarantine_app, name="quarantine")
+incidents.command("evidence")(evidence.evidence)
+incidents.command("verify")(evidence.verify_bundle)
+app.add_typer(quarantine_cli.app, name="quarantine")
 app.add_typer(rollout_cli.app, name="rollouts")
-app.add_typer(rollout_cli.people_app, name="people")
+app.add_typer(people_cli.app, name="people")
 app.add_typer(models.app, name="models")
 app.command("replay")(replay_command)
 app.command("evaluate")(evaluate_command)

@@ -85,15 +85,15 @@ def demo(
         raise BadInput(f"{len(sources)} sources given, 2 are needed: --source for the urban camera, --source for the highway one")
     console = Console()
     settings = demo_home(read_settings(), console)
-    with _interrupts() as stop, ExitStack() as left:
+    with interrupts() as stop, ExitStack() as left:
         began = time.monotonic()
         left.callback(_stop_stack, settings, console, keep_running=keep_running)
         weights = stack.start(settings, datetime.now(UTC), lambda step: console.print(f"[dim]setting up:[/] {step}"))
         console.print("[dim]setting up:[/] golden dataset, people")
-        prepare(settings, datetime.now(UTC))
+        secrets = prepare(settings, datetime.now(UTC))
         wait_until_served(settings, stop)
         console.print(f"[dim]ready after {time.monotonic() - began:.0f} s[/]")
-        story = Story(settings, left, console)
+        story = Story(settings, left, console, secrets)
         ledgers = play(settings, sources, weights, stop, console=console, meanwhile=story, more=lambda: not story.over)
         if stop.is_set():
             raise typer.Exit(130)
@@ -330,7 +330,7 @@ def _until(stop: threading.Event, limit_s: float, done: Callable[[], bool]) -> b
 
 
 @contextmanager
-def _interrupts() -> Iterator[threading.Event]:
+def interrupts() -> Iterator[threading.Event]:
     """Ctrl-C and SIGTERM set the event; whatever is being started is then stopped in order, and nothing is left behind."""
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,0 +1,140 @@
+"""`kerbwatch drill`: scored scenarios on a real stack of their own.
+
+It decides in which order scenarios are played, and what is said meanwhile; how a round goes is in `rounds.py`. It starts a stack in
+a home that is the drill's to clear, and stops it. No topic feeds it.
+
+Source: paper 4.7 (the response plan is exercised); Principles of Chaos Engineering.
+"""
+
+import json
+import platform
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+from infra.db import open_database
+from infra.settings import Settings, read_settings
+from streams import stack
+from streams.demo import demo_home, interrupts, wait_until_served
+from streams.drill import rounds, scoreboard
+from streams.drill.referee import Outcome
+from streams.drill.scenario import Scenario, load
+from streams.drill.staging import Filmed, Stage
+from streams.errors import BadInput
+from streams.events import Context, Mode
+
+_CAMERAS = {Context.URBAN: "gate", Context.HIGHWAY: "bridge"}
+_WARM = 40  # pictures that both cameras have shown before the first round: the worker is warm, input scores have a usual level
+_LOOK_S = 0.5
+
+
+def drill(
+    scenario: Annotated[list[str] | None, typer.Option("--scenario", help="Only this one; may be given several times.")] = None,
+    rounds_: Annotated[int | None, typer.Option("--rounds", min=1, help="How many in all; one a scenario if not given.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Say which scenarios there are, and play none.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the scoreboard to this file too (JSON).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Play scored scenarios on a stack of their own. Example: `kerbwatch drill --scenario evasion-fgsm --rounds 3`."""
+    known = load()
+    if listed:
+        _list(list(known.values()), as_json=as_json)
+        return
+    unknown = [name for name in scenario or () if name not in known]
+    if unknown:
+        raise BadInput(f"no scenario {', '.join(unknown)}; there are {', '.join(known)}")
+    chosen = [known[name] for name in scenario] if scenario else list(known.values())
+    console = Console(stderr=True)
+    settings = demo_home(read_settings(), console)
+    with interrupts() as stop, ExitStack() as left:
+        left.callback(stack.stop, settings)
+        outcomes = play(settings, chosen, rounds_ or len(chosen), stop, console)
+    if stop.is_set() and not outcomes:
+        raise typer.Exit(130)
+    words = "".join(f" --scenario {name}" for name in scenario or ())
+    made = scoreboard.board(
+        chosen,
+        outcomes,
+        command=f"kerbwatch drill{words}{f' --rounds {rounds_}' if rounds_ else ''}",
+        machine=f"{platform.machine()}, Python {platform.python_version()}, {platform.system()} {platform.release()}",
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+    )
+    told = json.dumps(scoreboard.as_json(made), indent=2)
+    if out is not None:
+        out.write_text(told + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(told)
+    else:
+        Console().print(scoreboard.as_table(made))
+    if stop.is_set():
+        raise typer.Exit(130)
+    if not made.passed:
+        raise typer.Exit(1)
+
+
+def play(
+    settings: Settings, chosen: Sequence[Scenario], number: int, stop: threading.Event, console: Console
+) -> tuple[Outcome, ...]:
+    """So many rounds of these scenarios in turn, on a stack that is started for them. Raises Unavailable if it does not start."""
+    outcomes: list[Outcome] = []
+    weights = stack.start(settings, datetime.now(UTC), lambda step: console.print(f"[dim]setting up:[/] {step}"))
+    wait_until_served(settings, stop)
+    with _stage(settings, weights, stop, console) as stage:
+        for turn, scenario in enumerate(islice(chain.from_iterable(repeat(chosen)), number), 1):
+            with console.status("") as status:
+                made = rounds.play(stage, scenario, turn, stop, partial(_show, status, f"round {turn} of {number}"))
+            if made is None:
+                break
+            outcomes.append(made)
+            mark = "[green]passed[/]" if made.passed else "[red]failed[/]"
+            console.print(f"round {turn} of {number}: {mark} {scenario.name} ({made.took_s:g} s) {'; '.join(made.faults)}")
+    return tuple(outcomes)
+
+
+@contextmanager
+def _stage(settings: Settings, weights: stack.Weights, stop: threading.Event, console: Console) -> Iterator[Stage]:
+    """Both cameras at work, warm; ended, and everything mended, when the block is left."""
+    folder = settings.home.resolve() / "cameras"
+    cameras = {
+        context: Filmed(name, context, settings, folder / f"{name}.jsonl", seed=11 + place)
+        for place, (context, name) in enumerate(_CAMERAS.items())
+    }
+    digests = {Mode.NORMAL: weights.normal, Mode.SAFE: weights.safe}
+    stage = Stage(settings, open_database(settings), cameras, digests, lambda line: console.print(f"[dim]{line}[/]"))
+    try:
+        for camera in cameras.values():
+            camera.start()
+        with console.status("both cameras warm up"):
+            while any(camera.shown < _WARM for camera in cameras.values()) and not stop.wait(_LOOK_S):
+                for camera in cameras.values():
+                    camera.entries()
+        yield stage
+    finally:
+        stage.end()
+
+
+def _show(status: Status, turn: str, line: str) -> None:
+    status.update(f"{turn}: {line}")
+
+
+def _list(scenarios: Sequence[Scenario], *, as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"name": one.name, "title": one.title, "hypothesis": one.hypothesis, "techniques": one.techniques} for one in scenarios
+        ]
+        typer.echo(json.dumps(rows))
+        return
+    table = Table("scenario", "what is done", "ATLAS", title=f"{len(scenarios)} scenarios", title_justify="left")
+    for one in scenarios:
+        table.add_row(one.name, one.title, " ".join(one.techniques))
+    Console().print(table)

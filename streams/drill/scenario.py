@@ -1,0 +1,175 @@
+"""A drill as a file: steady state, method, what must follow, and how it is undone.
+
+It decides whether a scenario file holds together, and refuses one that does not, naming file and key. It runs nothing
+(`rounds.py`) and judges nothing (`referee.py`). The files lie in `scenarios/`, one a scenario. No topic feeds it.
+
+Source: Principles of Chaos Engineering (a hypothesis about a steady state); the shape steady state, method, rollbacks is Chaos
+Toolkit's; paper 4.7 (the incident response plan is exercised).
+"""
+
+import tomllib
+from collections.abc import Mapping
+from enum import StrEnum
+from importlib.resources import files
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from infra.metrics import Service
+from responders.incident import Resolution
+from responders.playbooks import State
+from streams.errors import BadInput
+from streams.events import Context, Kind, Mode
+
+Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
+
+
+class Do(StrEnum):
+    """What a step of a method or of an undo does."""
+
+    ATTACK = "attack"  # a camera's stream turns bad for `for_s` seconds, in the way that `attack` names
+    STOP = "stop"  # a process stands still (SIGSTOP)
+    RESUME = "resume"  # and goes on
+    KILL = "kill"  # a process is killed (SIGKILL); the supervisor starts it again
+    CLOSE = "close"  # a human closes the open incident of the camera, with `resolution`
+    STORM = "storm"  # `count` signals on eight cameras that do not exist, as fast as they go
+    CALM = "calm"  # the storm's cameras say calm
+    TAMPER = "tamper"  # a byte of the registry's weights of `mode` changes, and the worker starts again
+    RESTORE = "restore"  # the byte is as it was
+    POISON = "poison"  # a training batch with flipped labels is offered to vetting
+    WAIT = "wait"  # until an incident of the camera is in `state`
+
+
+class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One step, `after_s` seconds after the one before it; which of the other keys it needs is in `_NEEDS`.
+
+    `camera` None means the scenario's own. `attack` is a name of `kerbwatch chaos list` or of `staging.PREPARED`; several joined
+    by "+" act one after the other on each picture.
+    """
+
+    do: Do
+    after_s: Seconds = 0.0
+    camera: str | None = None
+    attack: str | None = None
+    for_s: Seconds | None = None
+    full_after_s: Seconds | None = None
+    process: Service | None = None
+    resolution: Resolution | None = None
+    count: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    mode: Mode | None = None
+    state: State | None = None
+
+
+_NEEDS: Mapping[Do, tuple[str, ...]] = {
+    Do.ATTACK: ("attack", "for_s"),
+    Do.STOP: ("process",),
+    Do.RESUME: ("process",),
+    Do.KILL: ("process",),
+    Do.CLOSE: ("resolution",),
+    Do.STORM: ("count",),
+    Do.CALM: (),
+    Do.TAMPER: ("mode",),
+    Do.RESTORE: (),
+    Do.POISON: (),
+    Do.WAIT: ("state",),
+}
+_MAY = {Do.ATTACK: ("full_after_s",)}
+_EVERY = ("do", "after_s", "camera")
+
+
+class Expect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What must be found. Kinds that are neither in `incidents` nor in `allowed` are false incidents.
+
+    incidents: kinds that must be opened on the camera; where several are named all must. any_of: kinds of which one must be.
+    actions: that the timeline of those incidents must show. end: the state that they must reach within `within_s` of the method's
+    last step. detect_within_s, contain_within_s: of the first attacked frame (event time), to the incident and to the workers'
+    report. witness: whether the other camera must be served as if nothing were.
+    """
+
+    incidents: tuple[Kind, ...] = ()
+    any_of: tuple[Kind, ...] = ()
+    allowed: tuple[Kind, ...] = ()
+    actions: tuple[str, ...] = ()
+    end: State | None = None
+    within_s: Seconds = 60.0
+    detect_within_s: Seconds | None = None
+    contain_within_s: Seconds | None = None
+    escalates: bool = False
+    witness: bool = True
+    answers_within_s: Seconds | None = None
+    """What the CLI may take to list incidents meanwhile, its own start included."""
+    most_incidents: Annotated[int, Meta(ge=0)] | None = None
+    refused: bool = False
+    """Whether the poisoned batch must be held back."""
+
+
+class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One drill. `context` says which of the two cameras is the subject; the other is the witness.
+
+    `learn_s`: so long must the camera have run before (drift needs its baseline). `watch_s`: how long one still looks on.
+    """
+
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+    title: Annotated[str, Meta(min_length=1)]
+    hypothesis: Annotated[str, Meta(min_length=1)]
+    security: bool = True
+    context: Context = Context.URBAN
+    techniques: tuple[Annotated[str, Meta(pattern=r"^AML\.T\d{4}(\.\d{3})?$")], ...] = ()
+    learn_s: Seconds = 0.0
+    watch_s: Seconds = 3.0
+    method: Annotated[tuple[Step, ...], Meta(min_length=1)]
+    expect: Expect = Expect()
+    undo: tuple[Step, ...] = ()
+
+
+def parse(text: str, where: str) -> Scenario:
+    """A scenario from TOML; `where` names the file in messages. Raises BadInput naming file and key."""
+    try:
+        scenario = msgspec.convert(tomllib.loads(text), Scenario)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{where} is no TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{where} does not hold: {error}") from error
+    faults = [
+        f"{part}[{number}].{fault}"
+        for part, steps in (("method", scenario.method), ("undo", scenario.undo))
+        for number, step in enumerate(steps)
+        for fault in _faults(step)
+    ]
+    faults += _left_undone(scenario)
+    if faults:
+        raise BadInput(f"{where} does not hold: {'; '.join(faults)}")
+    return scenario
+
+
+def _faults(step: Step) -> list[str]:
+    given = {name for name in step.__struct_fields__ if name not in _EVERY and getattr(step, name) is not None}
+    needed, may = set(_NEEDS[step.do]), set(_MAY.get(step.do, ()))
+    faults = [f"{name}: missing for {step.do}" for name in sorted(needed - given)]
+    return faults + [f"{name}: not for {step.do}" for name in sorted(given - needed - may)]
+
+
+def _left_undone(scenario: Scenario) -> list[str]:
+    """What the method harms must be mended by it or by the undo: a drill leaves nothing behind."""
+    steps = (*scenario.method, *scenario.undo)
+    stopped = {step.process for step in steps if step.do is Do.STOP}
+    resumed = {step.process for step in steps if step.do is Do.RESUME}
+    faults = [f"undo: {process} is stopped and nothing resumes it" for process in sorted(stopped - resumed, key=str)]
+    done = {step.do for step in steps}
+    if Do.TAMPER in done and Do.RESTORE not in done:
+        faults.append("undo: weights are tampered with and nothing restores them")
+    return faults
+
+
+def load() -> Mapping[str, Scenario]:
+    """Every packaged scenario by name, in the order of their files. Raises BadInput if one does not hold or two share a name."""
+    found: dict[str, Scenario] = {}
+    folder = files("streams").joinpath("drill", "scenarios")
+    for file in sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name):
+        where = f"streams/drill/scenarios/{file.name}"
+        scenario = parse(file.read_text(encoding="utf-8"), where)
+        if scenario.name in found:
+            raise BadInput(f"{where}: the name {scenario.name} is taken by another scenario; choose one of its own")
+        found[scenario.name] = scenario
+    return found

@@ -1,0 +1,147 @@
+"""What rounds came to, scenario by scenario and over all: found, kind right, how fast, at whose expense.
+
+It decides how outcomes are counted; it runs and reads nothing. No topic feeds it.
+
+Source: issue of a drill's worth: detect, contain and recover at the 50th and 95th percentile; paper 4.7.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from rich.table import Table
+
+from streams.drill.referee import Outcome
+from streams.drill.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Percentiles of seconds over the rounds that have them; None without one."""
+
+    p50: float | None
+    p95: float | None
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A scenario's rounds. faults: each once, in words."""
+
+    name: str
+    passed: bool
+    rounds: int
+    rounds_passed: int
+    found: int
+    seconds_to_detect: Clock
+    seconds_to_contain: Clock
+    seconds_to_recover: Clock
+    wrong_weights: int
+    false_incidents: int
+    attacked: int
+    attacked_not_quarantined: int
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """The whole drill. Detection and containment over all rounds of scenarios that declare a limit for them."""
+
+    scenarios: tuple[Line, ...]
+    rounds: int
+    rounds_passed: int
+    seconds_to_detect: Clock
+    seconds_to_contain: Clock
+    seconds_to_recover: Clock
+    wrong_weights: int
+    false_incidents: int
+    command: str
+    machine: str
+    date: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every round did."""
+        return self.rounds_passed == self.rounds
+
+
+def board(scenarios: Sequence[Scenario], outcomes: Sequence[Outcome], *, command: str, machine: str, date: str) -> Board:
+    """Count the outcomes of these scenarios; a scenario without one does not appear."""
+    lines = []
+    for scenario in scenarios:
+        mine = [one for one in outcomes if one.scenario == scenario.name]
+        if not mine:
+            continue
+        lines.append(
+            Line(
+                name=scenario.name,
+                passed=all(one.passed for one in mine),
+                rounds=len(mine),
+                rounds_passed=sum(one.passed for one in mine),
+                found=sum(bool(one.kinds) for one in mine),
+                seconds_to_detect=_clock([one.seconds_to_detect for one in mine]),
+                seconds_to_contain=_clock([one.seconds_to_contain for one in mine]),
+                seconds_to_recover=_clock([one.seconds_to_recover for one in mine]),
+                wrong_weights=sum(one.wrong_weights for one in mine),
+                false_incidents=sum(len(one.false_incidents) for one in mine),
+                attacked=sum(one.attacked for one in mine),
+                attacked_not_quarantined=sum(one.attacked_not_quarantined for one in mine),
+                faults=tuple(dict.fromkeys(fault for one in mine for fault in one.faults)),
+            )
+        )
+    limited = {one.name for one in scenarios if one.expect.detect_within_s is not None}
+    held = {one.name for one in scenarios if one.expect.contain_within_s is not None}
+    return Board(
+        scenarios=tuple(lines),
+        rounds=len(outcomes),
+        rounds_passed=sum(one.passed for one in outcomes),
+        seconds_to_detect=_clock([one.seconds_to_detect for one in outcomes if one.scenario in limited]),
+        seconds_to_contain=_clock([one.seconds_to_contain for one in outcomes if one.scenario in held]),
+        seconds_to_recover=_clock([one.seconds_to_recover for one in outcomes if one.scenario in held]),
+        wrong_weights=sum(one.wrong_weights for one in outcomes),
+        false_incidents=sum(len(one.false_incidents) for one in outcomes),
+        command=command,
+        machine=machine,
+        date=date,
+        outcomes=tuple(outcomes),
+    )
+
+
+def as_json(made: Board) -> dict[str, object]:
+    """For machines."""
+    return {**asdict(made), "passed": made.passed}
+
+
+def as_table(made: Board) -> Table:
+    """For people: a line a scenario, its faults below it."""
+    table = Table(
+        "scenario", "rounds", "detect p50/p95", "contain p50/p95", "recover p50/p95", "wrong weights", "false",
+        title=f"{made.rounds_passed} of {made.rounds} rounds passed", title_justify="left",
+    )  # fmt: skip
+    for line in made.scenarios:
+        colour = "green" if line.passed else "red"
+        table.add_row(
+            f"[{colour}]{line.name}[/]", f"{line.rounds_passed}/{line.rounds}", _told(line.seconds_to_detect),
+            _told(line.seconds_to_contain), _told(line.seconds_to_recover), str(line.wrong_weights), str(line.false_incidents),
+        )  # fmt: skip
+        for fault in line.faults:
+            table.add_row(f"  [dim]{fault}[/]")
+    table.add_section()
+    table.add_row(
+        "all", f"{made.rounds_passed}/{made.rounds}", _told(made.seconds_to_detect), _told(made.seconds_to_contain),
+        _told(made.seconds_to_recover), str(made.wrong_weights), str(made.false_incidents),
+    )  # fmt: skip
+    return table
+
+
+def _clock(seconds: Sequence[float | None]) -> Clock:
+    known = [one for one in seconds if one is not None]
+    if not known:
+        return Clock(None, None, 0)
+    low, high = np.percentile(known, (50, 95))
+    return Clock(round(float(low), 2), round(float(high), 2), len(known))
+
+
+def _told(clock: Clock) -> str:
+    return "" if clock.p50 is None else f"{clock.p50:g} / {clock.p95:g} s"
