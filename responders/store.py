@@ -64,43 +64,72 @@ class Store:
         Raises BadInput for an act on an unknown incident, Unavailable without the database or before the context has weights:
         then nothing was accepted and the event is to be given again.
         """
+        if isinstance(event, Signal):
+            return self.accept_all((event,), now)[0]
         if isinstance(event, WorkerStatus):
             return self._hear(event, now)
         with writing(self.sessions) as session:
-            if isinstance(event, Act):
-                row = session.get(IncidentRow, event.incident_id)
-                if row is None:
-                    raise BadInput(f"no incident {event.incident_id}; see `kerbwatch incidents list`")
-                context = Context(row.context)
-            else:
-                context = event.context
+            row = session.get(IncidentRow, event.incident_id)
+            if row is None:
+                raise BadInput(f"no incident {event.incident_id}; see `kerbwatch incidents list`")
+            context = Context(row.context)
             model = locked(session, (context,))[context]
             session.expire_all()
-            if not first_time(session, event.id, now):
+            if not first_times(session, (event.id,), now):
                 return Accepted(new=False)
-            before = self._concerned(session, event)
-            if before is None:
-                return Accepted(new=True)
-            return Accepted(
-                new=True,
-                incident_ids=(before.id,),
-                decisions=_step(session, before, event, cause_id=event.id, model=model, now=now),
-            )
+            before = incident_of(session.get_one(IncidentRow, event.incident_id))
+            decisions = _step(session, before, event, cause_id=event.id, model=model, now=now)
+            return Accepted(new=True, incident_ids=(before.id,), decisions=decisions)
 
-    def _concerned(self, session: Session, event: Signal | Act) -> Incident | None:
-        if isinstance(event, Act):
-            return incident_of(session.get_one(IncidentRow, event.incident_id))
-        row = session.scalar(
-            select(IncidentRow).where(
-                IncidentRow.camera_id == event.camera_id,
-                IncidentRow.context == event.context,
-                IncidentRow.kind == event.kind,
-                IncidentRow.state != State.CLOSED,
-            )
-        )
-        if row is not None:
-            return incident_of(row)
-        return opened(event, self.playbooks[event.kind]) if event.phase is Phase.RAISED else None
+    def accept_all(self, signals: Sequence[Signal], now: datetime) -> tuple[Accepted, ...]:
+        """Take in signals in the order given, all or none of them, in one transaction; what each led to, as `accept` says it.
+
+        A storm costs one commit a batch, and one write an incident where nothing is decided. Batches of some hundred keep the
+        transaction short for everybody else. Raises as `accept`.
+        """
+        if not signals:
+            return ()
+        with writing(self.sessions) as session:
+            models = locked(session, tuple(sorted({signal.context for signal in signals})))
+            session.expire_all()
+            new = first_times(session, [signal.id for signal in signals], now)
+            known: dict[_Key, Incident | None] = {}
+            unsaved: dict[str, Incident] = {}
+            outcomes: list[Accepted] = []
+            for signal in signals:
+                if signal.id not in new:
+                    outcomes.append(Accepted(new=False))
+                    continue
+                new.discard(signal.id)
+                key = (signal.camera_id, signal.context, signal.kind)
+                if key not in known:
+                    known[key] = _open_incident(session, *key)
+                before = known[key]
+                if before is None and signal.phase is Phase.RAISED:
+                    before = opened(signal, self.playbooks[signal.kind])
+                if before is None:
+                    outcomes.append(Accepted(new=True))
+                    continue
+                decisions, after = decide(before, signal), evolve(before, signal)
+                if decisions:
+                    unsaved.pop(after.id, None)
+                    _follow(
+                        session,
+                        before,
+                        after,
+                        decisions,
+                        cause_id=signal.id,
+                        time=signal.time,
+                        model=models[signal.context],
+                        now=now,
+                    )
+                elif after is not before:
+                    unsaved[after.id] = after
+                known[key] = None if after.state is State.CLOSED else after
+                outcomes.append(Accepted(new=True, incident_ids=(after.id,), decisions=decisions))
+            for incident in unsaved.values():
+                _save(session, incident, now)
+            return tuple(outcomes)
 
     def _hear(self, status: WorkerStatus, now: datetime) -> Accepted:
         with writing(self.sessions) as session:
@@ -178,10 +207,11 @@ class Store:
         return tuple(live), tuple(agreeing)
 
 
-def first_time(session: Session, event_id_: str, now: datetime) -> bool:
-    """Whether this event was not accepted before; it is now."""
-    insert = insert_into(session, InboxRow).values(event_id=event_id_, accepted_at=now).on_conflict_do_nothing()
-    return session.scalar(insert.returning(InboxRow.event_id)) is not None
+def first_times(session: Session, event_ids: Sequence[str], now: datetime) -> set[str]:
+    """Which of these events were not accepted before; they are now."""
+    rows = [{"event_id": id_, "accepted_at": now} for id_ in sorted(set(event_ids))]
+    insert = insert_into(session, InboxRow).on_conflict_do_nothing().returning(InboxRow.event_id)
+    return set(session.scalars(insert, rows))
 
 
 def locked(session: Session, contexts: tuple[Context, ...]) -> dict[Context, Assignment]:
@@ -201,13 +231,44 @@ def incident_of(row: IncidentRow) -> Incident:
     return msgspec.json.decode(row.body, type=Incident)
 
 
+_Key = tuple[str, Context, Kind]
+"""Of what there is one open incident at most: camera, context, kind."""
+
+
+def _open_incident(session: Session, camera_id: str, context: Context, kind: Kind) -> Incident | None:
+    row = session.scalar(
+        select(IncidentRow).where(
+            IncidentRow.camera_id == camera_id,
+            IncidentRow.context == context,
+            IncidentRow.kind == kind,
+            IncidentRow.state != State.CLOSED,
+        )
+    )
+    return None if row is None else incident_of(row)
+
+
 def _step(
     session: Session, before: Incident, event: Happening, *, cause_id: str, model: Assignment, now: datetime
 ) -> tuple[Decision, ...]:
     """One incident one event further, with everything that follows from it."""
     decisions, after = decide(before, event), evolve(before, event)
-    if after is before:
-        return ()
+    if after is not before:
+        _follow(session, before, after, decisions, cause_id=cause_id, time=event.time, model=model, now=now)
+    return decisions
+
+
+def _follow(
+    session: Session,
+    before: Incident,
+    after: Incident,
+    decisions: tuple[Decision, ...],
+    *,
+    cause_id: str,
+    time: datetime,
+    model: Assignment,
+    now: datetime,
+) -> None:
+    """What follows from an incident's change: its row, its timeline, its context's mode, effects and notices to be sent."""
     _save(session, after, now)
     held = _arbitrate(session, before, after, decisions, model=model, now=now)
     for decision in decisions:
@@ -216,7 +277,7 @@ def _step(
             TimelineRow(
                 incident_id=after.id,
                 decision_id=decision.id,
-                time=event.time,
+                time=time,
                 state=decision.state,
                 actor=decision.actor,
                 action=decision.action,
@@ -225,7 +286,6 @@ def _step(
             )
         )
         outbox.post_decision(session, after, decision, cause_id, now)
-    return decisions
 
 
 def _save(session: Session, incident: Incident, now: datetime) -> None:
