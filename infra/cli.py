@@ -1,6 +1,7 @@
 """The commands that run the stack: `kafka`, `keys`, and `up`, `down`, `status`, `doctor`.
 
-They decide nothing: each reads the settings, calls one function and shows its answer, as a table or with `--json`.
+They decide nothing: each reads the settings, calls one function and shows its answer, as a table or with `--json`. `keys rotate`,
+which not everybody may, stands in `responders.keys_cli`.
 Exit codes: 0 done, 1 found something wrong; 2 bad usage and 3 unavailable are raised as `streams.errors` for the entry point.
 """
 
@@ -117,32 +118,11 @@ def keys_init(
     keys.model_key(settings)
     for camera_id in camera or ():
         keys.camera_key(settings, camera_id)
-    _show_made(settings, made, camera or [], as_json=as_json)
+    show_made(settings, made, camera or [], as_json=as_json)
 
 
-@keys_app.command("rotate")
-def keys_rotate(
-    camera: Annotated[list[str] | None, typer.Option(help="Rotate only this camera's signing key; repeatable.")] = None,
-    models: Annotated[bool, typer.Option("--models", help="Rotate only the key that models are signed with.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make all certificates anew, or only the named cameras' or models' keys. Example: `kerbwatch keys rotate --camera gate-1`.
-
-    Frames signed with a camera's old key are refused from then on. Models signed with the old key stay trusted until its public
-    file in keys/models is removed. The quarantine's key stays, or nothing sealed could be opened.
-    """
-    settings = read_settings()
-    for camera_id in camera or ():
-        keys.camera_key(settings, camera_id, rotate=True)
-    if models:
-        _say(f"models are signed with key {keys.model_key(settings, rotate=True)[:12]} from now on")
-    made = () if camera or models else certificates.make_certificates(settings, utc_now(), rotate=True)
-    _show_made(settings, made, camera or [], as_json=as_json)
-    if made:
-        _say("next: `kerbwatch down` and `kerbwatch up`, so that the broker and all processes take the new certificates")
-
-
-def _show_made(settings: Settings, made: tuple[str, ...], cameras: list[str], *, as_json: bool) -> None:
+def show_made(settings: Settings, made: tuple[str, ...], cameras: list[str], *, as_json: bool) -> None:
+    """Print which certificates are new, and where keys lie."""
     if as_json:
         _print({"folder": str(settings.home.resolve() / "keys"), "certificates": made, "cameras": cameras})
     else:

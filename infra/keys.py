@@ -165,7 +165,7 @@ def make_person_key(path: Path) -> Ed25519PrivateKey:
     with alone(path.parent / ".lock"):
         if path.exists():
             raise BadInput(
-                f"there is a file at {path} already, which may be somebody's key: name another with --key-file, or move it"
+                f"there is a file at {path} already, maybe somebody's key: name another with --key-file, or move it"
             )
         return _write_person_key(path)
 
@@ -190,7 +190,7 @@ def read_person_key(path: Path) -> Ed25519PrivateKey:
     try:
         if path.stat().st_mode & _OTHERS:
             raise BadInput(
-                f"key {path} may be read by others: `chmod 600` it, and take a new one with `kerbwatch people rotate-key`"
+                f"key {path} may be read by others: `chmod 600` it, then `kerbwatch people rotate-key`"
             )
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
@@ -202,7 +202,7 @@ def read_person_key(path: Path) -> Ed25519PrivateKey:
         raise BadInput(f"{path} holds no private key: restore it, or have a new one made with `kerbwatch people add`") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise BadInput(
-            f"{path} holds a key of another kind: acts are signed with Ed25519 (`kerbwatch people add` makes such a key)"
+            f"{path} holds a key of another kind: acts are signed with Ed25519 (`kerbwatch people add` makes one)"
         )
     return key
 

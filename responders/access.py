@@ -3,8 +3,8 @@
 It decides whether somebody with certain roles may do something, and whose word is still missing where two must agree. It knows
 nobody and no database: `people.py` knows who has which role, `desk.py` asks. `kerbwatch people roles` shows the table.
 
-Source: paper table 1 (R1 to R8), 4.6 (approval by R3 and R8; review of what is quarantined by R4 and R8; R8 leads the response), 4.7
-(R8, R7 and R6 monitor and respond).
+Source: paper table 1 (R1 to R8), 4.6 (approval by R3 and R8; review of what is quarantined by R4 and R8; R8 leads the response),
+4.7 (R8, R7 and R6 monitor and respond).
 """
 
 from collections.abc import Mapping, Sequence

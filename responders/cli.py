@@ -1,15 +1,14 @@
-"""`kerbwatch incidents` and `kerbwatch quarantine`: what is wrong, what was done about it, and what a human says to it.
+"""`kerbwatch incidents list|show`: what is wrong and what was done about it; and how all our lists look.
 
-It decides how incidents are shown and turns a command into an `Act`; it refuses an act without a comment. A human's act goes
-through `store.accept` like every other event; what follows from it is sent by the responder.
+It decides how incidents are shown, and completes their ids for the shell; it refuses somebody else's words any power over the
+terminal. What people say to an incident stands in `incidents_cli.py`.
 
 Source: paper 4.7 (defined roles and immediate actions), SC-10.
 """
 
-import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -21,27 +20,35 @@ from sqlalchemy.orm import Session
 
 from infra.db import Sessions, open_database, reading
 from infra.settings import Settings, read_settings
-from responders import playbooks, quarantine, records
-from responders.incident import Act, Resolution, Verb
+from responders import records
 from responders.records import Listed
-from responders.store import Store
-from streams.errors import BadInput
-from streams.events import Severity, event_id
+from streams.errors import KerbwatchError
+from streams.events import Severity
 
-app = typer.Typer(no_args_is_help=True, help="Incidents: see them, take note of them, close them.")
-quarantine_app = typer.Typer(no_args_is_help=True, help="Frames that were set aside.")
+app = typer.Typer(no_args_is_help=True, help="Incidents: see them, take note of them, decide, close them.")
 
 _COLOUR = {Severity.LOW: "dim", Severity.MEDIUM: "yellow", Severity.HIGH: "red", Severity.CRITICAL: "bold red"}
-_SHORT = 12
+_COMPLETED = 200
 
-Id = Annotated[str, typer.Argument(help="The incident's id, or the beginning of it.")]
+
+def complete_incident(incomplete: str) -> list[tuple[str, str]]:
+    """Ids of the newest incidents that begin so, for the shell's completion; none if there is no database to ask."""
+    try:
+        with reader() as session:
+            rows = records.listed(session, limit=_COMPLETED)
+    except KerbwatchError:
+        return []
+    return [(row.id, f"{row.kind} on {row.camera}, {row.state}") for row in rows if row.id.startswith(incomplete.lower())]
+
+
+Id = Annotated[str, typer.Argument(help="The incident's id, or the beginning of it.", autocompletion=complete_incident)]
 Comment = Annotated[str, typer.Option("--comment", "-m", help="Why; it is kept for good.")]
-Actor = Annotated[str | None, typer.Option(help="Who acts; you, as the system knows you, if not given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 @contextmanager
-def _reader() -> Iterator[Session]:
+def reader() -> Iterator[Session]:
+    """One look at the settings' database."""
     with opened(read_settings()) as sessions, reading(sessions) as session:
         yield session
 
@@ -89,7 +96,7 @@ def list_incidents(
     as_json: AsJson = False,
 ) -> None:
     """List incidents, newest first; times are UTC. Example: kerbwatch incidents list --open."""
-    with _reader() as session:
+    with reader() as session:
         rows = records.listed(session, only_open=only_open, limit=limit)
     if as_json:
         print_json(rows)
@@ -110,7 +117,7 @@ def list_incidents(
 @app.command()
 def show(incident: Id, as_json: AsJson = False) -> None:
     """Show one incident: clocks, playbook, timeline, effects. Example: kerbwatch incidents show 3f2a."""
-    with _reader() as session:
+    with reader() as session:
         full = records.shown(session, records.find(session, incident))
     if as_json:
         print_json(full)
@@ -150,79 +157,3 @@ def _print_clocks(console: Console, short: Listed, acknowledged_by: str) -> None
     clocks.add_row("acknowledged", utc(short.acknowledged_at, millis=True), plain(acknowledged_by))
     clocks.add_row("closed", utc(short.closed_at, millis=True), short.resolution or "")
     console.print(clocks)
-
-
-@app.command()
-def ack(incident: Id, comment: Comment, actor: Actor = None, as_json: AsJson = False) -> None:
-    """Acknowledge: you have seen it and look after it. Example: kerbwatch incidents ack 3f2a -m "looking at the camera"."""
-    _act(Verb.ACKNOWLEDGE, incident, comment, actor, as_json=as_json)
-
-
-@app.command()
-def note(incident: Id, comment: Comment, actor: Actor = None, as_json: AsJson = False) -> None:
-    """Add a note to the timeline. Example: kerbwatch incidents note 3f2a -m "sticker found on the lens"."""
-    _act(Verb.NOTE, incident, comment, actor, as_json=as_json)
-
-
-@app.command()
-def close(
-    incident: Id,
-    comment: Comment,
-    resolution: Annotated[Resolution, typer.Option(help="What it was.")] = Resolution.HANDLED,
-    actor: Actor = None,
-    as_json: AsJson = False,
-) -> None:
-    """Close an incident; safe mode is undone first. Example: kerbwatch incidents close 3f2a --resolution false_alarm -m "a bus".
-
-    It is closed once every live worker reports the normal model; closing it a second time does not wait for them.
-    """
-    if resolution is Resolution.RECOVERED:
-        raise BadInput("recovered is what the system proves by itself; close with handled or false_alarm")
-    _act(Verb.CLOSE, incident, comment, actor, resolution=resolution, as_json=as_json)
-
-
-def _act(
-    verb: Verb, incident: str, comment: str, actor: str | None, *, as_json: bool, resolution: Resolution = Resolution.HANDLED
-) -> None:
-    settings = read_settings()
-    who, now = actor or getpass.getuser(), datetime.now(UTC)
-    with opened(settings) as sessions:
-        with reading(sessions) as session:
-            id_ = records.find(session, incident)
-        act = Act(event_id("act", id_, verb, who, comment, now.isoformat()), now, id_, verb, who, comment, resolution)
-        store = Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
-        if not store.accept(act, now).decisions:
-            raise BadInput(f"incident {id_} is closed; it takes notes only (`kerbwatch incidents note`)")
-        with reading(sessions) as session:
-            after = records.shown(session, id_).incident
-    if as_json:
-        print_json(after)
-    elif verb is Verb.CLOSE and after.closed_at is None:
-        typer.echo(f"incident {id_} is {after.state}: it closes once every live worker reports the normal model")
-    else:
-        typer.echo(f"incident {id_}: {verb} by {who} is on record; it is {after.state}")
-
-
-@quarantine_app.callback()
-def quarantine_commands() -> None:
-    """Frames that were set aside."""  # a group of one would otherwise take the command's name for its argument
-
-
-@quarantine_app.command("list")
-def list_quarantine(
-    incident: Annotated[str | None, typer.Option(help="Only this incident's frames; its id, or the beginning of it.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
-    as_json: AsJson = False,
-) -> None:
-    """List frames in quarantine, newest first. Example: kerbwatch quarantine list --incident 3f2a."""
-    with _reader() as session:
-        wanted = None if incident is None else records.find(session, incident)
-        frames, total = quarantine.listed(session, wanted, limit)
-    if as_json:
-        print_json({"total": total, "frames": frames})
-        return
-    shown = table("incident", "camera", "epoch", "frame", "sealed (UTC)", "why", title=f"{total} frames in quarantine")
-    for frame in frames:
-        where = (frame.incident_id[:_SHORT], frame.camera, str(frame.epoch), str(frame.sequence))
-        shown.add_row(*where, utc(frame.sealed_at), plain(frame.reason))
-    Console().print(shown)

@@ -6,13 +6,16 @@ state - and gives each an id that is the same at every repeat. It refuses to sen
 Source: README, promises 1 and 3; paper SC-10 (audit trails).
 """
 
+import base64
 from datetime import datetime
 
+from msgspec.structs import replace
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from infra.tables import Assignment, EffectRow, RolloutRow
 from responders import rollout
+from responders.acts import Signed, Statement
 from responders.incident import RESPONDER, Decision, Incident, SetAside
 from streams import codec
 from streams.events import (
@@ -146,6 +149,14 @@ def post_audit(session: Session, decision_id: str, actor: str, action: str, *, t
     """An act of a person that no incident is about."""
     entry = _audit(decision_id, actor, action, target=target, why=why, cause_id=decision_id, now=now)
     _post(session, AUDIT, entry, decision_id, None)
+
+
+def post_act(session: Session, act: Signed, said: Statement, now: datetime) -> None:
+    """What a person did, with their signature: whoever has the audit trail and the person's public key can check it."""
+    why = f"{said.deed}: {said.comment}"
+    entry = _audit(act.id, said.actor, "people.act", target=said.target, why=why, cause_id=act.id, now=now)
+    signature = base64.b64encode(act.signature).decode()
+    _post(session, AUDIT, replace(entry, signed=act.body.decode(), signature=signature), act.id, None)
 
 
 def _audit(decision_id: str, actor: str, action: str, *, target: str, why: str, cause_id: str, now: datetime) -> AuditEntry:

@@ -1,70 +1,157 @@
-"""Who may say what: the people of a deployment and their roles.
+"""Who may act: the people of a deployment, their roles, the keys they sign with and their second factors.
 
-It decides nothing; it refuses a name that is none and a person without a role. Every change is an audit entry, sent from the
-outbox. No topic feeds it: `kerbwatch people` does.
+It decides nothing about deeds (`access.py` does); it refuses a name that is none, a person without a role, and to leave nobody who
+may add people. Every change is an audit entry, sent from the outbox. No topic feeds it: `kerbwatch people` does.
 
 Source: paper table 1 (roles R1 to R8), 4.6 (approval by R3 and R8), SC-10 (audit trails).
 """
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
-from infra.tables import PersonRow
+from infra.keys import seal
+from infra.tables import PersonKeyRow, PersonRow
 from responders import outbox
+from responders.access import RULES, Deed
+from responders.acts import key_id
 from responders.roles import Role, named
 from streams.errors import BadInput
 from streams.events import event_id
 
 LONGEST_NAME = 64
+FIRST_ROLES = (Role.DEVOPS_ENGINEER, Role.MLOPS_ENGINEER, Role.SECMLOPS_ENGINEER)
+"""What the first operator of a home is: who runs it and answers its incidents, and so may add the others."""
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
+_SETUP = "setup"
 
 
 class Person(msgspec.Struct, frozen=True):
-    """Somebody who may act."""
+    """Somebody who may act; `key_id` is the SHA-256 of the key they sign with now, "" without one."""
 
     name: str
     roles: tuple[Role, ...]
     changed_at: datetime
+    key_id: str = ""
+    second_factor: bool = False
 
 
 def listed(session: Session) -> tuple[Person, ...]:
     """Everybody, by name."""
-    return tuple(_person(row) for row in session.scalars(select(PersonRow).order_by(PersonRow.name)))
+    keys = {row.name: row.key_id for row in session.scalars(select(PersonKeyRow).where(PersonKeyRow.until.is_(None)))}
+    return tuple(_person(row, keys.get(row.name, "")) for row in session.scalars(select(PersonRow).order_by(PersonRow.name)))
 
 
 def roles_of(session: Session, name: str) -> tuple[Role, ...]:
     """The roles of `name`; none for somebody who is not known."""
     row = session.get(PersonRow, name)
-    return () if row is None else _person(row).roles
+    return () if row is None else _roles(row)
+
+
+def key_of(session: Session, name: str) -> PersonKeyRow | None:
+    """The key that `name` signs with now."""
+    return session.scalar(select(PersonKeyRow).where(PersonKeyRow.name == name, PersonKeyRow.until.is_(None)))
 
 
 def put(session: Session, name: str, roles: Sequence[Role], by: str, now: datetime) -> Person:
-    """Let `name` act in these roles and no others. Raises BadInput without a role or a printable name of at most 64 characters."""
+    """Let `name` act in these roles and no others. Raises BadInput without a role or for what is no name."""
     if not roles:
         raise BadInput(f"{name} needs a role (--role R1 to R8)")
-    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
-        raise BadInput(f"{name[:LONGEST_NAME]!r} is no name: give at most {LONGEST_NAME} printable characters")
+    if not _NAME.fullmatch(name):
+        raise BadInput(f"{name[:LONGEST_NAME]!r} is no name: letters, digits, '.', '_', '-', at most {LONGEST_NAME}")
+    could = _who_can_add(session)
     row = session.get(PersonRow, name) or PersonRow(name=name)
     row.roles, row.changed_at = " ".join(sorted(set(roles))), now
     session.add(row)
-    person = _person(row)
-    outbox.post_audit(
-        session, event_id("person", name, now.isoformat()), by, "people.put", target=name, why=named(person.roles), now=now
-    )
+    session.flush()
+    _require_who_can_add(session, could)
+    key = key_of(session, name)
+    person = _person(row, "" if key is None else key.key_id)
+    _post(session, "people.put", name, by, why=named(person.roles), now=now)
     return person
 
 
+def give_key(session: Session, name: str, public: bytes, by: str, now: datetime) -> str:
+    """From now on `name` signs with the key whose public half (32 bytes) this is; former ones stay, to check old acts by.
+
+    Returns the key's id. Raises BadInput if the key is, or was, somebody's already.
+    """
+    id_ = key_id(public)
+    if session.get(PersonKeyRow, id_) is not None:
+        raise BadInput(f"key {id_[:12]} is on record already: every person needs a key of their own, and a new one each time")
+    _end_keys(session, name, now)
+    session.add(PersonKeyRow(key_id=id_, name=name, public_key=public, since=now, until=None))
+    session.flush()
+    _post(session, "people.key", name, by, why=f"signs with key {id_} from now on", now=now)
+    return id_
+
+
+def enrol(session: Session, name: str, secret: bytes, sealing_key: bytes, *, step: int, now: datetime) -> None:
+    """Give `name` a new second factor; codes of steps later than `step` count. Raises BadInput for a stranger."""
+    row = _row(session, name)
+    row.totp_sealed = seal(sealing_key, secret, about_factor(name))
+    row.totp_step, row.totp_failures, row.totp_failed_at = step, 0, None
+    _post(session, "people.enrol", name, name, why="a new second factor", now=now)
+
+
+def about_factor(name: str) -> bytes:
+    """What a sealed second factor is bound to: nobody else's opens in its place."""
+    return f"totp/{name}".encode()
+
+
+def somebody_signs(session: Session) -> bool:
+    """Whether anybody holds a key."""
+    return bool(session.scalar(select(exists().where(PersonKeyRow.until.is_(None)))))
+
+
+def begin(session: Session, user: str, public: bytes, now: datetime) -> None:
+    """The first operator of a home in which nobody holds a key: `user`, in `FIRST_ROLES` and what they had before."""
+    put(session, user, (*FIRST_ROLES, *roles_of(session, user)), _SETUP, now)
+    give_key(session, user, public, _SETUP, now)
+
+
 def drop(session: Session, name: str, by: str, now: datetime) -> None:
-    """Let `name` act no longer. Raises BadInput if nobody is called so."""
+    """Let `name` act no longer. Raises BadInput if nobody is called so, or nobody would be left who may add people."""
+    could = _who_can_add(session)
+    session.delete(_row(session, name))
+    _end_keys(session, name, now)
+    session.flush()
+    _require_who_can_add(session, could)
+    _post(session, "people.drop", name, by, why="removed", now=now)
+
+
+def _end_keys(session: Session, name: str, now: datetime) -> None:
+    session.execute(update(PersonKeyRow).where(PersonKeyRow.name == name, PersonKeyRow.until.is_(None)).values(until=now))
+
+
+def _who_can_add(session: Session) -> frozenset[str]:
+    needed = set(RULES[Deed.ADD_PERSON].roles)
+    return frozenset(person.name for person in listed(session) if person.key_id and needed & set(person.roles))
+
+
+def _require_who_can_add(session: Session, before: frozenset[str]) -> None:
+    if before and not _who_can_add(session):
+        raise BadInput(f"nobody would be left who may add people: give {named(RULES[Deed.ADD_PERSON].roles)} to another first")
+
+
+def _row(session: Session, name: str) -> PersonRow:
     row = session.get(PersonRow, name)
     if row is None:
-        raise BadInput(f"nobody is called {name!r}; see `kerbwatch people list`")
-    session.delete(row)
-    outbox.post_audit(session, event_id("person", name, now.isoformat()), by, "people.drop", target=name, why="removed", now=now)
+        raise BadInput(f"nobody is called {name[:LONGEST_NAME]!r}; see `kerbwatch people list`")
+    return row
 
 
-def _person(row: PersonRow) -> Person:
-    return Person(row.name, tuple(Role(role) for role in row.roles.split()), row.changed_at)
+def _post(session: Session, action: str, name: str, by: str, *, why: str, now: datetime) -> None:
+    outbox.post_audit(session, event_id(action, name, by, now.isoformat()), by, action, target=name, why=why, now=now)
+
+
+def _roles(row: PersonRow) -> tuple[Role, ...]:
+    return tuple(Role(role) for role in row.roles.split())
+
+
+def _person(row: PersonRow, key: str) -> Person:
+    return Person(row.name, _roles(row), row.changed_at, key, row.totp_sealed is not None)

@@ -1,11 +1,10 @@
-"""`kerbwatch incidents approve|reject`, `kerbwatch rollouts` and `kerbwatch people`: how a retrained model gets its two signatures.
+"""`kerbwatch rollouts`, and what people say to a retrained model: how it gets its two signatures.
 
-It decides how rollouts are shown and turns a command into an act; who may do what is decided in `rollout.py` and is put on record.
+It decides how rollouts are shown and turns a command into a signed act; who may do what is decided in `access.py` and `rollout.py`.
 
 Source: paper 4.6 (approval by R3 and R8), SC-10.
 """
 
-import getpass
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -13,40 +12,29 @@ import typer
 from msgspec.structs import asdict
 from rich.console import Console
 
-from infra.db import reading, writing
+from infra.db import reading
 from infra.settings import read_settings
-from responders import people, playbooks, rollout_store
-from responders.cli import Actor, AsJson, Comment, Id, opened, plain, print_json, table, utc
+from responders import playbooks, rollout_store
+from responders.access import Deed
+from responders.cli import AsJson, Comment, opened, plain, print_json, table, utc
 from responders.comparison import figures
+from responders.login import Actor, Code, Login, logged_in
 from responders.roles import Role, named
-from responders.rollout import APPROVERS, Rollout, State, Verb
+from responders.rollout import Rollout, State, Verb
 from responders.rollout_store import Rollouts
 from responders.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Retrained models on their way into service.")
-people_app = typer.Typer(no_args_is_help=True, help="Who may approve: people and their roles.")
 
 RolloutId = Annotated[str, typer.Argument(help="The rollout's id or its incident's, or the beginning of it.")]
-AsRole = Annotated[Role | None, typer.Option("--role", help="The role you act in, if you have both (R3, R8).")]
-
-
-def approve(incident: Id, comment: Comment, actor: Actor = None, role: AsRole = None, as_json: AsJson = False) -> None:
-    """Approve the retrained model of an incident. Example: kerbwatch incidents approve 3f2a --actor data-scientist -m "gate read".
-
-    Two different people must: a data scientist (R3) and a SecMLOps engineer (R8).
-    """
-    _act(Verb.APPROVE, incident, comment, actor, role, as_json=as_json)
-
-
-def reject(incident: Id, comment: Comment, actor: Actor = None, as_json: AsJson = False) -> None:
-    """Reject the retrained model of an incident; one person is enough. Example: kerbwatch incidents reject 3f2a -m "no nights"."""
-    _act(Verb.REJECT, incident, comment, actor, None, as_json=as_json)
+_DEEDS = {Verb.APPROVE: Deed.APPROVE_MODEL, Verb.REJECT: Deed.REJECT_MODEL, Verb.CANCEL: Deed.CANCEL_ROLLOUT}
 
 
 @app.command()
-def cancel(rollout: RolloutId, comment: Comment, actor: Actor = None, as_json: AsJson = False) -> None:
+def cancel(rollout: RolloutId, comment: Comment, actor: Actor = None, code: Code = None, as_json: AsJson = False) -> None:
     """Stop a rollout; a candidate in service goes at once. Example: kerbwatch rollouts cancel 9c1e -m "a better one comes"."""
-    _act(Verb.CANCEL, rollout, comment, actor, None, as_json=as_json)
+    with logged_in(actor, code) as login:
+        act(login, Verb.CANCEL, rollout, comment, as_json=as_json)
 
 
 @app.command("list")
@@ -95,54 +83,15 @@ def show(rollout: RolloutId, as_json: AsJson = False) -> None:
     console.print(f"held to: {limits}")
 
 
-@people_app.command("add")
-def add_person(
-    name: Annotated[str, typer.Argument(help="What `--actor` calls them.")],
-    role: Annotated[list[Role], typer.Option(help="R1 to R8; several times for several roles.")],
-    actor: Actor = None,
-    as_json: AsJson = False,
-) -> None:
-    """Let somebody act in these roles and no others. Example: kerbwatch people add data-scientist --role R3."""
-    with opened(read_settings()) as sessions, writing(sessions) as session:
-        person = people.put(session, name, role, actor or getpass.getuser(), datetime.now(UTC))
-    if as_json:
-        print_json(person)
-    else:
-        typer.echo(f"{plain(person.name)} acts as {named(person.roles)}")
-
-
-@people_app.command("remove")
-def remove_person(name: Annotated[str, typer.Argument(help="Who.")], actor: Actor = None) -> None:
-    """Let somebody act no longer; what they did stays on record. Example: kerbwatch people remove data-scientist."""
-    with opened(read_settings()) as sessions, writing(sessions) as session:
-        people.drop(session, name, actor or getpass.getuser(), datetime.now(UTC))
-    typer.echo(f"{plain(name)} may act no longer")
-
-
-@people_app.command("list")
-def list_people(as_json: AsJson = False) -> None:
-    """List who may act in which roles. Example: kerbwatch people list."""
-    with opened(read_settings()) as sessions, reading(sessions) as session:
-        everybody = people.listed(session)
-    if as_json:
-        print_json(everybody)
-        return
-    if not everybody:
-        typer.echo(f"nobody yet; approvals need {named(APPROVERS)}: `kerbwatch people add NAME --role R3`")
-        return
-    shown = table("name", "roles", "since (UTC)")
-    for person in everybody:
-        shown.add_row(plain(person.name), named(person.roles), utc(person.changed_at))
-    Console().print(shown)
-
-
-def _act(verb: Verb, text: str, comment: str, actor: str | None, role: Role | None, *, as_json: bool) -> None:
-    settings = read_settings()
-    with opened(settings) as sessions:
-        with reading(sessions) as session:
-            found = rollout_store.find(session, text)
-        store = Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
-        after = Rollouts(store).act(found.id, verb, actor or getpass.getuser(), comment, role, datetime.now(UTC))
+def act(login: Login, verb: Verb, text: str, comment: str, role: Role | None = None, *, as_json: bool) -> None:
+    """A person's word on the rollout that `text` names, signed. Raises BadInput in plain words for what is refused."""
+    settings, sessions = login.settings, login.sessions
+    with reading(sessions) as session:
+        found = rollout_store.find(session, text)
+    told = () if role is None else (("role", role.value),)
+    admitted = login.does(_DEEDS[verb], found.id, comment, *told)
+    store = Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
+    after = Rollouts(store).act(found.id, verb, login.name, comment, role, datetime.now(UTC), id_=admitted.id)
     if as_json:
         print_json(after)
     else:

@@ -101,12 +101,14 @@ class Rollouts:
         """The run's word; the rollout afterwards. Raises BadInput for an unknown rollout."""
         return self._take_in(rollout_id, lambda _session: event, f"run-{rollout_id}", now)[0]
 
-    def act(self, rollout_id: str, verb: Verb, actor: str, comment: str, role: Role | None, now: datetime) -> Rollout:  # noqa: PLR0917 - an act has these parts
-        """A person's act; what a person has no right to is put on record and refused.
+    def act(  # noqa: PLR0917 - an act has these parts
+        self, rollout_id: str, verb: Verb, actor: str, comment: str, role: Role | None, now: datetime, *, id_: str = ""
+    ) -> Rollout:
+        """A person's act (`id_`: that of the signed one); what a person has no right to is put on record and refused.
 
         Raises BadInput in plain words for what was refused, and for an act on a rollout that is over.
         """
-        id_ = event_id("act", rollout_id, verb, actor, comment, now.isoformat())
+        id_ = id_ or event_id("act", rollout_id, verb, actor, comment, now.isoformat())
         rollout, decisions = self._take_in(
             rollout_id, lambda session: Act(id_, now, verb, actor, comment, roles_of(session, actor), role), id_, now
         )

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import quantiles
 from typing import TYPE_CHECKING
@@ -25,10 +25,13 @@ from sqlalchemy import select
 
 from inference.provenance.lineage import Lineage
 from inference.provenance.registry import registry_of
+from infra import totp
 from infra.db import open_database, reading, writing
+from infra.keys import people_key, person_key_file, replace_person_key
 from infra.settings import Settings
 from infra.tables import JudgedFrame, QuarantinedFrame, RolloutRow
 from responders import people
+from responders.acts import public_of
 from responders.roles import Role
 from responders.rollout import OVER, Rollout, State
 from responders.rollout_store import rollout_of
@@ -86,8 +89,11 @@ class RetrainingFact:
     against_the_attack: tuple[Against, ...]
 
 
-def prepare(settings: Settings, now: datetime) -> None:
-    """A golden dataset of drawn pictures, whose truth is exact, unless there is one; and the people of the story."""
+def prepare(settings: Settings, now: datetime) -> dict[str, bytes]:
+    """A golden dataset of drawn pictures, whose truth is exact, unless there is one; and the people of the story.
+
+    Each has a key and a second factor; returns what their authenticator apps are given, by name.
+    """
     from inference.lifecycle import golden  # noqa: PLC0415 - torch takes seconds, and only the demo needs it
     from inference.provenance.manifest import PoolSource, manifest_of  # noqa: PLC0415 - same
     from inference.training.samples import streets  # noqa: PLC0415 - same
@@ -105,9 +111,14 @@ def prepare(settings: Settings, now: datetime) -> None:
         own = manifest_of("golden", drawn, sources)
         made = golden.describe(own, own, drawn, reviews=reviews, parent=None, drift="", made_at=now)
         golden.put_golden(settings, made, drawn)
+    secrets = {}
     with writing(open_database(settings)) as session:
         for name, role in PEOPLE:
             people.put(session, name, [role], "demo", now)
+            people.give_key(session, name, public_of(replace_person_key(person_key_file(settings, name))), "demo", now)
+            secrets[name] = totp.new_secret()
+            people.enrol(session, name, secrets[name], people_key(settings), step=0, now=now)
+    return secrets
 
 
 def as_sent(places: Sequence[int]) -> "list[Sample]":
@@ -130,11 +141,15 @@ def received(picture: Picture) -> Picture:
 
 @dataclass
 class Story:
-    """Drives the commands, one look at a time; `line` says where it stands. Leave it to `left` to end what it started."""
+    """Drives the commands, one look at a time; `line` says where it stands. Leave it to `left` to end what it started.
+
+    `secrets` are what the people's authenticator apps hold (`prepare`).
+    """
 
     settings: Settings
     left: ExitStack
     console: Console
+    secrets: Mapping[str, bytes]
     line: str = ""
     _run: "subprocess.Popen[bytes] | None" = None
     _approved: set[str] = field(default_factory=set)
@@ -168,9 +183,9 @@ class Story:
         for name, role in PEOPLE:
             if role in now.missing and name not in self._approved:
                 self._approved.add(name)
-                said = command(
-                    ["incidents", "approve", now.incident_id, "--actor", name, "-m", "gate figures and curves read"], self.settings
-                )
+                code = totp.code_at(self.secrets[name], totp.step_of(datetime.now(UTC)))
+                words = ["incidents", "approve", now.incident_id, "--actor", name, "--code", code]
+                said = command([*words, "-m", "gate figures and curves read"], self.settings)
                 self.console.print(f"[bold]{name}[/] ({role}): {said}")
                 return
 

@@ -20,6 +20,7 @@ from infra.keys import model_key, quarantine_key
 from infra.metrics import Service
 from infra.provision import provision
 from infra.settings import Settings, read_settings
+from responders.login import first_operator
 from responders.playbooks import load
 from responders.store import Store
 from streams.events import Context, Mode
@@ -53,6 +54,8 @@ def set_up(settings: Settings, now: datetime, say: Say) -> Weights:
             provision(admin)
     say("database")
     migrate(settings)
+    if name := first_operator(settings, now):
+        say(f"first operator: {name} (`kerbwatch people whoami` says what that is)")
     say("model registry")
     weights = install_weights(settings)
     store = open_store(settings)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
+from a_person import Phone, newcomer
 from click.testing import Result
 from incident_events import NORMAL, SAFE, at, signal, status
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from infra.db import Sessions, reading, writing
 from infra.metrics import Metrics, Service
 from infra.settings import Settings
 from infra.tables import AuditRow, ComparisonRow, EffectRow, TimelineRow
-from responders import people, playbooks, rollout_metrics, rollout_store
+from responders import playbooks, rollout_metrics, rollout_store
 from responders.comparison import SHORT
 from responders.keeping import record_judged
 from responders.outbox import gate_said
@@ -26,7 +27,7 @@ from responders.rollout_store import Rollouts
 from responders.store import Store
 from streams import codec
 from streams.__main__ import app
-from streams.errors import BadInput, Tampered
+from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Comparison, Context, Detections, Kind, Mode, ModelState, Phase, RolloutPhase
 from streams.topics import AUDIT, MODEL_STATE
 
@@ -38,12 +39,13 @@ CANDIDATE = "c" * 64
 class Site:
     """A town with one incident that is over, and a clock."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self.sessions = sessions
         self.now = at(3)
         self.sequence = 1000
         self.vouched: list[str] = []
         self.loads = True
+        self.phones: dict[str, Phone] = {}
         self.store = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
         for context in Context:
             self.store.assign(context, NORMAL, SAFE, at(0))
@@ -57,7 +59,7 @@ class Site:
                 ("security-1", Role.SECMLOPS_ENGINEER),
                 ("devops-1", Role.DEVOPS_ENGINEER),
             ):
-                people.put(session, name, [role], "operator", self.now)
+                self.phones[name] = newcomer(session, settings, name, [role], self.now)
 
     @property
     def rollouts(self) -> Rollouts:
@@ -138,8 +140,8 @@ class Site:
 
 
 @pytest.fixture
-def site(sessions: Sessions) -> Site:
-    return Site(sessions)
+def site(database: Settings, sessions: Sessions) -> Site:
+    return Site(database, sessions)
 
 
 def test_a_retrained_model_becomes_the_normal_one_through_a_fresh_responder_at_every_step(site: Site) -> None:
@@ -302,50 +304,59 @@ def command(database: Settings, monkeypatch: pytest.MonkeyPatch) -> Command:
 def test_two_people_approve_by_command_and_everything_they_tried_is_on_record(site: Site, command: Command) -> None:
     site.made()
     id_ = site.incident_id
-    command("incidents", "approve", id_, "--actor", "trainer-1", "-m", "curves read")
-    for actor, why in (("trainer-1", "another person"), ("devops-1", "R6"), ("stranger-1", "not known")):
-        with pytest.raises(BadInput, match=why):
-            command("incidents", "approve", id_, "--actor", actor, "-m", "me too")
+
+    def approve(actor: str, *more: str) -> Result:
+        code = site.phones[actor].code() if actor in site.phones else "123456"
+        return command("incidents", "approve", id_, "--actor", actor, "--code", code, "-m", "curves read", *more)
+
+    with pytest.raises(BadInput, match="six digits"):
+        command("incidents", "approve", id_, "--actor", "trainer-1", "-m", "curves read")
+    approve("trainer-1")
+    for actor, error, why in (
+        ("trainer-1", BadInput, "another person"),
+        ("devops-1", BadInput, "R6"),
+        ("stranger-1", Unavailable, "no key"),
+    ):
+        with pytest.raises(error, match=why):
+            approve(actor)
     assert "R8 (SecMLOps engineer)" in command("rollouts", "list").stdout
     assert "missing" in command("rollouts", "show", id_[:8]).stdout
-    command("incidents", "approve", id_, "--actor", "security-1", "-m", "gate read")
+    approve("security-1")
     shown = json.loads(command("rollouts", "show", id_, "--json").stdout)
     assert shown["rollout"]["state"] == "shadow"
     assert [given["actor"] for given in shown["rollout"]["approvals"]] == ["trainer-1", "security-1"]
     with reading(site.sessions) as session:
-        bodies = session.scalars(select(EffectRow.payload).where(EffectRow.topic == "audit")).all()
+        bodies = session.scalars(select(EffectRow.payload).where(EffectRow.topic == "audit").order_by(EffectRow.number)).all()
         assert session.scalars(select(AuditRow)).all() == []  # the keeper writes those
     said = [codec.decode(body, AUDIT, AuditEntry).event for body in bodies]
-    assert [entry.actor for entry in said if entry.action == "rollout.refuse"] == ["trainer-1", "devops-1", "stranger-1"]
+    refused = [(entry.actor, entry.action) for entry in said if entry.action.endswith(".refuse")]
+    assert refused == [
+        ("trainer-1", "people.refuse"),
+        ("trainer-1", "rollout.refuse"),
+        ("devops-1", "people.refuse"),
+        ("stranger-1", "people.refuse"),
+    ]
+    signed = {entry.id: entry for entry in said if entry.action == "people.act"}
+    approvals = [entry for entry in said if entry.action == "rollout.approve"]
+    assert {entry.cause_id for entry in approvals} <= {entry.cause_id for entry in signed.values()}
 
 
 def test_one_person_can_reject_and_cancel(site: Site, command: Command) -> None:
     site.made()
+
+    def reject(actor: str) -> Result:
+        return command(
+            "incidents", "reject", site.incident_id, "--actor", actor, "--code", site.phones[actor].code(), "-m", "no nights"
+        )
+
     with pytest.raises(BadInput, match="R3"):
-        command("incidents", "reject", site.incident_id, "--actor", "devops-1", "-m", "no")
-    assert "rejected" in command("incidents", "reject", site.incident_id, "--actor", "trainer-1", "-m", "no nights in it").stdout
+        reject("devops-1")
+    assert "rejected" in reject("trainer-1").stdout
     with pytest.raises(BadInput, match="any more"):
         command("rollouts", "cancel", site.incident_id, "--actor", "trainer-1", "-m", "too late")
-
-
-def test_people_are_added_changed_listed_and_removed(site: Site, command: Command) -> None:
-    command("people", "add", "lin", "--role", "R3", "--role", "R8", "--actor", "operator")
-    assert {person["name"]: person["roles"] for person in json.loads(command("people", "list", "--json").stdout)}["lin"] == [
-        "R3",
-        "R8",
-    ]
-    command("people", "add", "lin", "--role", "R4")
-    assert "R4 (data engineer)" in command("people", "list").stdout
-    command("people", "remove", "lin")
-    assert "lin" not in command("people", "list").stdout
-    with pytest.raises(BadInput, match="people list"):
-        command("people", "remove", "lin")
-    with pytest.raises(BadInput, match="no name"):
-        command("people", "add", " ", "--role", "R3")
-    assert site.incident_id
 
 
 def test_what_is_not_there_is_said_so(site: Site, command: Command) -> None:
     assert "no rollout so far" in command("rollouts", "list").stdout
     with pytest.raises(BadInput, match="kerbwatch retrain"):
-        command("incidents", "approve", site.incident_id, "--actor", "trainer-1", "-m", "what?")
+        command("incidents", "approve", site.incident_id, "--actor", "trainer-1", "--code", "1", "-m", "what?")

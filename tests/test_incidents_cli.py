@@ -4,15 +4,18 @@ import json
 from collections.abc import Callable
 
 import pytest
+from a_person import newcomer
 from click.testing import Result
 from incident_events import NORMAL, SAFE, at, signal, status
 from typer.testing import CliRunner
 
-from infra.db import Sessions, reading
+from infra.db import Sessions, reading, writing
 from infra.settings import Settings
 from infra.tables import EffectRow
 from responders import playbooks
-from responders.cli import app, quarantine_app
+from responders.incidents_cli import app
+from responders.quarantine_cli import app as quarantine_app
+from responders.roles import Role
 from responders.store import Store
 from streams import codec
 from streams.errors import BadInput
@@ -25,16 +28,20 @@ Command = Callable[..., Result]
 
 
 @pytest.fixture
-def store(sessions: Sessions) -> Store:
+def store(database: Settings, sessions: Sessions) -> Store:
     made = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
     made.assign(Context.URBAN, NORMAL, SAFE, at(0))
     made.accept(signal(Phase.RAISED, 10, 14), at(3))
+    with writing(sessions) as session:
+        for name in ("operator-1", "operator-2"):
+            newcomer(session, database, name, [Role.SECMLOPS_ENGINEER], at(0))
     return made
 
 
 @pytest.fixture
 def command(database: Settings, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
+    monkeypatch.setenv("KERBWATCH_PERSON", "operator-1")
     monkeypatch.setenv("COLUMNS", "250")
     if database.database_url is not None:
         monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
@@ -90,6 +97,7 @@ def test_acknowledging_keeps_actor_and_comment(store: Store, command: Command) -
 
 
 def test_the_actor_is_the_os_user_unless_named(store: Store, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KERBWATCH_PERSON")
     monkeypatch.setattr("getpass.getuser", lambda: "operator-2")
     assert "operator-2" in command("note", str(only(command)["id"]), "-m", "sticker on the lens").stdout
     assert store.playbooks

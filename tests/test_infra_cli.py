@@ -54,15 +54,12 @@ def test_what_does_not_run_is_reported_with_exit_code_1(own: Settings) -> None:
     assert answer(run(own, "down", "--json")) == {"processes_stopped": False, "broker_stopped": False}
 
 
-def test_keys_are_made_once_and_rotated_on_demand(own: Settings) -> None:
+def test_keys_are_made_once(own: Settings) -> None:
     first = answer(run(own, "keys", "init", "--camera", "gate-1", "--json"))
     assert len(first["certificates"]) == 1 + len(certificates.IDENTITIES)
     assert (own.home / "keys" / "cameras" / "gate-1.pub").is_file()
     sealing = (own.home / "keys" / "quarantine.key").read_bytes()
     assert answer(run(own, "keys", "init", "--json"))["certificates"] == []
-    assert answer(run(own, "keys", "rotate", "--camera", "gate-1", "--json"))["certificates"] == []
-    rotated = run(own, "keys", "rotate")
-    assert "kerbwatch up" in rotated.stderr
     assert (own.home / "keys" / "quarantine.key").read_bytes() == sealing
 
 

@@ -1,12 +1,10 @@
 """People's keys, second factors and signed acts; frames in quarantine that were reviewed."""
 
-from pathlib import Path
-
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
-down_revision = "0004" if list(Path(__file__).parent.glob("0004_*.py")) else "0003"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

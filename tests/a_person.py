@@ -1,0 +1,46 @@
+"""People as tests want them: with a key in the home and a phone that shows codes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
+
+from infra import totp
+from infra.keys import make_person_key, people_key, person_key_file
+from infra.settings import Settings
+from infra.tables import PersonRow
+from responders import people
+from responders.acts import public_of
+from responders.roles import Role
+
+
+@dataclass
+class Phone:
+    """An authenticator app that gives each code once: the present one, then the next, which one step of drift allows."""
+
+    secret: bytes
+    given: list[int] = field(default_factory=list)
+
+    def code(self, now: datetime | None = None) -> str:
+        here = totp.step_of(now or datetime.now(UTC))
+        last = self.given[-1] if self.given else 0
+        step = max(here, last + 1)
+        assert step <= here + 1, "two codes in half a minute are all there are; `rest` lets time pass"
+        self.given.append(step)
+        return totp.code_at(self.secret, step)
+
+    def rest(self, session: Session, name: str) -> None:
+        """As if a minute had passed."""
+        session.get_one(PersonRow, name).totp_step = 0
+        self.given.clear()
+
+
+def newcomer(session: Session, settings: Settings, name: str, roles: Sequence[Role], now: datetime) -> Phone:
+    """Somebody who can act: known, with a key file in the home and a second factor."""
+    people.put(session, name, roles, "root", now)
+    key = make_person_key(person_key_file(settings, name))
+    people.give_key(session, name, public_of(key), "root", now)
+    secret = totp.new_secret()
+    people.enrol(session, name, secret, people_key(settings), step=0, now=now)
+    return Phone(secret)
