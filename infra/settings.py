@@ -50,6 +50,21 @@ class Settings(BaseSettings):
     grafana_token: SecretStr | None = None
     """Token of a Grafana service account that may edit dashboards."""
 
+    webhook_url: SecretStr | None = None
+    """Where notices go as signed JSON (`responders.notify.webhook`); many such addresses are secrets by themselves."""
+    webhook_secret: SecretStr | None = None
+    """whsec_ and 24 to 64 random bytes in base64; the receiver checks signatures with it."""
+    alertmanager_url: str | None = None
+    """An Alertmanager that notices go to, e.g. http://localhost:9093."""
+    smtp_host: str | None = None
+    """The server that notices are mailed through; it must offer STARTTLS."""
+    smtp_port: Port = 587
+    smtp_user: str | None = None
+    smtp_password: SecretStr | None = None
+    mail_from: str = ""
+    mail_to: str = ""
+    """Who is written to: addresses, or ROLE=ADDRESS for the pages of one role, with commas between."""
+
     worker_id: str = "worker-1"
     """Tells workers apart; two that run side by side need two names."""
     responder_id: str = "responder-1"
