@@ -1,8 +1,9 @@
 """Frames set aside: each picture sealed, with what was found in it and why it is here, kept out of every training set.
 
 It decides where a sealed file lies and what it holds; it refuses a frame that its order does not name, and sealed bytes that were
-touched. A frame stands in quarantine once, however often it is ordered there. Fed by topic `quarantine`; the pictures come from the
-log of topic `frames`, read by offset.
+touched. A frame stands in quarantine once, however often it is ordered there. Each file has a key of its own: whoever destroys the
+key has destroyed the frame, wherever copies of the file are. Fed by topic `quarantine`; pictures and detections come from the logs
+of topics `frames` and `detections`. What people decide about frames here stands in `review.py`.
 
 Source: paper 4.6 (automatic quarantine), 4.7 (evidence preservation), 4.5.4 (encryption at rest).
 """
@@ -12,6 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from infra.db import Sessions, insert_into, reading, writing
 from infra.files import alone, write_whole
-from infra.keys import open_sealed, quarantine_key, seal
+from infra.keys import new_data_key, open_sealed, quarantine_key, seal
 from infra.settings import Settings
 from infra.tables import JudgedFrame, QuarantinedFrame
 from streams.errors import BadInput, Tampered, Unavailable
@@ -31,14 +33,23 @@ _CHUNK = 32
 _SAFE_ID = re.compile(r"[0-9a-f]{32}")
 
 
+class Standing(StrEnum):
+    """What became of a frame that was set aside."""
+
+    SEALED = "sealed"  # in quarantine
+    RELEASED = "released"  # people let it go: it may be trained on again; the sealed file stays, as evidence
+    DISCARDED = "discarded"  # people had it destroyed
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where a judged frame lies in the log of topic `frames`."""
+    """Where a judged frame lies in the log of topic `frames`, and when it was judged, where that is asked for."""
 
     frame_id: str
     sequence: int
     partition: int
     offset: int
+    judged_time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +89,20 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     sealed_sha256: str
     reason: str
     sealed_at: datetime
+    state: Standing
+    reviewed_at: datetime | None
+    reviewed_by: str
 
 
-def listed(session: Session, incident_id: str | None, limit: int) -> tuple[tuple[Kept, ...], int]:
-    """The newest `limit` frames in quarantine, of one incident or of all, and how many there are in all."""
+def listed(session: Session, incident_id: str | None, limit: int, *, reviewed: bool = False) -> tuple[tuple[Kept, ...], int]:
+    """The newest `limit` frames in quarantine, of one incident or of all, and how many there are in all.
+
+    With `reviewed` those that people released or discarded as well.
+    """
     rows, total = select(QuarantinedFrame), select(func.count()).select_from(QuarantinedFrame)
+    if not reviewed:
+        inside = QuarantinedFrame.state == Standing.SEALED
+        rows, total = rows.where(inside), total.where(inside)
     if incident_id is not None:
         ours = QuarantinedFrame.incident_id == incident_id
         rows, total = rows.where(ours), total.where(ours)
@@ -98,6 +118,9 @@ def listed(session: Session, incident_id: str | None, limit: int) -> tuple[tuple
             sealed_sha256=row.sealed_sha256,
             reason=row.reason,
             sealed_at=row.sealed_at,
+            state=Standing(row.state),
+            reviewed_at=row.reviewed_at,
+            reviewed_by=row.reviewed_by,
         )
         for row in session.scalars(newest)
     )
@@ -108,7 +131,13 @@ def offsets_of(session: Session, order: QuarantineOrder) -> Located:
     """Where the frames of an order lie. Rows of judged frames come late: while some are missing, ask again a little later."""
     window = order.window
     found = session.execute(
-        select(JudgedFrame.frame_id, JudgedFrame.sequence, JudgedFrame.frame_partition, JudgedFrame.frame_offset)
+        select(
+            JudgedFrame.frame_id,
+            JudgedFrame.sequence,
+            JudgedFrame.frame_partition,
+            JudgedFrame.frame_offset,
+            JudgedFrame.judged_time,
+        )
         .where(
             JudgedFrame.camera_id == order.camera_id,
             JudgedFrame.epoch == window.epoch,
@@ -129,7 +158,9 @@ def set_aside(
 ) -> Outcome:
     """Seal the frames that are not in quarantine yet (AES-256-GCM) and write a row for each; harmless to repeat at any point.
 
-    A file that is gone is sealed again. Raises BadInput for a frame outside the order, Unavailable without database or disk.
+    A file that is gone is sealed again; what people released comes back by a new order; what they discarded does not.
+
+    Raises BadInput for a frame outside the order, Unavailable without database or disk.
     """
     if not _SAFE_ID.fullmatch(order.incident_id):
         raise BadInput(f"quarantine order {order.id} names incident {order.incident_id!r}, which is no id; find out who wrote it")
@@ -144,20 +175,17 @@ def set_aside(
                 _check(order, frame)
             with reading(sessions) as session:
                 names = [frame.id for frame, _, _ in chunk]
-                known = session.execute(
-                    select(QuarantinedFrame.frame_id, QuarantinedFrame.path).where(QuarantinedFrame.frame_id.in_(names))
-                ).all()
-            standing = {row.frame_id for row in known if (home / row.path).is_file()}
+                known = session.scalars(select(QuarantinedFrame).where(QuarantinedFrame.frame_id.in_(names))).all()
+            standing = {row.frame_id for row in known if _stands(home, row, order)}
             new = {frame.id: (frame, body, seen) for frame, body, seen in chunk if frame.id not in standing}
             rows = []
             for frame, body, seen in new.values():
-                about = _about(order.incident_id, frame.id)
-                data = seal(
-                    key, msgspec.msgpack.encode(SealedFrame(order=order, frame=frame, detections=seen, picture=body)), about
-                )
+                about, own = _about(order.incident_id, frame.id), new_data_key()
+                whole = SealedFrame(order=order, frame=frame, detections=seen, picture=body)
+                data = seal(own, msgspec.msgpack.encode(whole), about)
                 path = folder / f"{frame.epoch}-{frame.sequence}.sealed"
                 _write(path, data)
-                rows.append(_row(order, frame, path.relative_to(home), data, now))
+                rows.append(_row(order, frame, path.relative_to(home), data, seal(key, own, about), now))
             _insert(sessions, rows)
             sealed += len(new)
             already += len(chunk) - len(new)
@@ -165,7 +193,14 @@ def set_aside(
 
 
 def open_frame(settings: Settings, row: QuarantinedFrame) -> SealedFrame:
-    """A frame out of its sealed file. Raises Tampered if file, name or key were changed, Unavailable if the file is gone."""
+    """A frame out of its sealed file.
+
+    Raises Tampered if file, name or key were changed, Unavailable if the file is gone, BadInput if the frame was discarded.
+    """
+    if row.state == Standing.DISCARDED:
+        raise BadInput(
+            f"frame {row.frame_id} was discarded by {row.reviewed_by} at {row.reviewed_at:%Y-%m-%d %H:%M} UTC: it is gone"
+        )
     path = settings.home.resolve() / row.path
     try:
         data = path.read_bytes()
@@ -173,8 +208,21 @@ def open_frame(settings: Settings, row: QuarantinedFrame) -> SealedFrame:
         raise Unavailable(f"sealed frame {row.frame_id} is not at {path}: restore it from a backup") from error
     if hashlib.sha256(data).hexdigest() != row.sealed_sha256:
         raise Tampered(f"sealed frame {path} is not the file that was written: keep it as evidence, restore it from a backup")
-    plain = open_sealed(quarantine_key(settings), data, _about(row.incident_id, row.frame_id))
-    return msgspec.msgpack.decode(plain, type=SealedFrame)
+    about, key = _about(row.incident_id, row.frame_id), quarantine_key(settings)
+    own = key if row.sealed_key is None else open_sealed(key, row.sealed_key, about)
+    return msgspec.msgpack.decode(open_sealed(own, data, about), type=SealedFrame)
+
+
+def kept_out(settings: Settings, session: Session) -> frozenset[str]:
+    """SHA-256 of every picture that no training set may hold: those in quarantine and those that were discarded."""
+    rows = session.scalars(select(QuarantinedFrame).where(QuarantinedFrame.state != Standing.RELEASED))
+    return frozenset(row.picture_sha256 or open_frame(settings, row).frame.digest for row in rows)
+
+
+def _stands(home: Path, row: QuarantinedFrame, order: QuarantineOrder) -> bool:
+    if row.state == Standing.DISCARDED:
+        return True
+    return (home / row.path).is_file() and (row.state == Standing.SEALED or row.decision_id == order.decision_id)
 
 
 def _check(order: QuarantineOrder, frame: Frame) -> None:
@@ -197,7 +245,9 @@ def _write(path: Path, data: bytes) -> None:
         raise Unavailable(f"quarantine file {path} cannot be written: {error}; make room or mend the folder's rights") from error
 
 
-def _row(order: QuarantineOrder, frame: Frame, path: Path, data: bytes, now: datetime) -> dict[str, object]:
+def _row(  # noqa: PLR0917 - what a row is made of
+    order: QuarantineOrder, frame: Frame, path: Path, data: bytes, sealed_key: bytes, now: datetime
+) -> dict[str, object]:
     return {
         "frame_id": frame.id,
         "incident_id": order.incident_id,
@@ -209,6 +259,11 @@ def _row(order: QuarantineOrder, frame: Frame, path: Path, data: bytes, now: dat
         "sealed_sha256": hashlib.sha256(data).hexdigest(),
         "reason": order.reason,
         "sealed_at": now,
+        "state": Standing.SEALED,
+        "sealed_key": sealed_key,
+        "picture_sha256": frame.digest,
+        "reviewed_at": None,
+        "reviewed_by": "",
     }
 
 
@@ -218,6 +273,6 @@ def _insert(sessions: Sessions, rows: list[dict[str, object]]) -> None:
     with writing(sessions) as session:
         insert = insert_into(session, QuarantinedFrame)
         new = insert.excluded
-        # A row that stands already is here only because its file was gone: it now names the new one.
-        again = {"incident_id": new.incident_id, "path": new.path, "sealed_sha256": new.sealed_sha256, "sealed_at": new.sealed_at}
+        # A row that stands already is here because its file was gone, or it had been released: it now is what was sealed last.
+        again = {name: getattr(new, name) for name in rows[0] if name != "frame_id"}
         session.connection().execute(insert.on_conflict_do_update(index_elements=["frame_id"], set_=again), rows)

@@ -54,7 +54,7 @@ from streams.app import EXIT_FAULT, Rim, base_app
 from streams.codec import Message
 from streams.errors import BadInput, BrokenContract, Unavailable
 from streams.events import AuditEntry, Detections, Event, IncidentChange, Kind, QuarantineOrder, WorkerStatus
-from streams.frame_log import read_frames
+from streams.frame_log import read_detections, read_frames
 from streams.promotion import vouch
 
 T = TypeVar("T")
@@ -221,7 +221,8 @@ class _Keeper:
         complete = bool(located.places) and located.places[-1].sequence == order.window.last_sequence
         if not complete and now - order.time < _RECORDS_LATE:
             raise Unavailable(f"frames of quarantine order {order.id} are not all on record yet")
-        frames = ((frame, body, None) for frame, body in read_frames(self._settings, located.places))
+        seen = read_detections(self._settings, located.places)
+        frames = ((frame, body, seen.get(frame.id)) for frame, body in read_frames(self._settings, located.places))
         outcome = set_aside(self._sessions, self._settings, order, frames, now)
         self._rim.metrics[QUARANTINED].inc(outcome.sealed)
         if not complete:

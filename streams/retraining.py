@@ -34,7 +34,7 @@ from infra.settings import Settings, read_settings
 from infra.tables import IncidentRow, JudgedFrame, QuarantinedFrame
 from responders import assignments, playbooks, records, rollout
 from responders.cli import AsJson, opened, print_json
-from responders.quarantine import Place, open_frame
+from responders.quarantine import Place, Standing, kept_out
 from responders.rollout import OVER, Failed, Gated, Rollout, Staged, State
 from responders.rollout_store import Rollouts
 from responders.store import Store
@@ -127,7 +127,7 @@ def _run(settings: Settings, sessions: Sessions, report: _Reporter, asked: Rollo
     with reading(sessions) as session:
         safe_digest = assignments.assigned(session, asked.context, Mode.SAFE)
         places = _places(session, asked, folder)
-        set_aside = frozenset(open_frame(settings, row).frame.digest for row in session.scalars(select(QuarantinedFrame)))
+        set_aside = kept_out(settings, session)
     live = tuple(
         LivePicture(frame.digest, frame.camera_id, decode_picture(body, frame)) for frame, body in read_frames(settings, places)
     )
@@ -163,7 +163,7 @@ def _places(session: Session, asked: Rollout, folder: Path) -> list[Place]:
         .where(
             JudgedFrame.context == asked.context,
             JudgedFrame.camera_time < (incident.impact_at or incident.detected_at),
-            JudgedFrame.frame_id.not_in(select(QuarantinedFrame.frame_id)),
+            JudgedFrame.frame_id.not_in(select(QuarantinedFrame.frame_id).where(QuarantinedFrame.state != Standing.RELEASED)),
         )
         .order_by(JudgedFrame.camera_time.desc())
         .limit(100 * _LIVE[Budget.FULL])
