@@ -76,6 +76,8 @@ def drill(
         typer.echo(told)
     else:
         Console().print(scoreboard.as_table(made))
+        for line in scoreboard.in_words(made):
+            Console().print(f"  {line}", highlight=False)
     if stop.is_set():
         raise typer.Exit(130)
     if not made.passed:

@@ -2,7 +2,7 @@
 
 It decides how outcomes are counted; it runs and reads nothing. No topic feeds it.
 
-Source: issue of a drill's worth: detect, contain and recover at the 50th and 95th percentile; paper 4.7.
+Source: paper 4.7 (clocks of the response plan).
 """
 
 from collections.abc import Sequence
@@ -114,25 +114,27 @@ def as_json(made: Board) -> dict[str, object]:
 
 
 def as_table(made: Board) -> Table:
-    """For people: a line a scenario, its faults below it."""
+    """For people: a line a scenario; seconds at the 50th and 95th percentile."""
     table = Table(
-        "scenario", "rounds", "detect p50/p95", "contain p50/p95", "recover p50/p95", "wrong weights", "false",
-        title=f"{made.rounds_passed} of {made.rounds} rounds passed", title_justify="left",
+        "scenario", "rounds", "detect, s", "contain, s", "recover, s", "wrong weights", "false incidents",
+        title=f"{made.rounds_passed} of {made.rounds} rounds passed (seconds: p50 / p95)", title_justify="left",
     )  # fmt: skip
     for line in made.scenarios:
         colour = "green" if line.passed else "red"
-        table.add_row(
-            f"[{colour}]{line.name}[/]", f"{line.rounds_passed}/{line.rounds}", _told(line.seconds_to_detect),
-            _told(line.seconds_to_contain), _told(line.seconds_to_recover), str(line.wrong_weights), str(line.false_incidents),
-        )  # fmt: skip
-        for fault in line.faults:
-            table.add_row(f"  [dim]{fault}[/]")
+        clocks = (line.seconds_to_detect, line.seconds_to_contain, line.seconds_to_recover)
+        counts = (str(line.wrong_weights or ""), str(line.false_incidents or ""))
+        table.add_row(f"[{colour}]{line.name}[/]", f"{line.rounds_passed}/{line.rounds}", *map(_told, clocks), *counts)
     table.add_section()
+    clocks = (made.seconds_to_detect, made.seconds_to_contain, made.seconds_to_recover)
     table.add_row(
-        "all", f"{made.rounds_passed}/{made.rounds}", _told(made.seconds_to_detect), _told(made.seconds_to_contain),
-        _told(made.seconds_to_recover), str(made.wrong_weights), str(made.false_incidents),
-    )  # fmt: skip
+        "all", f"{made.rounds_passed}/{made.rounds}", *map(_told, clocks), str(made.wrong_weights), str(made.false_incidents)
+    )
     return table
+
+
+def in_words(made: Board) -> list[str]:
+    """What was wrong, a line a fault, by scenario; empty where nothing was."""
+    return [f"{line.name}: {fault}" for line in made.scenarios for fault in line.faults]
 
 
 def _clock(seconds: Sequence[float | None]) -> Clock:
@@ -144,4 +146,4 @@ def _clock(seconds: Sequence[float | None]) -> Clock:
 
 
 def _told(clock: Clock) -> str:
-    return "" if clock.p50 is None else f"{clock.p50:g} / {clock.p95:g} s"
+    return "" if clock.p50 is None else f"{clock.p50:.1f} / {clock.p95:.1f}"
