@@ -19,7 +19,7 @@ from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
 from responders import keys_cli, people_cli, quarantine_cli, rollout_cli
 from responders.incidents_cli import app as incidents
-from streams import chaos, dlq, evidence, models
+from streams import chaos, dlq, evidence, models, quarantine_show
 from streams.bench import stream as bench
 from streams.bench.protection import protection, sanitise
 from streams.camera import replay_command
@@ -27,6 +27,7 @@ from streams.demo import demo
 from streams.detect import detect_command
 from streams.drill.cli import drill
 from streams.errors import KerbwatchError
+from streams.report import report
 from streams.stack import setup_command, up_command
 from streams.view import watch_command
 
@@ -47,7 +48,9 @@ app.command("watch")(watch_command)
 app.add_typer(incidents, name="incidents")
 incidents.command("evidence")(evidence.evidence)
 incidents.command("verify")(evidence.verify_bundle)
+incidents.command("report")(report)
 app.add_typer(quarantine_cli.app, name="quarantine")
+quarantine_cli.app.command("show")(quarantine_show.show)
 app.add_typer(rollout_cli.app, name="rollouts")
 app.add_typer(people_cli.app, name="people")
 app.add_typer(models.app, name="models")
