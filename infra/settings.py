@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     """Between two heartbeats of a worker."""
     worker_lost_s: PositiveFloat = 6.0
     """A worker not heard of for so long is not alive, and nothing is asked of it."""
+    deadlines: Path | None = None
+    """TOML file of whom an incident may have to be reported to, and within how many hours (`responders/report/deadlines.toml`)."""
 
     @property
     def bootstrap(self) -> str:
