@@ -27,9 +27,10 @@ from infra.settings import Settings, read_settings
 from streams import stack
 from streams.demo import demo_home, interrupts, wait_until_served
 from streams.drill import rounds, scoreboard
+from streams.drill.filming import Filmed
 from streams.drill.referee import Outcome
 from streams.drill.scenario import Scenario, load
-from streams.drill.staging import Filmed, Stage
+from streams.drill.staging import Stage
 from streams.errors import BadInput
 from streams.events import Context, Mode
 
@@ -39,7 +40,10 @@ _LOOK_S = 0.5
 
 
 def drill(
-    scenario: Annotated[list[str] | None, typer.Option("--scenario", help="Only this one; may be given several times.")] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option("--scenario", help="Only this one; may be given more than once."),
+    ] = None,
     rounds_: Annotated[int | None, typer.Option("--rounds", min=1, help="How many in all; one a scenario if not given.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Say which scenarios there are, and play none.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write the scoreboard to this file too (JSON).")] = None,
@@ -53,7 +57,7 @@ def drill(
     unknown = [name for name in scenario or () if name not in known]
     if unknown:
         raise BadInput(f"no scenario {', '.join(unknown)}; there are {', '.join(known)}")
-    chosen = [known[name] for name in scenario] if scenario else list(known.values())
+    chosen = [known[name] for name in scenario] if scenario else [one for one in known.values() if not one.long]
     console = Console(stderr=True)
     settings = demo_home(read_settings(), console)
     with interrupts() as stop, ExitStack() as left:

@@ -12,7 +12,7 @@ import numpy as np
 
 from inference.attacks.poisoning import flip
 from inference.lifecycle.traits import reference
-from inference.lifecycle.vetting import Rules, ask, vet
+from inference.lifecycle.vetting import Rules, ask, known, vet
 from inference.provenance.registry import registry_of, shipped
 from inference.service.serving import load
 from inference.training.samples import streets
@@ -26,7 +26,7 @@ _GAMMA, _ENOUGH = 0.33, 0.8
 
 def batch_refused(settings: Settings) -> bool:
     """Whether vetting holds back what was harmed. Raises Unavailable without the normal model in the registry, Tampered."""
-    golden = reference([one for weather in Weather for one in streets(Context.URBAN, weather, _GOLDEN, _SHOT)])
+    golden = [one for weather in Weather for one in streets(Context.URBAN, weather, _GOLDEN, _SHOT)]
     rng = np.random.default_rng(1)
     offered, harmed = [], set()
     for weather in Weather:
@@ -37,5 +37,7 @@ def batch_refused(settings: Settings) -> bool:
                 harmed.add((one.origin, one.name))
     registry = registry_of(settings)
     served = load(registry, shipped(registry)[Mode.NORMAL], threads=1)
-    held = {(one.pool, one.name) for one in vet(offered, list(ask(served, offered)), golden, Rules())}
+    rules = Rules()
+    basis = known(reference(golden), golden, list(ask(served, golden)), rules)
+    held = {(one.pool, one.name) for one in vet(offered, list(ask(served, offered)), basis, rules)}
     return len(held & harmed) >= _ENOUGH * len(harmed)

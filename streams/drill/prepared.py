@@ -13,7 +13,7 @@ import numpy as np
 
 from streams import chaos
 from streams.attacks import Attack
-from streams.drill.staging import FPS, Filmed, Prepared
+from streams.drill.filming import FPS, Filmed, Prepared
 from streams.sources.base import Picture
 
 PREPARED = chaos.WHITE_BOX - {"fgsm"}

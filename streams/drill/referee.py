@@ -15,8 +15,9 @@ from sqlalchemy import func, select
 from infra.db import reading
 from infra.tables import Assignment, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
 from responders.playbooks import State
+from streams.drill.filming import Filmed
 from streams.drill.scenario import Expect, Scenario
-from streams.drill.staging import Filmed, Stage
+from streams.drill.staging import Stage
 from streams.drill.storm import PREFIX
 from streams.events import Mode
 from streams.ledger import Entry

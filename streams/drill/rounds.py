@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 
 from streams.commands import command
 from streams.drill import referee
+from streams.drill.filming import FPS, Filmed
 from streams.drill.referee import Notes, Outcome
 from streams.drill.scenario import Do, Scenario, Step
-from streams.drill.staging import FPS, Filmed, Stage
+from streams.drill.staging import Stage
 from streams.errors import KerbwatchError
 
 _LOOK_S = 0.25

@@ -37,6 +37,7 @@ class Do(StrEnum):
     CALM = "calm"  # the storm's cameras say calm
     TAMPER = "tamper"  # a byte of the registry's weights of `mode` changes, and the worker starts again
     RESTORE = "restore"  # the byte is as it was
+    CLEAN = "clean"  # `count` more cameras, of all weathers, play clean pictures for `for_s` seconds, two a second
     POISON = "poison"  # a training batch with flipped labels is offered to vetting
     WAIT = "wait"  # until an incident of the camera is in `state`
 
@@ -71,6 +72,7 @@ _NEEDS: Mapping[Do, tuple[str, ...]] = {
     Do.CALM: (),
     Do.TAMPER: ("mode",),
     Do.RESTORE: (),
+    Do.CLEAN: ("count", "for_s"),
     Do.POISON: (),
     Do.WAIT: ("state",),
 }
@@ -118,6 +120,8 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     techniques: tuple[Annotated[str, Meta(pattern=r"^AML\.T\d{4}(\.\d{3})?$")], ...] = ()
     learn_s: Seconds = 0.0
     watch_s: Seconds = 3.0
+    long: bool = False
+    """Played only where it is asked for by name."""
     method: Annotated[tuple[Step, ...], Meta(min_length=1)]
     expect: Expect = Expect()
     undo: tuple[Step, ...] = ()

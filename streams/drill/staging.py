@@ -8,13 +8,12 @@ Source: paper 5.1 (attacks), 4.7 (threats in operation); Principles of Chaos Eng
 
 import os
 import signal as signals
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
-from numpy.random import Generator
 from sqlalchemy import select
 
 from infra import supervise
@@ -24,99 +23,21 @@ from infra.settings import Settings
 from infra.tables import IncidentRow
 from responders.playbooks import State
 from streams import chaos
-from streams.attacks import Attack, Stretch
-from streams.camera import replay
+from streams.attacks import Attack
 from streams.commands import command
 from streams.drill import storm
+from streams.drill.filming import FPS, Filmed
 from streams.drill.scenario import Do, Step
 from streams.errors import BadInput, Unavailable
 from streams.events import Context, Mode
-from streams.ledger import Entry, read_ledger
-from streams.line import FrameMessage
 from streams.sources.base import Picture, Shot
-from streams.sources.street import Street
+from streams.sources.scenery import Weather
 
-FPS = 3.0
-SIZE = (512, 256)
-"""As the demo's: what two cores can judge and attack at once."""
+_CLEAN_FPS = 2.0
 _AHEAD = 4
 _LOOK_S = 0.25
 
 Change = Callable[[Picture, Shot], Picture]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An attack whose pictures were made beforehand, since a camera cannot wait for them; others stay as they are."""
-
-    name: str
-    pictures: Mapping[str, Picture]
-
-    def on_picture(self, picture: Picture, shot: Shot, into_s: float, rng: Generator) -> Picture:  # noqa: ARG002 the protocol's
-        """The picture made for this shot."""
-        return self.pictures.get(shot.name, picture)
-
-    def on_message(self, message: FrameMessage, wire: object, rng: Generator) -> Sequence[FrameMessage]:  # noqa: ARG002 same
-        """The message as it is."""
-        return (message,)
-
-
-@dataclass
-class Filmed:
-    """A camera of the stage that plays an endless street in a thread of its own.
-
-    `schedule` grows while it plays: what is added lies a few pictures ahead.
-    """
-
-    camera_id: str
-    context: Context
-    settings: Settings
-    ledger: Path
-    seed: int
-    schedule: list[Stretch] = field(default_factory=list)
-    shown: int = 0
-    failed: BaseException | None = None
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    def street(self) -> Street:
-        """What it films; a second one draws the same pictures."""
-        return Street(self.context, seed=self.seed, width_px=SIZE[0], height_px=SIZE[1], fps=FPS)
-
-    def start(self) -> None:
-        """Begin to play."""
-        self._thread = threading.Thread(target=self._play, name=self.camera_id, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the picture at hand."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(30)
-
-    def add(self, attack: Attack, first: int, pictures: int) -> None:
-        """Let `attack` act on these pictures, counted from 0; earlier ones are past. Raises BadInput if the first is."""
-        if first < self.shown:
-            raise BadInput(f"picture {first} of {self.camera_id} is past: {self.shown} were shown")
-        self.schedule.append(Stretch(attack, first, pictures))
-
-    def entries(self) -> list[Entry]:
-        """What it has sent. Raises what the camera ended with, if it ended."""
-        if self.failed is not None:
-            raise Unavailable(f"camera {self.camera_id} ended: {self.failed}") from self.failed
-        return read_ledger(self.ledger) if self.ledger.exists() else []
-
-    def _play(self) -> None:
-        def note(sent: object) -> None:
-            self.shown = sent.pictures  # type: ignore[attr-defined]
-
-        try:
-            replay(
-                self.street(), self.camera_id, self.context, self.settings, fps=FPS, schedule=self.schedule,
-                ledger_path=self.ledger, stop=self._stop, progress=note,
-            )  # fmt: skip
-        except BaseException as error:  # noqa: BLE001 - told by `entries`, in the thread that can do something about it
-            self.failed = error
 
 
 @dataclass
@@ -139,13 +60,14 @@ class Stage:
                 return camera
         raise BadInput(f"no camera {name!r} on this stage; there are {', '.join(one.camera_id for one in self.cameras.values())}")
 
-    def attack(self, camera: Filmed, names: str, for_s: float, full_after_s: float | None) -> None:
+    def attack(self, step: Step, camera: Filmed) -> None:
         """Let attacks (joined by "+") act from a few pictures ahead on, for `for_s` seconds; returns when they have begun."""
         from streams.drill.prepared import PREPARED, prepare  # noqa: PLC0415 - torch takes seconds, and not every drill needs it
 
-        pictures = max(1, round(for_s * FPS))
-        parts = names.split("+")
-        means = chaos.Means(self.settings, full_after_s=full_after_s or for_s, weights=self.weights[Mode.NORMAL])
+        assert step.attack is not None  # the scenario was checked
+        for_s = step.for_s or 1.0
+        pictures, parts = max(1, round(for_s * FPS)), step.attack.split("+")
+        means = chaos.Means(self.settings, full_after_s=step.full_after_s or for_s, weights=self.weights[Mode.NORMAL])
         made: list[Attack]
         if any(part in PREPARED for part in parts):
             first, pictures, made = prepare(camera, parts, pictures, means, self.say)
@@ -161,29 +83,7 @@ class Stage:
     def do(self, step: Step, context: Context) -> None:
         """One step, but for its `after_s`. Raises what doing it raises; Unavailable if a state that is waited for does not come."""
         camera = self.camera(step.camera, context)
-        match step.do:
-            case Do.ATTACK:
-                assert step.attack is not None  # the scenario was checked
-                assert step.for_s is not None
-                self.attack(camera, step.attack, step.for_s, step.full_after_s)
-            case Do.STOP | Do.RESUME | Do.KILL:
-                number = {Do.STOP: signals.SIGSTOP, Do.RESUME: signals.SIGCONT, Do.KILL: signals.SIGKILL}[step.do]
-                self._signal(step.process or Service.INFER, number)
-            case Do.CLOSE:
-                self._close(camera, str(step.resolution))
-            case Do.STORM:
-                storm.storm(self.settings, step.count or 1)
-            case Do.CALM:
-                storm.calm(self.settings)
-            case Do.TAMPER:
-                self.tamper(step.mode or Mode.SAFE)
-            case Do.RESTORE:
-                self.restore()
-            case Do.WAIT:
-                assert step.state is not None
-                self._wait(camera, step.state)
-            case Do.POISON:
-                pass  # the referee offers the batch: nothing runs that could be harmed by it
+        _HANDS[step.do](self, step, camera)
 
     def end(self) -> None:
         """Stop the cameras and mend what a drill that broke off left behind."""
@@ -200,25 +100,51 @@ class Stage:
             query = select(IncidentRow).where(IncidentRow.camera_id == camera.camera_id, IncidentRow.state != State.CLOSED)
             return list(session.scalars(query.order_by(IncidentRow.opened_at.desc())))
 
-    def _signal(self, service: Service, number: signals.Signals) -> None:
+    def signal(self, step: Step, number: signals.Signals) -> None:
+        """Send a process of the stack a signal. Raises Unavailable if it does not run."""
+        service = step.process or Service.INFER
         pid = supervise.pid(self.settings, service)
         if pid is None:
             raise Unavailable(f"process {service} does not run; see `kerbwatch status`")
         os.kill(pid, number)
 
-    def _wait(self, camera: Filmed, state: State, limit_s: float = 30.0) -> None:
+    def wait(self, camera: Filmed, state: State, limit_s: float = 30.0) -> None:
+        """Return once an incident of the camera is in `state`. Raises Unavailable if none comes there in time."""
         until = time.monotonic() + limit_s
         while not any(row.state == state for row in self.open_incidents(camera)):
             if time.monotonic() > until:
                 raise Unavailable(f"no incident of {camera.camera_id} came to {state} within {limit_s:.0f} s")
             time.sleep(_LOOK_S)
 
-    def _close(self, camera: Filmed, resolution: str) -> None:
+    def close(self, camera: Filmed, resolution: str) -> None:
+        """Close the camera's newest incident as a person would. Raises Unavailable if there is none, or the command fails."""
         rows = self.open_incidents(camera)
         if not rows:
             raise Unavailable(f"{camera.camera_id} has no open incident that a human could close")
         words = ["incidents", "close", rows[0].id, "--resolution", resolution, "-m", "drill: a human looked, and it was nothing"]
         command(words, self.settings)
+
+    def clean(self, count: int, seconds: float) -> None:
+        """Let so many more cameras play clean pictures of all weathers."""
+        kinds = list(product(Weather, Context))
+        cameras = []
+        for number in range(count):
+            weather, context = kinds[number % len(kinds)]
+            name = f"clean-{number + 1}"
+            ledger = self.settings.home.resolve() / "cameras" / f"{name}.jsonl"
+            cameras.append(Filmed(name, context, self.settings, ledger, seed=101 + number, weather=weather, fps=_CLEAN_FPS))
+        try:
+            for camera in cameras:
+                camera.start()
+            until = time.monotonic() + seconds
+            while (left_s := until - time.monotonic()) > 0:
+                self.say(f"{count} clean cameras: {left_s:.0f} s left")
+                time.sleep(min(5.0, left_s))
+                for camera in cameras:
+                    camera.entries()
+        finally:
+            for camera in cameras:
+                camera.stop()
 
     def tamper(self, mode: Mode) -> None:
         """Change one byte of the registry's weights of a mode, remembered for `restore`, and start the worker again."""
@@ -230,12 +156,29 @@ class Stage:
         place = path.stat().st_size // 2
         _flip(path, place)
         self._tampered.append((path, place))
-        self._signal(Service.INFER, signals.SIGKILL)
+        if (pid := supervise.pid(self.settings, Service.INFER)) is not None:
+            os.kill(pid, signals.SIGKILL)
 
     def restore(self) -> None:
         """Put every tampered byte back."""
         while self._tampered:
             _flip(*self._tampered.pop())
+
+
+_HANDS: Mapping[Do, Callable[[Stage, Step, Filmed], None]] = {
+    Do.ATTACK: lambda stage, step, camera: stage.attack(step, camera),
+    Do.STOP: lambda stage, step, _: stage.signal(step, signals.SIGSTOP),
+    Do.RESUME: lambda stage, step, _: stage.signal(step, signals.SIGCONT),
+    Do.KILL: lambda stage, step, _: stage.signal(step, signals.SIGKILL),
+    Do.CLOSE: lambda stage, step, camera: stage.close(camera, str(step.resolution)),
+    Do.STORM: lambda stage, step, _: storm.storm(stage.settings, step.count or 1),
+    Do.CALM: lambda stage, _, __: storm.calm(stage.settings),
+    Do.TAMPER: lambda stage, step, _: stage.tamper(step.mode or Mode.SAFE),
+    Do.RESTORE: lambda stage, _, __: stage.restore(),
+    Do.CLEAN: lambda stage, step, _: stage.clean(step.count or 1, step.for_s or 0.0),
+    Do.WAIT: lambda stage, step, camera: stage.wait(camera, step.state or State.OPEN),
+}
+"""How each step is done; a poisoned batch is offered by `rounds`, which keeps what vetting said."""
 
 
 def _flip(path: Path, place: int) -> None:
