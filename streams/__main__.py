@@ -17,7 +17,7 @@ from infra.cli import keys_app, mount
 from infra.log import set_up_logs
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
-from responders import keys_cli, people_cli, quarantine_cli, rollout_cli
+from responders import keys_cli, people_cli, quarantine_cli, rollout_cli, watch_cli
 from responders.incidents_cli import app as incidents
 from streams import chaos, dlq, evidence, models, quarantine_show
 from streams.bench import stream as bench
@@ -46,6 +46,7 @@ mount(app)
 keys_app.command("rotate")(keys_cli.rotate)
 app.command("watch")(watch_command)
 app.add_typer(incidents, name="incidents")
+incidents.command("watch")(watch_cli.watch)
 incidents.command("evidence")(evidence.evidence)
 incidents.command("verify")(evidence.verify_bundle)
 incidents.command("report")(report)
@@ -150,6 +151,14 @@ def data(context: typer.Context) -> None:
 def bench_detectors(context: typer.Context) -> None:
     """Run lengths and delays of drift detectors beside the oracle. Example: `kerbwatch bench detectors --budget quick`."""
     from streams.bench.detectors import detectors as command
+
+    _call(command, context)
+
+
+@bench.app.command("adversarial", context_settings=_LATE)
+def bench_adversarial(context: typer.Context) -> None:
+    """Attacked pictures told from honest ones, per attack. Example: `kerbwatch bench adversarial --budget quick`."""
+    from streams.bench.adversarial import adversarial as command
 
     _call(command, context)
 

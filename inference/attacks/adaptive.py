@@ -85,7 +85,7 @@ def adaptive(
             at = at.detach().requires_grad_()
             up = torch.autograd.grad(rise(at), at)[0]
             seen = nnf.relu(watched(at) - usual).sum()
-            if float(seen) > 0.0:
+            if float(seen.detach()) > 0.0:
                 down = torch.autograd.grad(seen, at)[0]
                 along = (down * up).sum() / (up * up).sum().clamp_min(_NOTHING)
                 # only what would lower the loss is taken out: where both aims agree nothing is lost

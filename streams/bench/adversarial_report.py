@@ -1,0 +1,229 @@
+"""The benchmark of adversarial-input detection told: all figures of a run together, as tables for people, and drawn.
+
+It decides what is put side by side and what a table leaves out; what each figure is, `adversarial_figures.py` and
+`adversarial_streams.py` decide. It refuses to hide an attack that is not caught: the tables mark what falls short of the aim. No
+topic.
+
+Source: issue 5 ("Adversarial input") for the aim; `docs/adversarial.md`.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import Struct, structs
+from rich.console import Console
+from rich.table import Table
+
+from streams.bench.adversarial_figures import (
+    FPR,
+    AttackRow,
+    CorruptionRow,
+    Cost,
+    Reading,
+    added,
+    attack_row,
+    attacks,
+    clean_of,
+    corruption_rows,
+    costs,
+    missed,
+    place,
+)
+from streams.bench.adversarial_streams import OnOff, Stream, judged, median_delay, streams
+
+AIM, HARM = 0.95, 10.0
+"""Share to be flagged at 5 % false flags, of every attack that is not adaptive and adds so many points to the miss rate."""
+_RARE_ATTACK = ("pgd", "eps 8/255")
+_LEAST_FPR = 0.004
+
+
+class Calm(Struct, frozen=True, kw_only=True):
+    """Clean frames of one data set and context, and streams of them that alarmed although nobody attacked."""
+
+    data: str
+    frames: int
+    streams: int
+    false_alarms: int
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """All that the bench measures. own_calibration: whether the weights have one of their own."""
+
+    own_calibration: bool
+    attacks: tuple[AttackRow, ...]
+    corruptions: tuple[CorruptionRow, ...]
+    on_off: tuple[OnOff, ...]
+    cost: tuple[Cost, ...]
+    calm: tuple[Calm, ...]
+
+
+def figures(readings: Sequence[Reading], every: int, *, own_calibration: bool) -> Figures:
+    """Every figure of a run. `every`: one calm frame in so many is looked at twice (setting score_every)."""
+    clean = [one for one in readings if one.case.kind == "clean"]
+    apart, plain = clean_of(clean), {place(one): one for one in clean}
+    by_camera: dict[tuple[str, str], list[Reading]] = defaultdict(list)
+    for one in clean:
+        by_camera[one.case.data, one.case.camera].append(one)
+    shown, calm = {}, []
+    for camera, frames in by_camera.items():
+        shown[camera], alarmed = streams(frames, every)
+        calm.append(Calm(data=" ".join(camera), frames=len(frames), streams=len(shown[camera]) + alarmed, false_alarms=alarmed))
+    rows, worth = [], []
+    for them in attacks(readings).values():
+        row = attack_row(them, apart, plain)
+        for rare in (
+            (False, True)
+            if (row.attack, row.strength, row.objective, row.sent) == (*_RARE_ATTACK, "untargeted", "jpeg 92")
+            else (False,)
+        ):
+            told, onoff = _streamed(row, them, shown, plain, rare=rare)
+            rows.append(told)
+            worth += [onoff] if onoff is not None else []
+    looked = [stream.looked for stream in chain.from_iterable(shown.values())]
+    return Figures(
+        own_calibration=own_calibration,
+        attacks=tuple(rows),
+        corruptions=tuple(corruption_rows(readings, apart)),
+        on_off=tuple(worth),
+        cost=tuple(costs(readings, float(np.mean(looked)) if looked else 1.0)),
+        calm=tuple(calm),
+    )
+
+
+def _streamed(
+    row: AttackRow,
+    them: Sequence[Reading],
+    shown: dict[tuple[str, str], list[Stream]],
+    plain: dict[tuple[str, str, int], Reading],
+    *,
+    rare: bool,
+) -> tuple[AttackRow, OnOff | None]:
+    """The row with its delay, and what the system is worth against it; `rare`: only one frame in ten is attacked."""
+    delays, off, on, before, before_safe = [], [], [], [], []
+    for camera in dict.fromkeys((one.case.data, one.case.camera) for one in them):
+        mine = [one for one in them if one.case.camera == camera[1]]
+        for stream in shown[camera]:
+            frames, delay = stream.under(mine, rare=rare)
+            delays.append(delay)
+            without, with_it = judged(frames, delay)
+            off += without
+            on += with_it
+            before += [plain[place(one)].matched[0] for one in frames]
+            before_safe += [plain[place(one)].matched[1] for one in frames]
+    if not delays:
+        return row, None
+    median, caught = median_delay(delays)
+    row = structs.replace(row, delay_frames=median, caught=round(caught, 3))
+    if rare:
+        row = structs.replace(row, attack=f"{row.attack}, one frame in ten", miss_rate_added_points=added(off, before))
+    rates = [missed(each) for each in (before, before_safe, off, on)]
+    if None in rates:
+        return row, None
+    first, safe, without_it, with_system = (rate for rate in rates if rate is not None)
+    return row, OnOff(
+        attack=row.attack, strength=row.strength, objective=row.objective, data=row.data, sent=row.sent,
+        clean=first, clean_safe=safe, off=without_it, on=with_system,
+    )  # fmt: skip
+
+
+def show(found: Figures, console: Console) -> None:
+    """Tables: attacks (a star where the aim is missed), the worst false flags, on and off, the cost."""
+    table = Table(
+        "data", "attack", "strength", "aim", "sent", "miss rate +", "AUROC", "TPR 5 %", "TPR 1 %", "frames", "caught", box=None
+    )
+    for row in found.attacks:
+        harm = "" if row.miss_rate_added_points is None else f"{row.miss_rate_added_points:.1f}"
+        star = "*" if falls_short(row) else ""
+        delay = "-" if row.delay_frames is None else f"{row.delay_frames:g}"
+        caught = "-" if row.caught is None else f"{row.caught:.0%}"
+        table.add_row(
+            row.data, row.attack, row.strength, row.objective, row.sent, harm, f"{row.auroc:.3f}", f"{row.tpr_at_fpr5:.2f}{star}",
+            f"{row.tpr_at_fpr1:.2f}", delay, caught,
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"* below {AIM:.0%} although it adds {HARM:g} points to the miss rate; adaptive attacks are told, not judged")
+    table = Table("false flags at 5 %", "severity", "streets", "photographs", "footage", box=None)
+    cells: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for flag in found.corruptions:
+        cells[flag.corruption, flag.severity][flag.data] = flag.flagged
+    for key, by_data in cells.items():
+        table.add_row(*key, *(f"{by_data[data]:.0%}" if data in by_data else "" for data in ("streets", "photographs", "footage")))
+    console.print(table)
+    table = Table("miss rate of a stream", "attack", "strength", "aim", "sent", "clean", "off", "on", box=None)
+    for worth in found.on_off:
+        table.add_row(
+            worth.data, worth.attack, worth.strength, worth.objective, worth.sent,
+            f"{worth.clean:.1f}", f"{worth.off:.1f}", f"{worth.on:.1f}",
+        )  # fmt: skip
+    console.print(table)
+    for cost in found.cost:
+        console.print(
+            f"{cost.data}: inference {cost.infer_ms:.1f} ms, glance {cost.glance_ms:.2f} ms, second look {cost.second_look_ms:.1f} "
+            f"ms on {cost.looked:.1%} of calm frames: {cost.share_of_inference:.1%} of inference"
+        )
+    console.print(
+        f"streams that alarmed in calm: {sum(one.false_alarms for one in found.calm)} of {sum(one.streams for one in found.calm)}"
+    )
+
+
+def falls_short(row: AttackRow) -> bool:
+    """Whether an attack that the aim is about is caught too seldom."""
+    harm = row.miss_rate_added_points
+    return not row.adaptive and harm is not None and harm >= HARM and row.tpr_at_fpr5 < AIM
+
+
+def draw(readings: Sequence[Reading], found: Figures, folder: Path) -> None:
+    """`adversarial-roc.png`, a panel an attack, and `adversarial-flags.png`, a group of bars a corruption."""
+    import matplotlib as mpl  # noqa: PLC0415 - it takes a second to load
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
+
+    apart = clean_of(readings)
+    panels: dict[str, dict[str, list[Reading]]] = defaultdict(lambda: defaultdict(list))
+    for (name, strength, objective, sent, _), them in attacks(readings).items():
+        if sent.endswith("jpeg"):
+            panel = f"{name}, {objective}" if name in {"pgd", "adaptive"} else name
+            panels[panel][strength] += them
+    columns = 3
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(10, 3 * rows), sharex=True, sharey=True, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (name, strengths) in zip(axes.flat, panels.items(), strict=False):
+        for strength, them in strengths.items():
+            beyond = np.sort(np.maximum(apart.beyond(them), _LEAST_FPR))
+            share = np.arange(1, len(beyond) + 1) / len(beyond)
+            axis.step([_LEAST_FPR, *beyond, 1.0], [0.0, *share, 1.0], where="post", label=f"{strength}, {len(them)} frames")
+        axis.axvline(FPR[0], color="grey", linewidth=0.6, linestyle=":")
+        axis.set(xscale="log", xlim=(_LEAST_FPR, 1), ylim=(0, 1.02), title=name)
+        axis.legend(fontsize=7, loc="lower right")
+    figure.supxlabel("share of clean frames flagged", fontsize=10)
+    figure.supylabel("share of attacked frames flagged", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(folder / "adversarial-roc.png", dpi=110)
+    plt.close(figure)
+    figure, axis = plt.subplots(figsize=(10, 4))
+    _bars(axis, found.corruptions)
+    figure.tight_layout()
+    figure.savefig(folder / "adversarial-flags.png", dpi=110)
+    plt.close(figure)
+
+
+def _bars(axis: Any, rows: Sequence[CorruptionRow]) -> None:
+    """A group of bars for each corruption, its severities from left to right, over all data sets."""
+    frames: dict[str, dict[str, list[CorruptionRow]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        frames[row.corruption][row.severity].append(row)
+    for number, (_, severities) in enumerate(frames.items()):
+        for at, (_, them) in enumerate(sorted(severities.items())):
+            flagged = sum(row.flagged * row.frames for row in them) / sum(row.frames for row in them)
+            shift = 0.15 * (at - (len(severities) - 1) / 2)
+            axis.bar(number + shift, 100 * flagged, 0.14, color=f"C{at}")
+    axis.axhline(100 * FPR[0], color="grey", linewidth=0.8, linestyle=":")
+    axis.set_xticks(range(len(frames)), list(frames), rotation=60, ha="right", fontsize=8)
+    axis.set(ylabel="% of frames flagged", title="False flags at the threshold of 5 % of clean frames, severities 1 to 5")
