@@ -1,41 +1,113 @@
-"""`kerbwatch incidents ack|note|close`, and all else that people say to an incident: signed acts.
+"""`kerbwatch incidents ack|note|assign|snooze|reclassify|approve|reject|close`: what people say to an incident, signed.
 
 It turns a command into an act and gives it to the desk (`desk.py`) and, once admitted, to the store, like every other event; what
-follows from it is sent by the responder. It refuses an act without a comment.
+follows from it is sent by the responder. It refuses an act without a comment, and says in plain words why another was refused.
 
 Source: paper 4.7 (defined roles and immediate actions), SC-10.
 """
 
-from datetime import UTC, datetime
-from typing import Annotated
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
 from infra.db import reading
-from responders import playbooks, records, rollout, rollout_cli
+from infra.tables import IncidentRow
+from responders import people, playbooks, records, rollout, rollout_cli, rollout_store
 from responders.access import Deed
-from responders.cli import AsJson, Comment, Id, app, print_json
+from responders.cli import AsJson, Comment, Id, app, plain, print_json
 from responders.incident import Act, Resolution, Verb
 from responders.login import Actor, Code, Login, logged_in
-from responders.roles import Role
-from responders.store import Store
+from responders.roles import Role, named
+from responders.store import Store, incident_of
 from streams.errors import BadInput
+from streams.events import Kind
 
-AsRole = Annotated[Role | None, typer.Option("--role", help="The role you act in, if you have several that would do.")]
+
+class What(StrEnum):
+    """What may wait for people's approval in an incident."""
+
+    STEP = "step"  # of its playbook
+    MODEL = "model"  # that was retrained for it
+
+
+AsRole = Annotated[Role | None, typer.Option("--role", help="The role you act in for a model, if you have both (R3, R8).")]
+Which = Annotated[What | None, typer.Option("--what", help="Which of the two, where both wait.")]
+_DEEDS = {
+    Verb.ACKNOWLEDGE: Deed.ACKNOWLEDGE,
+    Verb.NOTE: Deed.NOTE,
+    Verb.ASSIGN: Deed.ASSIGN,
+    Verb.SNOOZE: Deed.SNOOZE,
+    Verb.RECLASSIFY: Deed.RECLASSIFY,
+    Verb.APPROVE: Deed.APPROVE_STEP,
+    Verb.REJECT: Deed.REJECT_STEP,
+    Verb.CLOSE: Deed.CLOSE,
+}
+_LONGEST_SNOOZE_H = 72.0
 
 
 @app.command()
 def ack(incident: Id, comment: Comment, actor: Actor = None, as_json: AsJson = False) -> None:
     """Acknowledge: you have seen it and look after it. Example: kerbwatch incidents ack 3f2a -m "looking at the camera"."""
     with logged_in(actor) as login:
-        _act(login, Verb.ACKNOWLEDGE, incident, comment, as_json=as_json)
+        _say(login, Verb.ACKNOWLEDGE, incident, comment, as_json=as_json)
 
 
 @app.command()
 def note(incident: Id, comment: Comment, actor: Actor = None, as_json: AsJson = False) -> None:
     """Add a note to the timeline. Example: kerbwatch incidents note 3f2a -m "sticker found on the lens"."""
     with logged_in(actor) as login:
-        _act(login, Verb.NOTE, incident, comment, as_json=as_json)
+        _say(login, Verb.NOTE, incident, comment, as_json=as_json)
+
+
+@app.command()
+def assign(
+    incident: Id,
+    comment: Comment,
+    to: Annotated[str, typer.Option(help="Who looks after it from now on.")],
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hand an incident to somebody. Example: kerbwatch incidents assign 3f2a --to data-scientist -m "drift is yours"."""
+    with logged_in(actor) as login:
+        with reading(login.sessions) as session:
+            names = [person.name for person in people.listed(session)]
+        if to not in names:
+            near = get_close_matches(to, names, n=1)
+            raise BadInput(f"nobody is called {to!r}; {f'did you mean {near[0]}?' if near else 'see `kerbwatch people list`'}")
+        _say(login, Verb.ASSIGN, incident, comment, ("to", to), as_json=as_json, assignee=to)
+
+
+@app.command()
+def snooze(
+    incident: Id,
+    comment: Comment,
+    hours: Annotated[float, typer.Option(min=0.01, max=_LONGEST_SNOOZE_H, help="For so long.")] = 1.0,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Silence an incident's paging for a while. Example: kerbwatch incidents snooze 3f2a --hours 2 -m "parts are on the way"."""
+    with logged_in(actor) as login:
+        until = datetime.now(UTC) + timedelta(hours=hours)
+        _say(login, Verb.SNOOZE, incident, comment, ("until", until.isoformat()), as_json=as_json, until=until)
+
+
+@app.command()
+def reclassify(
+    incident: Id,
+    comment: Comment,
+    kind: Annotated[Kind, typer.Option(help="What it really is.")],
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what an incident really is. Example: kerbwatch incidents reclassify 3f2a --kind drift -m "fog".
+
+    The steps that remain are that kind's; what is done stays done.
+    """
+    with logged_in(actor) as login:
+        _say(login, Verb.RECLASSIFY, incident, comment, ("kind", kind.value), as_json=as_json, kind=kind)
 
 
 @app.command()
@@ -50,46 +122,77 @@ def close(
 
     It is closed once every live worker reports the normal model; closing it a second time does not wait for them.
     """
-    if resolution is Resolution.RECOVERED:
-        raise BadInput("recovered is what the system proves by itself; close with handled or false_alarm")
+    if resolution not in {Resolution.HANDLED, Resolution.FALSE_ALARM}:
+        raise BadInput(f"{resolution} is what the system proves by itself; close with handled or false_alarm")
     with logged_in(actor) as login:
-        _act(login, Verb.CLOSE, incident, comment, resolution=resolution, as_json=as_json)
+        _say(login, Verb.CLOSE, incident, comment, ("resolution", resolution.value), as_json=as_json, resolution=resolution)
 
 
 @app.command()
 def approve(  # noqa: PLR0917 - typer makes options of them
-    incident: Id, comment: Comment, actor: Actor = None, code: Code = None, role: AsRole = None, as_json: AsJson = False
+    incident: Id,
+    comment: Comment,
+    actor: Actor = None,
+    code: Code = None,
+    role: AsRole = None,
+    what: Which = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Approve the retrained model of an incident. Example: kerbwatch incidents approve 3f2a --actor data-scientist -m "gate read".
+    """Approve what waits: a playbook's step or a retrained model. Example: kerbwatch incidents approve 3f2a -m "gate read".
 
-    Two different people must: a data scientist (R3) and a SecMLOps engineer (R8), each with their second factor.
+    A model needs two different people: a data scientist (R3) and a SecMLOps engineer (R8). A step names the roles that it needs.
+    Each shows a second factor.
     """
     with logged_in(actor, code) as login:
-        rollout_cli.act(login, rollout.Verb.APPROVE, incident, comment, role, as_json=as_json)
+        if _waiting(login, incident, what) is What.STEP:
+            _say(login, Verb.APPROVE, incident, comment, as_json=as_json)
+        else:
+            rollout_cli.act(login, rollout.Verb.APPROVE, incident, comment, role, as_json=as_json)
 
 
 @app.command()
-def reject(incident: Id, comment: Comment, actor: Actor = None, code: Code = None, as_json: AsJson = False) -> None:
-    """Reject the retrained model of an incident; one person is enough. Example: kerbwatch incidents reject 3f2a -m "no nights"."""
-    with logged_in(actor, code) as login:
-        rollout_cli.act(login, rollout.Verb.REJECT, incident, comment, as_json=as_json)
-
-
-_DEEDS = {Verb.ACKNOWLEDGE: Deed.ACKNOWLEDGE, Verb.NOTE: Deed.NOTE, Verb.CLOSE: Deed.CLOSE}
-
-
-def _act(
-    login: Login, verb: Verb, incident: str, comment: str, *, as_json: bool, resolution: Resolution = Resolution.HANDLED
+def reject(  # noqa: PLR0917 - typer makes options of them
+    incident: Id, comment: Comment, actor: Actor = None, code: Code = None, what: Which = None, as_json: AsJson = False
 ) -> None:
+    """Reject what waits for approval; one person is enough. Example: kerbwatch incidents reject 3f2a -m "no nights"."""
+    with logged_in(actor, code) as login:
+        if _waiting(login, incident, what) is What.STEP:
+            _say(login, Verb.REJECT, incident, comment, as_json=as_json)
+        else:
+            rollout_cli.act(login, rollout.Verb.REJECT, incident, comment, as_json=as_json)
+
+
+def _waiting(login: Login, text: str, what: What | None) -> What:
+    """What of an incident waits for approval. Raises BadInput where both do and nobody says which."""
+    with reading(login.sessions) as session:
+        try:
+            asks = incident_of(session.get_one(IncidentRow, records.find(session, text))).asks
+        except BadInput:
+            asks = ()  # a rollout's own id
+        try:
+            model = rollout_store.find(session, text).state is rollout.State.AWAITING_APPROVAL
+        except BadInput:
+            if not asks:
+                raise
+            model = False
+    if asks and model and what is None:
+        raise BadInput(f"a step (by {named(asks)}) and a retrained model wait: say which, --what step or --what model")
+    return what or (What.STEP if asks else What.MODEL)
+
+
+def _say(login: Login, verb: Verb, incident: str, comment: str, *told: tuple[str, str], as_json: bool, **more: Any) -> None:
+    """Sign an act, have it admitted, carry it out, say what came of it; `told` is signed with it, `more` are the act's fields."""
     settings, sessions = login.settings, login.sessions
     with reading(sessions) as session:
         id_ = records.find(session, incident)
-    told = (("resolution", resolution.value),) if verb is Verb.CLOSE else ()
     admitted = login.does(_DEEDS[verb], id_, comment, *told)
     now = datetime.now(UTC)
-    act = Act(admitted.id, now, id_, verb, login.name, comment, resolution)
     store = Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
-    if not store.accept(act, now).decisions:
+    done = store.accept(Act(admitted.id, now, id_, verb, login.name, comment, roles=admitted.roles, **more), now).decisions
+    refused = next((decision.what for decision in done if decision.action == "refused"), None)
+    if refused is not None:
+        raise BadInput(f"{refused}. This is on record; see `kerbwatch incidents show {id_[:8]}`")
+    if not done:
         raise BadInput(f"incident {id_} is closed; it takes notes only (`kerbwatch incidents note`)")
     with reading(sessions) as session:
         after = records.shown(session, id_).incident
@@ -98,4 +201,4 @@ def _act(
     elif verb is Verb.CLOSE and after.closed_at is None:
         typer.echo(f"incident {id_} is {after.state}: it closes once every live worker reports the normal model")
     else:
-        typer.echo(f"incident {id_}: {verb} by {login.name} is on record; it is {after.state}")
+        typer.echo(f"incident {id_}: {verb} by {plain(login.name)} is on record; it is {after.state}")
