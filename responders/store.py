@@ -10,18 +10,20 @@ locked in one order.
 Source: README, promises 1, 3 and 4; paper 4.6, 4.7.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import exists, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from infra.db import Sessions, insert_into, reading, writing
-from infra.tables import Assignment, InboxRow, IncidentRow, JudgedFrame, TimelineRow, WorkerRow
+from infra.tables import Assignment, InboxRow, IncidentRow, JudgedFrame, ServedRow, TimelineRow, WorkerRow
 from responders import assignments, outbox
-from responders.incident import Act, Decision, Happening, Incident, Serve, Tick, decide, evolve, opened
+from responders.deciding import decide, evolve
+from responders.incident import Act, Decision, Happening, Incident, Serve, Tick, Verb, opened
+from responders.notify import deliveries
 from responders.playbooks import Playbook, State
 from streams import codec
 from streams.errors import BadInput, Unavailable
@@ -78,6 +80,8 @@ class Store:
             if not first_times(session, (event.id,), now):
                 return Accepted(new=False)
             before = incident_of(session.get_one(IncidentRow, event.incident_id))
+            if event.verb is Verb.RECLASSIFY:
+                event = self._planned(session, before, event)
             decisions = _step(session, before, event, cause_id=event.id, model=model, now=now)
             return Accepted(new=True, incident_ids=(before.id,), decisions=decisions)
 
@@ -93,7 +97,7 @@ class Store:
             models = locked(session, tuple(sorted({signal.context for signal in signals})))
             session.expire_all()
             new = first_times(session, [signal.id for signal in signals], now)
-            known: dict[_Key, Incident | None] = {}
+            known: dict[tuple[str, Context], dict[str, Incident]] = {}
             unsaved: dict[str, Incident] = {}
             outcomes: list[Accepted] = []
             for signal in signals:
@@ -101,35 +105,40 @@ class Store:
                     outcomes.append(Accepted(new=False))
                     continue
                 new.discard(signal.id)
-                key = (signal.camera_id, signal.context, signal.kind)
-                if key not in known:
-                    known[key] = _open_incident(session, *key)
-                before = known[key]
-                if before is None and signal.phase is Phase.RAISED:
-                    before = opened(signal, self.playbooks[signal.kind])
+                place = (signal.camera_id, signal.context)
+                if place not in known:
+                    known[place] = {one.id: one for one in _open_at(session, *place)}
+                before = self._concerned(known[place].values(), signal)
                 if before is None:
                     outcomes.append(Accepted(new=True))
                     continue
                 decisions, after = decide(before, signal), evolve(before, signal)
-                if decisions:
-                    unsaved.pop(after.id, None)
-                    _follow(
-                        session,
-                        before,
-                        after,
-                        decisions,
-                        cause_id=signal.id,
-                        time=signal.time,
-                        model=models[signal.context],
-                        now=now,
-                    )
-                elif after is not before:
-                    unsaved[after.id] = after
-                known[key] = None if after.state is State.CLOSED else after
+                known[place][after.id] = after
                 outcomes.append(Accepted(new=True, incident_ids=(after.id,), decisions=decisions))
+                if not decisions:
+                    unsaved[after.id] = after
+                    continue
+                unsaved.pop(after.id, None)
+                model = models[signal.context]
+                _follow(session, before, after, decisions, cause_id=signal.id, time=signal.time, model=model, now=now)
             for incident in unsaved.values():
                 _save(session, incident, now)
             return tuple(outcomes)
+
+    def _concerned(self, known: Iterable[Incident], signal: Signal) -> Incident | None:
+        """The open incident that a signal belongs to, or a new one; None where there is none and the signal opens none."""
+        here = [one for one in known if one.state is not State.CLOSED and one.takes(signal.kind)]
+        if here:
+            return next((one for one in here if one.kind is signal.kind), here[0])
+        return opened(signal, self.playbooks[signal.kind]) if signal.phase is Phase.RAISED else None
+
+    def _planned(self, session: Session, incident: Incident, act: Act) -> Act:
+        """What it really is, with that kind's playbook. Raises BadInput where the camera has an open incident of that kind."""
+        assert act.kind is not None  # the act was checked
+        others = [one.id for one in _open_at(session, incident.camera_id, incident.context) if one.kind is act.kind]
+        if others and others != [incident.id]:
+            raise BadInput(f"incident {others[0]} is about {act.kind} on {incident.camera_id} already: close this one instead")
+        return replace(act, plan=self.playbooks[act.kind])
 
     def _hear(self, status: WorkerStatus, now: datetime) -> Accepted:
         with writing(self.sessions) as session:
@@ -172,8 +181,15 @@ class Store:
                 continue
             if row.impact_at is None:
                 row.impact_at = impact_of(session, incident_of(row), final=False)
-            moment = Tick(now, Mode(model.asked_mode), *self.obedience(model, workers, now))
-            made = _step(session, incident_of(row), moment, cause_id=cause_id, model=model, now=now)
+            incident = incident_of(row)
+            moment = Tick(
+                now,
+                Mode(model.asked_mode),
+                *self.obedience(model, workers, now),
+                cameras=len({one.camera_id for one in rows if (one.context, one.kind) == (row.context, row.kind)}),
+                judged_at=_judged_at(session, incident) if incident.counts_calm else None,
+            )
+            made = _step(session, incident, moment, cause_id=cause_id, model=model, now=now)
             decisions += made
             if made:
                 touched.append(row.id)
@@ -231,20 +247,9 @@ def incident_of(row: IncidentRow) -> Incident:
     return msgspec.json.decode(row.body, type=Incident)
 
 
-_Key = tuple[str, Context, Kind]
-"""Of what there is one open incident at most: camera, context, kind."""
-
-
-def _open_incident(session: Session, camera_id: str, context: Context, kind: Kind) -> Incident | None:
-    row = session.scalar(
-        select(IncidentRow).where(
-            IncidentRow.camera_id == camera_id,
-            IncidentRow.context == context,
-            IncidentRow.kind == kind,
-            IncidentRow.state != State.CLOSED,
-        )
-    )
-    return None if row is None else incident_of(row)
+def _open_at(session: Session, camera_id: str, context: Context) -> list[Incident]:
+    here = (IncidentRow.camera_id == camera_id, IncidentRow.context == context, IncidentRow.state != State.CLOSED)
+    return [incident_of(row) for row in session.scalars(select(IncidentRow).where(*here).order_by(IncidentRow.opened_at))]
 
 
 def _step(
@@ -286,6 +291,7 @@ def _follow(
             )
         )
         outbox.post_decision(session, after, decision, cause_id, now)
+        deliveries.post(session, after, decision, now)
 
 
 def _save(session: Session, incident: Incident, now: datetime) -> None:
@@ -300,7 +306,7 @@ def _save(session: Session, incident: Incident, now: datetime) -> None:
             opened_at=now,
         )
         session.add(row)
-    row.state, row.severity, row.resolution = incident.state, incident.severity, incident.resolution
+    row.kind, row.state, row.severity, row.resolution = incident.kind, incident.state, incident.severity, incident.resolution
     row.needs_safe, row.escalated, row.signals = incident.needs_safe, incident.escalated, incident.signals
     row.acknowledged_at, row.contained_at = incident.acknowledged_at, incident.contained_at
     row.recovered_at, row.closed_at = incident.recovered_at, incident.closed_at
@@ -308,6 +314,19 @@ def _save(session: Session, incident: Incident, now: datetime) -> None:
     if row.impact_at is None:
         row.impact_at = impact_of(session, incident, final=incident.state is State.CLOSED)
     session.flush()
+
+
+def _judged_at(session: Session, incident: Incident) -> datetime | None:
+    """When the camera's newest frame was judged; the context's, if the incident is about no camera (a worker, strangers)."""
+    newest = (
+        select(JudgedFrame.judged_time)
+        .where(JudgedFrame.camera_id == incident.camera_id)
+        .order_by(JudgedFrame.epoch.desc(), JudgedFrame.sequence.desc())
+        .limit(1)
+    )
+    return session.scalar(newest) or session.scalar(
+        select(func.max(ServedRow.last_at)).where(ServedRow.context == incident.context)
+    )
 
 
 def impact_of(session: Session, incident: Incident, *, final: bool) -> datetime | None:
@@ -333,13 +352,14 @@ def _arbitrate(
     session: Session, before: Incident, after: Incident, decisions: tuple[Decision, ...], *, model: Assignment, now: datetime
 ) -> bool:
     """Ask for the mode that the context's incidents need together; True where normal service must wait for another incident."""
-    if before.needs_safe is after.needs_safe:
+    again = any(isinstance(decision, Serve) and decision.again for decision in decisions)
+    if before.needs_safe is after.needs_safe and not again:
         return False
     needed = session.scalar(
         select(exists().where(IncidentRow.context == after.context, IncidentRow.needs_safe, IncidentRow.state != State.CLOSED))
     )
     mode = Mode.SAFE if needed else Mode.NORMAL
-    if model.asked_mode != mode:
+    if model.asked_mode != mode or again:
         asking = next((decision for decision in reversed(decisions) if isinstance(decision, Serve)), decisions[-1])
         model.asked_mode, model.decision_id, model.asked_at = mode, asking.id, now
         outbox.post_model_state(session, model, asking.what, after.id, now)

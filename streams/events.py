@@ -44,11 +44,15 @@ class Mode(StrEnum):
 class Kind(StrEnum):
     """What a signal is about; a playbook exists for each kind that opens an incident."""
 
-    EVASION = "evasion"
-    DRIFT = "drift"
-    TRAFFIC = "traffic"
-    BAD_INPUT = "bad_input"
-    HEALTH = "health"
+    EVASION = "evasion"  # pixels altered so that people are missed
+    POISONING = "poisoning"  # training data that was made to teach something wrong
+    DRIFT = "drift"  # the input is not what it used to be, harmless or not
+    TRAFFIC = "traffic"  # frames that come too often, not at all, twice, or from two senders
+    TAMPERING = "tampering"  # bytes that are not what their digest or signature says: a model, a log, a frame
+    COMPROMISE = "compromise"  # a model that answers as nobody trained it to
+    CAMERA = "camera"  # a camera that is blind, stuck or moved
+    BAD_INPUT = "bad_input"  # messages that were refused
+    HEALTH = "health"  # a part of the system that is late, failing or gone
 
 
 class Phase(StrEnum):

@@ -2,7 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
+from responders import playbooks
 from responders.incident import Act, Resolution, Verb
+from responders.roles import Role
 from streams.events import (
     Context,
     Health,
@@ -81,8 +83,27 @@ def status(worker: str, time_s: float, asked: ModelState | None, *, health: Heal
 
 
 def act(
-    verb: Verb, incident_id: str, time_s: float, *, actor: str = "operator-1", resolution: Resolution = Resolution.HANDLED
+    verb: Verb,
+    incident_id: str,
+    time_s: float,
+    *,
+    actor: str = "operator-1",
+    resolution: Resolution = Resolution.HANDLED,
+    roles: tuple[Role, ...] = (),
+    kind: Kind = Kind.DRIFT,
+    snooze_s: float = 600,
 ) -> Act:
     return Act(
-        event_id("act", verb, incident_id, str(time_s)), at(time_s), incident_id, verb, actor, f"{verb} for a test", resolution
+        event_id("act", verb, incident_id, str(time_s), actor),
+        at(time_s),
+        incident_id,
+        verb,
+        actor,
+        f"{verb} for a test",
+        resolution=resolution,
+        assignee="operator-2" if verb is Verb.ASSIGN else "",
+        until=at(time_s + snooze_s) if verb is Verb.SNOOZE else None,
+        kind=kind if verb is Verb.RECLASSIFY else None,
+        plan=playbooks.load()[kind] if verb is Verb.RECLASSIFY else None,
+        roles=roles,
     )
