@@ -176,6 +176,9 @@ INCIDENT_CHANGES = Definition(
 )
 EFFECTS_PENDING = Definition(Gauge, "kerbwatch_effects_pending", "Decided effects that are not carried out yet.")
 EFFECT_ATTEMPTS = Definition(Counter, "kerbwatch_effect_attempts_total", "Attempts to carry out an effect.", ("outcome",))
+NOTIFICATIONS = Definition(
+    Counter, "kerbwatch_notifications_total", "Attempts to tell people of an incident.", ("channel", "outcome")
+)
 QUARANTINED = Definition(Counter, "kerbwatch_frames_quarantined_total", "Frames set aside, encrypted.")
 AUDITED = Definition(Counter, "kerbwatch_audit_entries_total", "Entries written to the audit trail.")
 DEAD_LETTERS = Definition(

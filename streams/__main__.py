@@ -19,6 +19,7 @@ from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
 from responders import keys_cli, people_cli, quarantine_cli, rollout_cli, watch_cli
 from responders.incidents_cli import app as incidents
+from responders.notify.cli import app as notify
 from streams import chaos, dlq, evidence, models, quarantine_show
 from streams.bench import stream as bench
 from streams.bench.protection import protection, sanitise
@@ -51,6 +52,7 @@ incidents.command("evidence")(evidence.evidence)
 incidents.command("verify")(evidence.verify_bundle)
 incidents.command("report")(report)
 app.add_typer(quarantine_cli.app, name="quarantine")
+app.add_typer(notify, name="notify")
 quarantine_cli.app.command("show")(quarantine_show.show)
 app.add_typer(rollout_cli.app, name="rollouts")
 app.add_typer(people_cli.app, name="people")

@@ -3,8 +3,8 @@
 - watch (detections -> signals): per camera, a pure step over all its detectors; the state rests in a Faust table. Signals are sent,
   and their receipt awaited, before the state that led to them is stored: a crash in between repeats them under the same ids
   instead of losing them.
-- respond (signals, worker-status -> model-state, quarantine, incidents, audit): one SQL transaction an event, effects afterwards
-  from the outbox.
+- respond (signals, worker-status -> model-state, quarantine, incidents, audit): one SQL transaction a batch of signals, effects
+  afterwards from the outbox; people are told by one lane a channel, each in a thread of its own, so that none holds up the rest.
 - keep (detections, quarantine, audit -> database, sealed files): a row a judged frame, frames set aside, the audit trail.
 
 SQL and Kafka's log are read in one worker thread: a blocking call would stall Faust's event loop (issue #247).
@@ -27,12 +27,13 @@ from faust.types import EventT, StreamT
 from detectors.base import Verdict
 from detectors.watch import Watching, watch
 from inference.provenance.registry import registry_of
-from infra.db import open_database, reading, writing
+from infra.db import Sessions, open_database, reading, writing
 from infra.metrics import (
     AUDITED,
     EFFECT_ATTEMPTS,
     EFFECTS_PENDING,
     GATE_VERDICTS,
+    NOTIFICATIONS,
     QUARANTINED,
     GateVerdict,
     Metrics,
@@ -43,6 +44,9 @@ from infra.settings import Settings
 from responders import playbooks, rollout_metrics
 from responders.effects import carry_out
 from responders.keeping import record_audit, record_judged
+from responders.notify.channels import Channel, ChannelName
+from responders.notify.deliveries import deliver, dispatch
+from responders.notify.from_settings import channel_of
 from responders.outbox import gate_said
 from responders.playbooks import State
 from responders.quarantine import offsets_of, set_aside
@@ -53,7 +57,7 @@ from streams import codec, topics
 from streams.app import EXIT_FAULT, Rim, base_app
 from streams.codec import Message
 from streams.errors import BadInput, BrokenContract, Unavailable
-from streams.events import AuditEntry, Detections, Event, IncidentChange, Kind, QuarantineOrder, WorkerStatus
+from streams.events import AuditEntry, Detections, Event, IncidentChange, Kind, QuarantineOrder, Signal, WorkerStatus
 from streams.frame_log import read_detections, read_frames
 from streams.promotion import vouch
 
@@ -63,6 +67,7 @@ Batch = Sequence[EventT[bytes]]
 _BATCH = 256
 _WITHIN_S = 0.02
 _TICK_S = 0.5
+_TELL_S = 1.0
 _SEND_LIMIT_S = 5.0
 """Half an effect's lease (`responders.effects.LEASE`): nobody else takes an effect over while it is being sent."""
 _RECORDS_LATE = timedelta(seconds=60)
@@ -131,21 +136,45 @@ class _Responder:
         self._port = _Port(rim)
         self._apart = _Apart()
         self._runner = settings.responder_id
-        for topic in (topics.SIGNALS, topics.WORKER_STATUS):
-            _on_batches(rim, topic, f"respond-{topic.name}", partial(self._respond, topic))
+        self._lanes = [_Lane(rim, self._sessions, channel, self._runner) for channel in _channels(settings)]
+        _on_batches(rim, topics.SIGNALS, "respond-signals", self._hear_signals)
+        _on_batches(rim, topics.WORKER_STATUS, "respond-worker-status", self._hear_workers)
         rim.app.timer(interval=_TICK_S)(self._tick)
 
-    async def _respond(self, topic: topics.Topic, batch: Batch) -> None:
+    async def _hear_signals(self, batch: Batch) -> None:
+        signals: list[Signal] = []
+
+        async def decode(message: Message) -> None:
+            signals.append(codec.decode(message.value, topics.SIGNALS, Signal).event)
+
+        async def accept(message: Message) -> None:
+            await self._apart(self._store.accept, codec.decode(message.value, topics.SIGNALS, Signal).event, datetime.now(UTC))
+
+        async def accept_all() -> None:
+            await self._apart(self._store.accept_all, signals, datetime.now(UTC))
+
+        whole: list[EventT[bytes]] = []
         for event in batch:
-            await self._rim.guard("respond", event, partial(self._accept, topic))
+            await self._rim.guard("respond", event, decode)
+            whole += [event] if len(signals) > len(whole) else []
+        try:
+            await self._rim.until_available("respond", accept_all)
+        except Exception:
+            log.exception("signals are taken in one by one: one of the batch cannot be", agent="respond", signals=len(signals))
+            for event in whole:
+                await self._rim.guard("respond", event, accept)
         await self._rim.until_available("respond", self._act)
 
-    async def _accept(self, topic: topics.Topic, message: Message) -> None:
-        event = codec.decode(message.value, topic, topic.carries).event
-        now = datetime.now(UTC)
-        if isinstance(event, WorkerStatus):
-            self._rim.metrics.reported(event, now)
-        await self._apart(self._store.accept, event, now)
+    async def _hear_workers(self, batch: Batch) -> None:
+        async def accept(message: Message) -> None:
+            status = codec.decode(message.value, topics.WORKER_STATUS, WorkerStatus).event
+            now = datetime.now(UTC)
+            self._rim.metrics.reported(status, now)
+            await self._apart(self._store.accept, status, now)
+
+        for event in batch:
+            await self._rim.guard("respond", event, accept)
+        await self._rim.until_available("respond", self._act)
 
     async def _act(self) -> None:
         """Carry out what was decided, until nothing is due."""
@@ -162,6 +191,7 @@ class _Responder:
         try:
             await self._apart(self._store.tick, datetime.now(UTC))
             await self._apart(self._rollouts.tick, datetime.now(UTC))
+            await self._apart(dispatch, self._sessions, [lane.channel.name for lane in self._lanes], datetime.now(UTC))
             await self._act()
             now = await self._apart(self._standing)
         except Unavailable as error:
@@ -175,6 +205,43 @@ class _Responder:
         with reading(self._sessions) as session:
             rollout_metrics.show(self._rim.metrics, rollout_metrics.newest(session))
             return standing(session)
+
+
+def _channels(settings: Settings) -> list[Channel]:
+    """Every channel that is set up; one whose settings do not hold is left out, because incidents go before telling of them."""
+    found: list[Channel] = []
+    for name in ChannelName:
+        try:
+            channel = channel_of(settings, name)
+        except BadInput as error:
+            log.error("people are not told by this channel", channel=name, cause=str(error))  # noqa: TRY400 - the cause says it all
+        else:
+            found += [channel] if channel is not None else []
+    return found
+
+
+class _Lane:
+    """One channel's way to people, beside all others."""
+
+    def __init__(self, rim: Rim, sessions: Sessions, channel: Channel, runner: str) -> None:
+        self.channel = channel
+        self._rim, self._sessions, self._runner = rim, sessions, runner
+        self._apart = _Apart()
+        rim.app.timer(interval=_TELL_S)(self._tell)
+
+    async def _tell(self) -> None:
+        attempts = self._rim.metrics[NOTIFICATIONS]
+        try:
+            while True:
+                told = await self._apart(deliver, self._sessions, self.channel, lambda: datetime.now(UTC), self._runner)
+                attempts.labels(channel=self.channel.name, outcome=Outcome.DONE).inc(told.sent)
+                attempts.labels(channel=self.channel.name, outcome=Outcome.FAILED).inc(told.delayed)
+                if not told.sent:
+                    return
+        except Unavailable as error:
+            log.warning("waiting", agent="notify", channel=self.channel.name, cause=str(error))
+        except Exception:
+            log.exception("a channel failed; it is tried again", channel=self.channel.name)
 
 
 class _Keeper:

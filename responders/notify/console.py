@@ -24,6 +24,10 @@ class Console:
         """As `Channel.send`: a headline, then a line for each notice."""
         log.warning(subject(notices), sort=notices[0].sort, role=notices[0].role or "on call", notices=len(notices))
         for notice in notices:
-            log.warning(
-                notice.what, incident=notice.incident_id[:8], severity=notice.severity, camera=notice.camera_id, state=notice.state
-            )
+            about = {
+                "incident": notice.incident_id[:8],
+                "camera": notice.camera_id,
+                "severity": notice.severity,
+                "state": notice.state,
+            }
+            log.warning(notice.what, **(about if notice.incident_id else {}))
