@@ -37,8 +37,8 @@ from streams.frame_log import read_frames
 from streams.ledger import Truth, read_ledger
 from streams.sources.base import Person
 
-_BLANK_PX = (640, 480)
-"""A frame's size where its picture is not at hand and its boxes do not say more."""
+_LEAST_PX = 320
+"""A canvas is no narrower, where no picture says how large a frame is."""
 
 
 def report(
@@ -140,7 +140,8 @@ def _extent(found: Material, seen: Mapping[str, Detections]) -> tuple[int, int]:
     boxes = [box for frame in found.frames if frame.frame_id in seen for box in seen[frame.frame_id].boxes]
     width = max((box.x_px + box.w_px for box in boxes), default=0.0)
     height = max((box.y_px + box.h_px for box in boxes), default=0.0)
-    return max(_BLANK_PX[0], int(width) + 1), max(_BLANK_PX[1], int(height) + 1)
+    wide = max(_LEAST_PX, int(width) + 1)
+    return wide, max(wide * 9 // 16, int(height) + 1)
 
 
 def _pictures(

@@ -7,7 +7,8 @@ Source: paper 4.7 (incident analysis), NIST SP 800-61r3 (reporting, improvement)
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
@@ -108,6 +109,7 @@ class Content:
 
     incident_id: str
     title: str
+    camera: str
     severity: str
     status: str
     over: bool
@@ -127,6 +129,12 @@ class Content:
     written_at: datetime
 
 
+class _Words(msgspec.Struct, frozen=True):
+    title: str
+    what: str = ""
+    follow_ups: tuple[str, ...] = ()
+
+
 def compose(
     material: Material,
     duties: Sequence[Deadline],
@@ -137,14 +145,15 @@ def compose(
 ) -> Content:
     """The report's content; `snapshots` and `effects` come from whoever may open pictures and knows the truth."""
     short, incident = material.shown.incident, material.incident
-    begin = short.impact_at or short.detected_at
+    begin, words = short.impact_at or short.detected_at, _words(str(short.kind))
     return Content(
         incident_id=short.id,
-        title=f"{material.incident.playbook.title}: {short.camera} ({short.context})",
+        title=f"{words.title}: camera {short.camera}",
+        camera=f"{short.context}, severity {short.severity}",
         severity=short.severity,
         status=_status(material),
         over=incident.closed_at is not None,
-        answers=_answers(material),
+        answers=_answers(material, words),
         clocks=_clocks(material),
         dues=dues(material.incident, duties, now),
         aware=aware(material.incident),
@@ -154,7 +163,7 @@ def compose(
         causes=_causes(material.events),
         served=_served(material),
         timeline=_timeline(material.shown.timeline),
-        follow_ups=_follow_ups(str(short.kind)),
+        follow_ups=words.follow_ups,
         provenance=_provenance(material),
         missing=material.missing,
         written_at=now,
@@ -191,9 +200,10 @@ def _status(material: Material) -> str:
     return f"NOT CONTAINED: {incident.state}" if incident.needs_safe else f"still open: {incident.state}"
 
 
-def _answers(material: Material) -> tuple[tuple[str, str], ...]:
+def _answers(material: Material, words: _Words) -> tuple[tuple[str, str], ...]:
     short, incident = material.shown.incident, material.incident
     first = material.shown.timeline[0].what if material.shown.timeline else str(short.kind)
+    said = f"{words.what} First sign: {first.rstrip('.')}.".strip()
     since = (
         f"First suspicious frame at {utc(short.impact_at)} UTC"
         if short.impact_at
@@ -219,7 +229,7 @@ def _answers(material: Material) -> tuple[tuple[str, str], ...]:
     if incident.escalated:
         over += f" Escalated: {incident.escalated}."
     return (
-        ("What happened?", first[:1].upper() + first[1:] + ("" if first.endswith(".") else ".")),
+        ("What happened?", said),
         ("Since when?", since),
         ("What was done?", "; ".join(done)[:1].upper() + "; ".join(done)[1:] + "."),
         ("Is it over?", over),
@@ -271,11 +281,18 @@ def _causes(events: Sequence[Logged]) -> tuple[Cause, ...]:
 
 
 def _served(material: Material) -> tuple[Served, ...]:
-    suspicious: dict[str, int] = {}
+    suspicious: Counter[tuple[str, str]] = Counter()
     for frame in material.frames:
-        suspicious[frame.decision_id] = suspicious.get(frame.decision_id, 0) + frame.suspicious
+        suspicious[frame.decision_id, frame.weights_digest] += frame.suspicious
     return tuple(
-        Served(one.weights_digest[:_SHORT], one.mode, one.frames, one.first_at, one.last_at, suspicious.get(one.decision_id, 0))
+        Served(
+            one.weights_digest[:_SHORT],
+            one.mode,
+            one.frames,
+            one.first_at,
+            one.last_at,
+            suspicious[one.decision_id, one.weights_digest],
+        )
         for one in material.judged
     )
 
@@ -288,11 +305,10 @@ def _timeline(changes: Sequence[Change]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _follow_ups(kind: str) -> tuple[str, ...]:
-    known: Mapping[str, list[str]] = tomllib.loads(
-        files("responders.report").joinpath("follow_ups.toml").read_text(encoding="utf-8")
-    )
-    return (*known.get(kind, ()), *known["always"])
+def _words(kind: str) -> _Words:
+    known = tomllib.loads(files("responders.report").joinpath("kinds.toml").read_text(encoding="utf-8"))
+    found = msgspec.convert(known.get(kind, {"title": kind.replace("_", " ").capitalize()}), _Words)
+    return msgspec.structs.replace(found, follow_ups=(*found.follow_ups, *known["always"]))
 
 
 def _provenance(material: Material) -> tuple[tuple[str, str], ...]:

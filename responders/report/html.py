@@ -4,10 +4,11 @@ It decides layout; it refuses to load anything from outside (a content security 
 print a word unescaped. Pure; no topic feeds it.
 """
 
+import re
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from responders.report import plots
 from responders.report.content import Content, span, utc
@@ -16,6 +17,7 @@ from responders.report.content import Content, span, utc
 def page(content: Content) -> str:
     """The whole page."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["coded"] = _coded
     template = environment.from_string(files("responders.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         c=content,
@@ -26,6 +28,10 @@ def page(content: Content) -> str:
         span=span,
         percent=percent,
     )
+
+
+def _coded(text: str) -> Markup:
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S704 - escaped before it becomes markup
 
 
 def percent(share: float | None) -> str:

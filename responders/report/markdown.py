@@ -21,7 +21,7 @@ def document(content: Content) -> tuple[str, Mapping[str, str]]:
         drawings = {"onset.svg": drawn, **drawings}
     parts = [
         f"# {_plain(content.title)}",
-        f"**{_plain(content.status)}**, severity {content.severity}, incident `{content.incident_id}`",
+        f"**{_plain(content.status)}**, {_plain(content.camera)}, incident `{content.incident_id}`",
         *(f"**{question}** {_plain(answer)}" for question, answer in content.answers),
         _table(
             ("clock", "time (UTC)", "after impact", ""),
@@ -56,7 +56,7 @@ def document(content: Content) -> tuple[str, Mapping[str, str]]:
     ]
     parts += [
         "## Follow-ups",
-        _list(content.follow_ups),
+        "\n".join(f"- {one}" for one in content.follow_ups),  # our own words, with commands in them
         "## Which weights judged what",
         _table(("weights", "mode", "frames", "suspicious", "from (UTC)", "to (UTC)"), weights),
         "## Timeline",

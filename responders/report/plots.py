@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 from responders.report.content import Clock, Point, Snapshot, span
 
-_WIDTH, _LEFT, _RIGHT = 720, 46, 12
+_WIDTH, _LEFT, _RIGHT = 540, 52, 12
 _STYLE = """<style>
 .kw{font:12px system-ui,sans-serif;--ink:#1d2430;--dim:#66707d;--rule:#d8dde3;--hot:#d55e00;--safe:#0072b2;--ok:#667788}
 @media(prefers-color-scheme:dark){.kw{--ink:#e6e9ee;--dim:#9aa4b1;--rule:#39424e;--safe:#56b4e9;--ok:#aabbcc}}
@@ -25,7 +25,7 @@ _STYLE = """<style>
 _SCORES, _PEOPLE = (52, 190), (214, 276)
 """Top and bottom of the two panels."""
 _STEPS_S = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1800, 3600, 14400, 86400, 1e9)
-_MOST_TICKS = 8
+_MOST_TICKS = 7
 
 _Scale = Callable[[float], float]
 
@@ -127,7 +127,7 @@ def _marks(marks: Sequence[Clock], x: _Scale) -> list[str]:
         row = next((row for row, end in enumerate(ends) if at > end), 2)
         anchor = "end" if at + length > _WIDTH else "start"
         ends[row] = at + length + 6
-        y = 44 - 14 * row
+        y = 16 + 14 * row
         parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{y + 2}" y2="{_PEOPLE[1]}"/>')
         parts.append(f'<text x="{at:.1f}" y="{y - 2}" text-anchor="{anchor}">{escape(name)}</text>')
     return parts
