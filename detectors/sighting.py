@@ -5,9 +5,12 @@ the camera's own and the worker's, as the event carries them. Topic: detections 
 """
 
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from detectors.base import State, Status, Verdict
+
+if TYPE_CHECKING:
+    from detectors.lately import Lately
 
 CELLS = 64
 """Means of luminance in a fingerprint."""
@@ -20,6 +23,7 @@ class Sighting:
     sequence grows over restarts, number is the camera's own within its epoch. time_s: the camera's time, waited_s: from then until
     it was judged. refused: messages under the camera's name that intake refused since the frame before. cells: 8 x 8 means of
     luminance in 1/256 grey level, row by row, empty where not measured. raised: detectors that raised an alarm on this frame.
+    lately: the last frames beside what is usual, where that is kept.
     """
 
     sequence: int
@@ -33,6 +37,7 @@ class Sighting:
     cells: tuple[int, ...] = ()
     embedding: tuple[float, ...] = ()
     raised: tuple[str, ...] = ()
+    lately: "Lately | None" = None
 
 
 class Rule(Protocol):

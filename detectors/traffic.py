@@ -12,6 +12,7 @@ Source: paper 4.7 (traffic surveillance); MITRE ATLAS AML.T0029, AML.T0046.
 from dataclasses import dataclass
 from functools import cached_property
 
+from detectors.answers import Answers, Newcomer
 from detectors.arrivals import Holes, Lag, Rate, Senders
 from detectors.claims import Chaff, Claim
 from detectors.pictures import Frozen, Replayed
@@ -24,7 +25,7 @@ class Guard:
     """One traffic rule at work.
 
     reads: what the verdict's score is a number of. calm: in words, that it is over. explains: whether what the pictures show
-    while it lasts is no drift. remind: suspicious frames between two ONGOING signals.
+    while it lasts is no drift. remind: suspicious frames between two ONGOING signals. kind: what its signals are about.
     """
 
     name: str
@@ -35,11 +36,7 @@ class Guard:
     why: str
     explains: bool = False
     remind: int = 300
-
-    @property
-    def kind(self) -> Kind:
-        """What its signals are about."""
-        return Kind.TRAFFIC
+    kind: Kind = Kind.TRAFFIC
 
     @cached_property
     def key(self) -> str:
@@ -69,6 +66,14 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "claim", Claim(), Severity.MEDIUM, "distance", "the claimed context fits the picture again",
         "a context claimed to get its model and its baselines",
+    ),
+    Guard(
+        "answers", Answers(), Severity.HIGH, "heat_times", "the model answers as usual again",
+        "weights that answer with nothing, with nonsense, or without an order", kind=Kind.HEALTH,
+    ),
+    Guard(
+        "newcomer", Newcomer(), Severity.HIGH, "missed", "the model that is new here sees people as the others do",
+        "a model that was taught not to see some people", kind=Kind.HEALTH,
     ),
 )  # fmt: skip
 """What watches every camera."""

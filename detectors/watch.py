@@ -13,16 +13,20 @@ Source: README, promises 1 and 5.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NotRequired, TypedDict, cast
+
+from msgspec.structs import replace as with_fields
 
 from detectors.base import Json, Observation, State, Status, Verdict
 from detectors.catalogue import RUNNING, Baseline, Entry
 from detectors.features import observations, sighting
+from detectors.lately import follow
 from detectors.sighting import Sighting
 from detectors.traffic import CHAFF, GUARDS, Guard
+from detectors.triage import diagnose
 from streams.errors import BrokenContract
-from streams.events import Context, Detections, Evidence, Kind, Phase, Signal, Window, event_id
+from streams.events import Context, Detections, Diagnosis, Evidence, Kind, Phase, Signal, Window, event_id
 
 Watching = Entry | Guard
 Heard = Callable[[Watching, Verdict], None]
@@ -30,6 +34,7 @@ Heard = Callable[[Watching, Verdict], None]
 VERSION = 1
 KEPT_BASELINES = 12  # (context, digest) pairs a camera remembers: two contexts, some normal and safe weights each
 KEPT_EPOCHS = 4  # camera restarts whose late repeats are still recognised
+SURE_AFTER = 6  # frames in a row with another diagnosis than was told, until it is told
 
 
 class _Finding(TypedDict):
@@ -48,6 +53,13 @@ class _Cell(TypedDict):
     finding: _Finding | None
 
 
+class _Told(TypedDict):
+    """Which diagnosis went out with the last signals."""
+
+    cause: str
+    other: int  # frames in a row that another one was right
+
+
 class _Memory(TypedDict):
     """One camera's memory."""
 
@@ -58,6 +70,8 @@ class _Memory(TypedDict):
     baselines: dict[str, dict[str, _Cell]]  # by context and digest, then by detector
     recent: list[str]  # baselines, the longest unused first
     camera: NotRequired[dict[str, _Cell]]  # by traffic rule: what belongs to the camera, whatever its context and weights
+    lately: NotRequired[dict[str, Json]]  # `detectors.lately`'s
+    told: NotRequired[_Told | None]  # None while nothing is open
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,8 @@ class _Place:
     epoch: int
     offset: int
     source: str
+    again: bool = False
+    """Whether what is open is to be told again, because its diagnosis is another."""
 
     def window(self, first: int, last: int) -> Window:
         first = max(0, first - self.offset)
@@ -109,32 +125,64 @@ def watch(
     if event.epoch != memory["epoch"]:
         signals += _change_epoch(after, event, (*entries, *guards, CHAFF), source)
     after["seen"] = {**after["seen"], str(event.epoch): event.sequence}
+    after["lately"], lately = follow(memory.get("lately", {}), event, learn=memory.get("told") is None)
+    words: dict[str, str] = {}
+
+    def hear(watching: Watching, verdict: Verdict) -> None:
+        words[watching.name] = verdict.leads
+        heard(watching, verdict)
+
     explained = False
+    watched: list[tuple[Watching, _Cell | None]] = []
+    seen = replace(sighting(event, after["offset"]), lately=lately)
     for guard in guards:
-        signal = _guard(guard, after, sighting(event, after["offset"]), event, source, heard)
+        signal = _guard(guard, after, seen, event, source, hear)
         signals += [signal] if signal is not None else []
+        watched.append((guard, after["camera"][guard.key]))
         explained = explained or (guard.explains and after["camera"][guard.key]["finding"] is not None)
     readings = observations(event, after["offset"])
     used = []
     for entry in entries:
         reading = readings.get(entry.reads)
-        if explained and entry.kind is Kind.DRIFT:
-            continue
         key = _baseline(entry, event)
         cells = after["baselines"].get(key, {})
         cell = cells.get(entry.key)
+        if explained and entry.kind is Kind.DRIFT:
+            watched.append((entry, cell))
+            continue
         if reading is not None:
-            cell, signal = _look(entry, cell, reading, _Place(event, key, event.epoch, after["offset"], source), heard)
+            cell, signal = _look(entry, cell, reading, _place(after, event, key, source), hear)
             after["baselines"][key] = {**cells, entry.key: cell}
             if signal is not None:
                 signals.append(signal)
         used.append(key)
+        watched.append((entry, cell))
         explained = explained or (entry.kind is Kind.EVASION and cell is not None and cell["finding"] is not None)
     raised = tuple(signal.detector for signal in signals if signal.phase is Phase.RAISED)
-    signal = _guard(CHAFF, after, sighting(event, after["offset"], raised), event, source, heard)
+    signal = _guard(CHAFF, after, replace(seen, raised=raised), event, source, hear)
     signals += [signal] if signal is not None else []
+    watched.append((CHAFF, after["camera"][CHAFF.key]))
+    found = {one.name: words.get(one.name, "") for one, cell in watched if cell is not None and cell["finding"] is not None}
+    diagnosis = diagnose(found, lately) if found else None
+    after["told"] = _told(memory.get("told"), diagnosis, signals) if found else None
     _forget(after, used)
-    return cast("dict[str, Json]", after), tuple(signals)
+    return cast("dict[str, Json]", after), tuple(
+        signal if signal.phase is Phase.CALM else with_fields(signal, diagnosis=diagnosis) for signal in signals
+    )
+
+
+def _told(before: _Told | None, diagnosis: Diagnosis | None, signals: Sequence[Signal]) -> _Told:
+    """Which diagnosis is known outside, after this frame's signals."""
+    cause = "" if diagnosis is None else str(diagnosis.cause)
+    if before is None or any(signal.phase is not Phase.CALM for signal in signals):
+        return {"cause": cause, "other": 0}
+    return {**before, "other": 0 if cause == before["cause"] else before["other"] + 1}
+
+
+def _place(after: _Memory, event: Detections, baseline: str, source: str) -> _Place:
+    told = after.get("told")
+    again = told is not None and told["other"] >= SURE_AFTER
+    return _Place(event, baseline, event.epoch, after["offset"], source, again)
 
 
 def _guard(  # noqa: PLR0917 only `watch` calls it
@@ -145,7 +193,7 @@ def _guard(  # noqa: PLR0917 only `watch` calls it
     cell = cells.get(guard.key)
     finding = cell["finding"] if cell is not None else None
     context = finding.get("context", event.context) if finding is not None else event.context
-    place = _Place(event, f"{context}/{Baseline.PICTURE}", event.epoch, after["offset"], source)
+    place = _place(after, event, f"{context}/{Baseline.PICTURE}", source)
     state, verdict = guard.rule.step(guard.rule.start() if cell is None else cell["state"], seen)
     heard(guard, verdict)
     finding, signal = _tell(guard, finding, seen.sequence, (None, verdict), place)
@@ -229,7 +277,7 @@ def _tell(
     waiting = finding["waiting"] + verdict.unusual
     # Told every so often, and once more at the first usual reading, so that the window ends right before it.
     until = now if verdict.unusual else now - 1
-    due = waiting >= entry.remind if verdict.unusual else waiting > 0
+    due = waiting >= entry.remind or place.again if verdict.unusual else waiting > 0
     if not due:
         return {**finding, "waiting": waiting}, None
     signal = _signal(entry, Phase.ONGOING, place.window(finding["since"], until), seen, place)
@@ -285,7 +333,8 @@ def _words(entry: Watching, phase: Phase, stretch: str, leads: str) -> str:
         return f"{leads or entry.why}: {stretch}" if phase is Phase.RAISED else f"still: {leads or entry.why}: {stretch}"
     match phase:
         case Phase.RAISED:
-            return f"{entry.reads} is not what it used to be: {stretch}"
+            beside = f" ({leads})" if leads else ""
+            return f"{entry.reads} is not what it used to be: {stretch}{beside}"
         case Phase.ONGOING:
             return f"{entry.reads} is still unusual: {stretch}"
         case Phase.CALM:

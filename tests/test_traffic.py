@@ -338,7 +338,8 @@ def test_weather_far_from_both_contexts_is_no_wrong_claim() -> None:
 
 def test_other_weights_are_never_compared() -> None:
     events = [*drive((URBAN, "urban", 400))]
-    other = [msgspec.structs.replace(calm(400 + n, context=HIGHWAY), weights_digest="b" * 64) for n in range(150)]
+    weights: dict[str, Any] = {"weights_digest": "b" * 64, "scores": InputScores(reference_digest="b" * 64)}
+    other = [msgspec.structs.replace(calm(400 + n, context=HIGHWAY), **weights) for n in range(150)]
     assert watched([*events, *other]) == []
 
 

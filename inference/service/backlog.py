@@ -11,7 +11,7 @@ Source: paper 4.7 (performance monitoring), SC-9 (availability); MITRE ATLAS AML
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from streams.events import Context, Evidence, Kind, Phase, Severity, Signal, Window, event_id
+from streams.events import Cause, Context, Diagnosis, Evidence, Kind, Phase, Severity, Signal, Window, event_id
 
 DETECTOR = "backlog"
 _FRESH = 0.25
@@ -71,7 +71,13 @@ class Backlog:
                 return None
             text = f"frames wait {age_s:.0f} s, the limit is {self.limit_s:.0f} s: {behind.dropped} dropped; add a worker"
             phase = Phase.RAISED if behind.dropped == 1 else Phase.ONGOING
-            return self._signal(context, behind, offset, now, phase=phase, text=text)
+            why = (
+                f"Frames waited {age_s:.0f} s to be judged; the limit is {self.limit_s:.0f} s.",
+                f"{behind.dropped} frames of context {context} were left out unjudged.",
+                "The worker finds this of itself: it is about no camera's pictures.",
+            )
+            load = Diagnosis(cause=Cause.LOAD, confidence=0.95, evidence=why)
+            return self._signal(context, behind, offset, now, phase=phase, text=text, diagnosis=load)
         behind.good += age_s <= self.limit_s
         if behind.good < self.calm_after:
             return None
@@ -79,7 +85,17 @@ class Backlog:
         text = f"{behind.good} frames in time since the last of {behind.dropped} was dropped"
         return self._signal(context, behind, offset, now, phase=Phase.CALM, text=text)
 
-    def _signal(self, context: Context, behind: _Behind, offset: int, now: datetime, *, phase: Phase, text: str) -> Signal:
+    def _signal(
+        self,
+        context: Context,
+        behind: _Behind,
+        offset: int,
+        now: datetime,
+        *,
+        phase: Phase,
+        text: str,
+        diagnosis: Diagnosis | None = None,
+    ) -> Signal:
         return Signal(
             id=event_id("signal", DETECTOR, self.worker_id, context, behind.first_offset, phase, behind.dropped),
             source=self.source,
@@ -95,4 +111,5 @@ class Backlog:
             weights_digest=None,
             evidence=(Evidence("dropped", float(behind.dropped)),),
             message=text,
+            diagnosis=diagnosis,
         )

@@ -9,10 +9,18 @@ from datetime import datetime
 
 from streams.codec import Message
 from streams.errors import BadInput, Refusal
-from streams.events import Context, Evidence, Frame, Kind, Phase, Severity, Signal, Window, event_id
+from streams.events import Cause, Context, Diagnosis, Evidence, Frame, Kind, Phase, Severity, Signal, Window, event_id
 
 DETECTOR = "intake"
 STRANGER = "stranger"
+_FLOOD = 5
+"""Messages refused in a row, between two good frames, from which on it is a flood: a second sender or a reconnect repeats one."""
+_CAUSES = {
+    Refusal.TOO_LARGE: (Cause.ATTACK, 0.7), Refusal.BAD_SIGNATURE: (Cause.ATTACK, 0.9), Refusal.UNKNOWN_CAMERA: (Cause.ATTACK, 0.8),
+    Refusal.REPEATED: (Cause.ATTACK, 0.6), Refusal.UNDECODABLE: (Cause.CAMERA, 0.7), Refusal.BAD_VALUE: (Cause.CAMERA, 0.6),
+    Refusal.FUTURE_TIME: (Cause.CAMERA, 0.8), Refusal.STALE_TIME: (Cause.CAMERA, 0.7), Refusal.OVERLOAD: (Cause.LOAD, 0.9),
+}  # fmt: skip
+"""What a reason speaks for, and how sure that is, from one finding alone."""
 _GRAVE = {Refusal.BAD_SIGNATURE, Refusal.UNKNOWN_CAMERA, Refusal.REPEATED}
 
 
@@ -23,6 +31,8 @@ class _Trouble:
     first_offset: int
     refused: int = 0
     good: int = 0
+    row: int = 0  # refused since the last good frame
+    most: int = 0  # the longest such row
 
 
 @dataclass
@@ -50,13 +60,18 @@ class Refusals:
         epoch, sequence = (good.epoch, good.sequence) if good else (0, message.offset)
         trouble = self._trouble.setdefault((camera_id, context), _Trouble(epoch, sequence, message.offset))
         trouble.refused += 1
+        trouble.row = trouble.row + 1 if trouble.good == 0 else 1
+        trouble.most = max(trouble.most, trouble.row)
         trouble.good = 0
         if trouble.refused != 1 and trouble.refused % self.every:
             return None
         phase = Phase.RAISED if trouble.refused == 1 else Phase.ONGOING
         severity = Severity.HIGH if error.reason in _GRAVE else Severity.MEDIUM
         last = sequence if epoch == trouble.epoch else trouble.first_sequence
-        return self._signal(camera_id, context, trouble, last, phase=phase, severity=severity, message=str(error), now=now)
+        why = _diagnosis(error, trouble)
+        return self._signal(
+            camera_id, context, trouble, last, phase=phase, severity=severity, message=str(error), now=now, diagnosis=why
+        )
 
     def accepted(self, frame: Frame, now: datetime) -> list[Signal]:
         """A good frame; the CALM signals for which it is the last one that was needed.
@@ -90,6 +105,7 @@ class Refusals:
         severity: Severity,
         message: str,
         now: datetime,
+        diagnosis: Diagnosis | None = None,
     ) -> Signal:
         first = trouble.first_sequence
         return Signal(
@@ -107,7 +123,24 @@ class Refusals:
             weights_digest=None,
             evidence=(Evidence("refused", float(trouble.refused)),),
             message=message[:500],
+            diagnosis=diagnosis,
         )
+
+
+def _diagnosis(error: BadInput, trouble: _Trouble) -> Diagnosis | None:
+    """What kind of trouble refusals speak for; None where the reason speaks for none."""
+    known = _CAUSES.get(error.reason)
+    if known is None:
+        return None
+    cause, sure = known
+    if error.reason is Refusal.REPEATED and trouble.most >= _FLOOD:
+        cause, sure = Cause.LOAD, 0.8
+    why = (
+        f"A message was refused as {error.reason}: {error}"[:300],
+        f"{trouble.refused} messages under this name were refused since the trouble began.",
+        f"At most {trouble.most} of them came between two good frames.",
+    )
+    return Diagnosis(cause=cause, confidence=sure, evidence=why)
 
 
 def claimed_context(message: Message) -> Context | None:

@@ -1,0 +1,325 @@
+"""What a camera shows lately beside what is usual for it: the context in which triage reads the detectors' verdicts.
+
+Decides what is usual (learned while nothing is found, by context, and of the model's view also by mode) and how far the last few
+frames are from it; refuses to say why: `triage.py` does. No clock and no chance: a fold with plain JSON state of some 3 KB a
+camera. Topic: detections.
+
+The layout is the camera's place: means of 8 x 8 cells, their own mean and spread taken out, keep their pattern in fog, rain and
+dusk, and lose it when the camera looks elsewhere. What changes at once was done; what grows is mostly weather.
+
+Source: paper 4.7 (what is monitored); docs/triage.md.
+"""
+
+import math
+import struct
+from dataclasses import dataclass, replace
+from typing import NotRequired, TypedDict, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.base import Json
+from detectors.calibration import probability
+from detectors.sighting import CELLS
+from streams.events import Detections, Mode
+
+LEARN = 40
+"""Calm frames before anything counts as usual."""
+_MEMORY = 600  # frames over which what is usual follows
+_FAST = 0.2  # share of the newest frame in what is shown lately
+_FADE = 0.08  # the same for what is not known of every frame
+_BEYOND = 6.0  # spreads from usual at which a frame is not learned from, whoever is silent about it
+_STRANGE = 3.0  # spreads from usual at which a picture is not usual
+_STEP = 2  # frames within which a change counts as sudden
+_STILL = 2.0  # in 1/256 grey level: rounding
+_FLOORS = (0.01, 0.006, 0.0008)  # least spreads of brightness, contrast, sharpness
+_VIEW_FLOORS = (0.0015, 0.5)  # of heat and people
+_ALONE = 48  # frames without a second model's word after which no canary answers: one is compared every few frames
+_KEPT = 6  # contexts and modes remembered
+
+
+class _Level(TypedDict):
+    """Running means and variances."""
+
+    count: int
+    mean: list[float]
+    var: list[float]
+    cells: NotRequired[list[float]]  # their means, in 1/256 grey level
+    moves: NotRequired[list[float]]  # how much each usually changes from one frame to the next
+    order: NotRequired[list[float]]  # how well the layout correlates with itself, and how striped it is
+
+
+class _Memory(TypedDict):
+    places: dict[str, _Level]  # by context: brightness, contrast, sharpness, seconds waited
+    views: dict[str, _Level]  # by context and mode: heat, people
+    picture: list[float]  # lately: brightness, contrast, sharpness
+    before: list[list[float]]  # the last frames' own
+    jump: list[float]  # most that each changed within two frames since it was usual
+    off: int  # frames since the picture or the view is not usual any more
+    cells: list[float]
+    last: list[float]  # cells of the frame before
+    moves: list[float]
+    view: list[float]
+    attack: float | None  # probability, lately
+    second: list[float] | None  # agreement with a second model, people by it and by the one that is new
+    shared: int  # frames since a second model was asked
+    digest: str
+    since_digest: int  # frames since another model answers
+    context: str
+    since_context: int
+    waited: float
+    refused: float
+
+
+@dataclass(frozen=True)
+class Lately:
+    """The last few frames beside what is usual. What is not known yet stands at its usual value.
+
+    known: enough calm frames were seen in this context, and in this mode for what is of the model's view.
+    brightness, contrast, sharpness: now less usual, in usual spreads; shares: now over usual.
+    level: brightness now, 0..1; spread: contrast now.
+    layout: correlation of the cells with the usual ones, over how well it usually correlates, at most 1. striped: share of the
+    layout that its rows' or columns' means explain, beyond usual. dead: share of cells that stand still though they usually move.
+    moves: how much cells move, over usual. sudden: largest share of a change that came within two frames. off: frames since the
+    picture or the model's view is not usual any more.
+    heat, people: of the model's view, now over usual. blank: heat is as good as nothing.
+    attack: probability of adversarial input on the frames lately sampled, None without any.
+    newcomer: frames since other weights answer. stranger: weights answer that are neither the reference nor compared with another.
+    agreement, missed: of two models on the same frames: F1 of their boxes, and the share of people that the new one does not see.
+    moved: frames since another context is claimed. waited_s: seconds beyond usual until a frame is judged. refused: messages
+    refused for each that passed.
+    """
+
+    known: bool = False
+    seen: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    sharpness: float = 0.0
+    contrast_share: float = 1.0
+    sharpness_share: float = 1.0
+    level: float = 0.5
+    spread: float = 0.2
+    layout: float = 1.0
+    striped: float = 0.0
+    dead: float = 0.0
+    moves: float = 1.0
+    sudden: float = 0.0
+    off: int = 0
+    heat: float = 1.0
+    people: float = 1.0
+    blank: bool = False
+    attack: float | None = None
+    newcomer: int = 10**6
+    stranger: bool = False
+    agreement: float = 1.0
+    missed: float = 0.0
+    moved: int = 10**6
+    waited_s: float = 0.0
+    refused: float = 0.0
+
+    @property
+    def picture(self) -> float:
+        """How far the picture is from usual: the most of its three numbers, in spreads."""
+        return max(abs(self.brightness), abs(self.contrast), abs(self.sharpness))
+
+
+def follow(state: dict[str, Json], event: Detections, *, learn: bool) -> tuple[dict[str, Json], Lately]:
+    """One frame further.
+
+    Args:
+        state: what the last call returned, or {}; left untouched.
+        event: the judged frame.
+        learn: whether nothing is found on this camera, so that the frame may count as usual.
+
+    Returns:
+        The new state, and what is to be said of the last frames.
+    """
+    memory = cast("_Memory", state) if state else _begin(event)
+    features, context = event.features, str(event.context)
+    picture = [features.brightness, features.contrast, features.sharpness]
+    view = [features.heat, float(features.people)]
+    waited_s = max(0.0, event.time.timestamp() - event.camera_time.timestamp())
+    told = features.fingerprint
+    cells = np.array(struct.unpack(f">{CELLS}H", told) if len(told) == 2 * CELLS else memory["last"] or [0] * CELLS, np.float64)
+    last = np.array(memory["last"] or cells, np.float64)
+    moved = np.abs(cells - last)
+    after: _Memory = {
+        **memory,
+        "picture": _mixed(memory["picture"], picture, _FAST),
+        "before": [*memory["before"], [round(value, 5) for value in picture]][-_STEP - 1 :],
+        "cells": _rounded(_mix(memory["cells"], cells, _FAST)),
+        "last": _rounded(cells),
+        "moves": _rounded(_mix(memory["moves"], moved, _FAST)),
+        "view": _mixed(memory["view"], view, _FAST),
+        "attack": _attack(memory["attack"], event),
+        "second": _second(memory["second"], event),
+        "shared": 0 if event.compared is not None else min(memory["shared"] + 1, 10**6),
+        "digest": event.weights_digest,
+        "since_digest": 0 if event.weights_digest != memory["digest"] else min(memory["since_digest"] + 1, 10**6),
+        "context": context,
+        "since_context": 0 if context != memory["context"] else min(memory["since_context"] + 1, 10**6),
+        "waited": round(memory["waited"] + _FAST * (waited_s - memory["waited"]), 4),
+        "refused": round(memory["refused"] + _FAST * (min(event.refused, 1000) - memory["refused"]), 4),
+    }
+    place, seen = memory["places"].get(context), memory["views"].get(f"{context}/{event.mode}")
+    lately = _compared(after, place, seen, event)
+    after["jump"] = _jumps(after, place)
+    strange = lately.known and (lately.picture > _STRANGE or (lately.seen and not 0.25 < lately.heat < 4.0))  # noqa: PLR2004 times
+    after["off"] = min(memory["off"] + 1, 10**6) if strange else 0
+    lately = replace(lately, off=after["off"])
+    usual = place is None or place["count"] < LEARN or _away(place, picture) < _BEYOND
+    if learn and usual:
+        after["places"] = _kept(memory["places"], context, _learned(place, [*picture, waited_s], cells, moved))
+        after["views"] = _kept(memory["views"], f"{context}/{event.mode}", _learned(seen, view))
+    return cast("dict[str, Json]", after), lately
+
+
+def _begin(event: Detections) -> _Memory:
+    features = event.features
+    return {
+        "places": {}, "views": {}, "picture": [features.brightness, features.contrast, features.sharpness], "before": [],
+        "jump": [0.0, 0.0, 0.0], "off": 0, "cells": [], "last": [], "moves": [], "view": [features.heat, float(features.people)],
+        "attack": None, "second": None, "shared": 10**6, "digest": event.weights_digest, "since_digest": 10**6,
+        "context": str(event.context), "since_context": 10**6,
+        "waited": max(0.0, event.time.timestamp() - event.camera_time.timestamp()), "refused": 0.0,
+    }  # fmt: skip
+
+
+def _compared(now: _Memory, place: _Level | None, seen: _Level | None, event: Detections) -> Lately:
+    lately: dict[str, float | bool | int | None] = {
+        "level": now["picture"][0],
+        "spread": now["picture"][1],
+        "attack": now["attack"],
+        "newcomer": now["since_digest"],
+        "moved": now["since_context"],
+        "refused": now["refused"],
+        "stranger": event.mode is Mode.NORMAL
+        and event.weights_digest != event.scores.reference_digest
+        and now["shared"] > _ALONE,
+    }
+    if now["second"] is not None and now["shared"] < LEARN:
+        agreement, other, own = now["second"]
+        lately |= {"agreement": agreement, "missed": max(0.0, other - own) / max(0.5, other)}
+    if place is not None and place["count"] >= LEARN:
+        away = [_spreads(place, at, now["picture"][at], floor) for at, floor in enumerate(_FLOORS)]
+        usual, moves = np.array(place["cells"], np.float64), np.array(place["moves"], np.float64)
+        moving = moves > 2 * _STILL
+        still = np.array(now["moves"], np.float64) < _STILL
+        total = [abs(value - mean) for value, mean in zip(now["picture"], place["mean"], strict=False)]
+        sudden = max(
+            (jump / each for jump, each, far in zip(now["jump"], total, away, strict=True) if abs(far) > 3 and each > 0),  # noqa: PLR2004 spreads
+            default=0.0,
+        )
+        lately |= {
+            "known": True,
+            "brightness": away[0],
+            "contrast": away[1],
+            "sharpness": away[2],
+            "contrast_share": now["picture"][1] / max(place["mean"][1], 1e-3),
+            "sharpness_share": now["picture"][2] / max(place["mean"][2], 1e-4),
+            "layout": min(1.0, _alike(np.array(now["cells"], np.float64), usual) / max(place["order"][0], 0.5)),
+            "striped": _striped(np.array(now["cells"], np.float64)) - place["order"][1],
+            "dead": float(still[moving].mean()) if moving.any() else 0.0,
+            "moves": (float(np.mean(now["moves"])) + 1.0) / (float(moves.mean()) + 1.0),
+            "sudden": min(1.0, sudden),
+            "waited_s": max(0.0, now["waited"] - place["mean"][3]),
+        }
+    if seen is not None and seen["count"] >= LEARN:
+        lately |= {
+            "seen": True,
+            "heat": now["view"][0] / max(seen["mean"][0], 1e-4),
+            "people": (now["view"][1] + 0.5) / (seen["mean"][1] + 0.5),
+            "blank": now["view"][0] < 0.05 * seen["mean"][0],
+        }
+    return Lately(**lately)  # type: ignore[arg-type] # one value a field
+
+
+def _jumps(now: _Memory, place: _Level | None) -> list[float]:
+    """The most that brightness, contrast and sharpness changed within two frames since each was usual."""
+    if place is None or len(now["before"]) <= _STEP:
+        return now["jump"]
+    first, newest = now["before"][0], now["before"][-1]
+    return [
+        0.0 if abs(_spreads(place, at, newest[at], floor)) < 2 else round(max(now["jump"][at], abs(newest[at] - first[at])), 5)  # noqa: PLR2004 spreads
+        for at, floor in enumerate(_FLOORS)
+    ]
+
+
+def _attack(before: float | None, event: Detections) -> float | None:
+    found = probability(event.scores, event.context)
+    if found is None or not math.isfinite(found):
+        return before
+    return round(found if before is None else before + 2 * _FAST * (found - before), 4)
+
+
+def _second(before: list[float] | None, event: Detections) -> list[float] | None:
+    """Agreement of two models, people by the one in service until now, and by the new one: whichever of them answered."""
+    other = event.compared
+    if other is None:
+        return before
+    answered_new = event.weights_digest != event.scores.reference_digest
+    people = (other.people, event.features.people) if answered_new else (event.features.people, other.people)
+    values = [other.agreement, float(people[0]), float(people[1])]
+    return values if before is None else _mixed(before, values, 2 * _FADE)
+
+
+def _learned(
+    level: _Level | None, values: list[float], cells: NDArray[np.float64] | None = None, moves: NDArray[np.float64] | None = None
+) -> _Level:
+    if level is None:
+        level = {"count": 0, "mean": values, "var": [0.0] * len(values)}
+    count = min(level["count"] + 1, _MEMORY)
+    mean, var = [], []
+    for value, middle, wide in zip(values, level["mean"], level["var"], strict=True):
+        away = value - middle
+        mean.append(round(middle + away / count, 6))
+        var.append(round(wide + (away * away * (1 - 1 / count) - wide) / count, 9))
+    learned: _Level = {"count": count, "mean": mean, "var": var}
+    if cells is not None and moves is not None:
+        learned["cells"] = _rounded(_mix(level.get("cells", []), cells, max(1 / count, 0.02)))
+        learned["moves"] = _rounded(_mix(level.get("moves", []), moves, max(1 / count, 0.02)))
+        order = [_alike(cells, np.array(learned["cells"], np.float64)), _striped(cells)]
+        learned["order"] = _mixed(level.get("order", order), order, max(1 / count, 0.02))
+    return learned
+
+
+def _kept(levels: dict[str, _Level], key: str, level: _Level) -> dict[str, _Level]:
+    """The levels used last."""
+    others = {name: one for name, one in levels.items() if name != key}
+    return dict(list(others.items())[1 - _KEPT :]) | {key: level}
+
+
+def _away(place: _Level, picture: list[float]) -> float:
+    return max(abs(_spreads(place, at, picture[at], floor)) for at, floor in enumerate(_FLOORS))
+
+
+def _spreads(place: _Level, at: int, value: float, floor: float) -> float:
+    return (value - place["mean"][at]) / max(math.sqrt(max(0.0, place["var"][at])), floor)
+
+
+def _mixed(before: list[float], now: list[float], share: float) -> list[float]:
+    return [round(old + share * (new - old), 6) for old, new in zip(before, now, strict=True)]
+
+
+def _mix(before: list[float], now: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    return now if len(before) != len(now) else np.array(before, np.float64) * (1 - share) + share * now
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    return [float(value) for value in np.round(values, 1)]
+
+
+def _alike(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Correlation; 0 where one of the two has no pattern at all."""
+    if len(a) != len(b):
+        return 1.0
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size > CELLS * _STILL else 0.0
+
+
+def _striped(cells: NDArray[np.float64]) -> float:
+    """Share of the pattern's variance that the means of its rows or of its columns explain, 0..1."""
+    grid = cells.reshape(8, 8)
+    total = float(grid.var())
+    return max(float(grid.mean(axis=0).var()), float(grid.mean(axis=1).var())) / total if total > _STILL else 0.0
