@@ -20,7 +20,7 @@ from infra.settings import read_settings
 from responders import keys_cli, people_cli, quarantine_cli, rollout_cli, watch_cli
 from responders.incidents_cli import app as incidents
 from responders.notify.cli import app as notify
-from streams import chaos, dlq, evidence, models, quarantine_show
+from streams import chaos, dlq, evidence, models, naming, quarantine_show
 from streams.bench import stream as bench
 from streams.bench.protection import protection, sanitise
 from streams.camera import replay_command
@@ -57,6 +57,8 @@ quarantine_cli.app.command("show")(quarantine_show.show)
 app.add_typer(rollout_cli.app, name="rollouts")
 app.add_typer(people_cli.app, name="people")
 app.add_typer(models.app, name="models")
+models.app.command("promote")(naming.promote)
+models.app.command("rollback")(naming.rollback)
 app.command("replay")(replay_command)
 app.command("evaluate")(evaluate_command)
 app.command("detect")(detect_command)

@@ -1,15 +1,13 @@
 """`kerbwatch models`: which models there are, what is proven of them, what they served, and bringing one into service or back.
 
-It decides how models are shown and what counts as naming one; it refuses to show as proven what does not verify. Whether a model
-may serve is decided by `streams.promotion`. No topic feeds it: registry and database do.
+It decides how models are shown and what counts as naming one; it refuses to show as proven what does not verify. Bringing one into
+service or back stands in `streams.naming`. No topic feeds it: registry and database do.
 
 Source: paper 4.5.3 (model provenance), SC-6, SC-10.
 """
 
-import getpass
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -25,11 +23,11 @@ from inference.provenance.approvals import Approvals, approvals
 from inference.provenance.lineage import Lineage
 from inference.provenance.registry import Card, Registry, read_card, registry_of
 from inference.provenance.verdicts import Verdict, verdicts
-from infra.db import reading, writing
+from infra.db import reading
 from infra.keys import model_key
 from infra.settings import read_settings
 from responders.cli import opened, plain, print_json, table, utc
-from streams import policy, promotion
+from streams import policy
 from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Digest, Mode
 
@@ -38,10 +36,6 @@ app = typer.Typer(no_args_is_help=True, help="Models: what they are, what is pro
 _SHORT = 12
 
 Model = Annotated[str, typer.Argument(help="The model's digest, the beginning of it, or its name.")]
-InContext = Annotated[Context, typer.Option("--context", help="Where it is to serve.")]
-InMode = Annotated[Mode, typer.Option("--mode", help="As which of the context's two models.")]
-Why = Annotated[str, typer.Option("--comment", "-m", help="Why; it is kept for good.")]
-Actor = Annotated[str | None, typer.Option(help="Who acts; you, as the system knows you, if not given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -254,55 +248,6 @@ def stage(
         print_json({"digest": digest})
     else:
         typer.echo(f"{digest} is staged and signed; the gate comes next, then `kerbwatch models promote {digest[:_SHORT]}`")
-
-
-@app.command()
-def promote(  # noqa: PLR0917 - typer makes options of them
-    model: Model,
-    context: InContext,
-    by: Annotated[list[str], typer.Option("--by", help="Who approves: name two people, one with role R3, one with role R8.")],
-    comment: Why,
-    mode: InMode = Mode.NORMAL,
-    as_json: AsJson = False,
-) -> None:
-    """Let a model serve a context, all of it at once; the gate must have passed it for that context.
-
-    Example: `kerbwatch models promote 4f2a --context urban --by data-scientist --by secmlops-engineer -m "better at night"`
-    """
-    settings = read_settings()
-    registry = registry_of(settings)
-    with opened(settings) as sessions, writing(sessions) as session:
-        changed = promotion.promote(
-            session, registry, settings, find(registry, model), context, mode, by=by, comment=comment, now=datetime.now(UTC)
-        )
-    _report(changed, as_json=as_json)
-
-
-@app.command()
-def rollback(context: InContext, comment: Why, mode: InMode = Mode.NORMAL, actor: Actor = None, as_json: AsJson = False) -> None:
-    """Go back at once to the last model that served there before, verifies and is not suspected.
-
-    Example: `kerbwatch models rollback --context urban -m "misses cyclists"`
-    """
-    settings, now = read_settings(), datetime.now(UTC)
-    with opened(settings) as sessions, writing(sessions) as session:
-        changed = promotion.rollback(
-            session, registry_of(settings), settings, context, mode, actor=actor or getpass.getuser(), comment=comment, now=now
-        )
-    _report(changed, as_json=as_json)
-
-
-def _report(changed: promotion.Changed, *, as_json: bool) -> None:
-    if as_json:
-        print_json(changed)
-    elif changed.before == changed.digest:
-        typer.echo(f"{changed.digest[:_SHORT]} is the {changed.mode} model of {changed.context} already; nothing was changed")
-    else:
-        gate = f", judged by the {changed.rules} rules" if changed.rules else ""
-        typer.echo(
-            f"{changed.digest[:_SHORT]} follows {changed.before[:_SHORT]} as the {changed.mode} model of {changed.context}{gate}; "
-            f"workers take it at decision {changed.decision_id[:8]}: see `kerbwatch models list`"
-        )
 
 
 @app.command("history")

@@ -20,6 +20,7 @@ from inference.provenance.approvals import Approvals, put_approvals
 from inference.provenance.history import suspected
 from inference.provenance.lineage import Approval
 from inference.provenance.registry import Registry
+from inference.provenance.verdicts import Verdict
 from infra.db import Sessions, reading
 from infra.settings import Settings
 from infra.tables import RolloutRow
@@ -66,11 +67,7 @@ def promote(  # noqa: PLR0917 - who, from where, for what
         Unavailable: if there is no such model, or the context has none to follow.
     """
     _said(comment)
-    registry.verify(digest)
-    card = registry.card(digest)
-    if card.mode is not mode or context not in card.contexts:
-        raise BadInput(f"model {digest[:_SHORT]} is a {card.mode} model for {', '.join(card.contexts)}, says its card")
-    verdict = require_passed(registry, digest, context, settings)
+    verdict = require_fit(registry, settings, digest, context, mode)
     _approved(session, by)
     _no_rollout(session, context)
     if incidents := suspected(session).get(digest):
@@ -86,6 +83,15 @@ def promote(  # noqa: PLR0917 - who, from where, for what
         )
         put_approvals(registry, Approvals(digest=digest, context=context, approvals=said))
     return changed
+
+
+def require_fit(registry: Registry, settings: Settings, digest: str, context: Context, mode: Mode) -> Verdict:
+    """The verdict by which a model may serve there, if people agree; raises as `promote` does."""
+    registry.verify(digest)
+    card = registry.card(digest)
+    if card.mode is not mode or context not in card.contexts:
+        raise BadInput(f"model {digest[:_SHORT]} is a {card.mode} model for {', '.join(card.contexts)}, says its card")
+    return require_passed(registry, digest, context, settings)
 
 
 def vouch(sessions: Sessions, registry: Registry, settings: Settings) -> Callable[[Context, str], None]:
@@ -164,9 +170,7 @@ def _approved(session: Session, by: Sequence[str]) -> None:
     data_scientist, engineer = _APPROVERS
     if not any(data_scientist in roles[one] and engineer in roles[other] for one in roles for other in roles if one != other):
         known = "; ".join(f"{name} has {named(has) or 'no role'}" for name, has in roles.items()) or "nobody was named"
-        raise BadInput(
-            f"a promotion needs two people, {named(_APPROVERS)} (--by NAME --by NAME): {known}; see `kerbwatch people list`"
-        )
+        raise BadInput(f"a promotion needs two people, {named(_APPROVERS)}: {known}; see `kerbwatch people list`")
 
 
 def _no_rollout(session: Session, context: Context) -> None:

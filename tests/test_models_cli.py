@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from a_model import a_registry, a_verdict, add, judged_frame, run_folder
+from a_person import Phone, newcomer
 from click.testing import Result
 from incident_events import at
 from typer.testing import CliRunner
@@ -14,15 +15,17 @@ from inference.provenance.registry import Registry
 from inference.provenance.verdicts import put_verdict
 from infra.db import migrate, open_database, writing
 from infra.settings import Settings
-from responders import people, playbooks
+from responders import playbooks
 from responders.keeping import record_judged
 from responders.roles import Role
 from responders.store import Store
+from streams.__main__ import app
 from streams.errors import BadInput, Tampered
 from streams.events import Context, Mode
-from streams.models import app, find
+from streams.models import find
 
 Command = Callable[..., Result]
+PHONES: dict[str, Phone] = {}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +42,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str, str]
     for context in Context:
         store.assign(context, normal, safe, at(0))
     with writing(sessions) as session:
-        people.put(session, "trainer-1", [Role.DATA_SCIENTIST], "root", at(0))
-        people.put(session, "security-1", [Role.SECMLOPS_ENGINEER], "root", at(0))
+        PHONES["trainer-1"] = newcomer(session, Settings(home=home), "trainer-1", [Role.DATA_SCIENTIST], at(0))
+        PHONES["security-1"] = newcomer(session, Settings(home=home), "security-1", [Role.SECMLOPS_ENGINEER], at(0))
         record_judged(session, [judged_frame(7, normal)])
     sessions.kw["bind"].dispose()
     return home, normal, safe, better
@@ -52,7 +55,7 @@ def command(made: tuple[Path, str, str, str], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("COLUMNS", "250")
 
     def run(*words: str) -> Result:
-        result = CliRunner().invoke(app, list(words))
+        result = CliRunner().invoke(app, ["models", *words])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result
@@ -129,14 +132,20 @@ def test_a_run_is_staged_once_whole_and_traceable(command: Command, registry: Re
 
 def test_a_model_is_promoted_by_two_people_and_rolled_back_by_one(command: Command, made: tuple[Path, str, str, str]) -> None:
     _, normal, _, better = made
-    words = ("promote", "better", "--context", "urban", "-m", "better at night", "--by", "trainer-1")
-    with pytest.raises(BadInput, match="two people"):
-        command(*words)
-    changed = json.loads(command(*words, "--by", "security-1", "--json").stdout)
+
+    def promote(who: str, *more: str) -> Result:
+        return command(
+            "promote", "better", "--context", "urban", "-m", "better at night", "--actor", who, "--code", PHONES[who].code(), *more
+        )
+
+    waiting = json.loads(promote("trainer-1", "--json").stdout)
+    assert waiting == {"digest": better, "by": ["trainer-1"], "missing": ["R8"]}
+    changed = json.loads(promote("security-1", "--json").stdout)
     assert (changed["digest"], changed["before"], changed["rules"]) == (better, normal, "policy")
-    assert "nothing was changed" in command(*words, "--by", "security-1").stdout
+    assert "waits for R8" in promote("trainer-1").stdout, "an agreement counts once"
+    assert "nothing was changed" in promote("security-1").stdout
     with pytest.raises(BadInput, match="no verdict of the gate for highway"):
-        command("promote", "better", "--context", "highway", "-m", "same", "--by", "trainer-1", "--by", "security-1")
+        command("promote", "better", "--context", "highway", "-m", "same", "--actor", "trainer-1", "--code", "1")
     assert (
         f"{normal[:12]} follows {better[:12]}"
         in command("rollback", "--context", "urban", "-m", "worse", "--actor", "trainer-1").stdout
