@@ -33,14 +33,24 @@ def evolve(state: Incident, event: Happening) -> Incident:
     return _after(state, event).incident
 
 
-def _after(state: Incident, event: Happening) -> Turn:
+def advance(state: Incident, event: Happening, *, more: bool = False) -> tuple[tuple[Decision, ...], Incident]:
+    """What `decide` and `evolve` say, at once.
+
+    `more`: further signals of this incident follow in the same breath. Frames by which the suspicion merely grows are then ordered
+    into quarantine together, with the last of them: a storm of findings is no storm of orders.
+    """
+    turn = _after(state, event, more=more)
+    return tuple(turn.decisions), turn.incident
+
+
+def _after(state: Incident, event: Happening, *, more: bool = False) -> Turn:
     turn = Turn(state, event.time)
     if isinstance(event, Act) and event.verb is Verb.NOTE:
         turn.record("note", event.comment, event.actor)
     if state.state is State.CLOSED:
         return turn
     if isinstance(event, Signal):
-        _hear(turn, event)
+        _hear(turn, event, more=more)
     elif isinstance(event, Act):
         _obey(turn, event)
     elif event.cameras > state.cameras:
@@ -55,7 +65,7 @@ def _after(state: Incident, event: Happening) -> Turn:
 # -- hearing what detectors say --------------------------------------------------------------------------------------
 
 
-def _hear(turn: Turn, signal: Signal) -> None:
+def _hear(turn: Turn, signal: Signal, *, more: bool) -> None:
     before = turn.incident
     after = _taken_in(before, signal)
     if before.signals == 0:
@@ -67,11 +77,16 @@ def _hear(turn: Turn, signal: Signal) -> None:
         turn.record(action, f"{why}. Severity {severity}: {rule}")
     else:
         _regrade(turn, after)
+    found = turn.incident.diagnosis
+    if found is not None and (before.diagnosis is None or before.diagnosis.cause is not found.cause):
+        turn.record("diagnose", f"{found.cause}, {found.confidence:.0%} sure. {' '.join(found.evidence)}")
     if turn.incident.calm and not before.calm:
         turn.record("calm", f"{signal.detector} says calm, as every detector that raised")
     if before.playbook.on_relapse is not None and _is_relapse(before, turn.incident, signal):
         turn.incident = replace(turn.incident, resolution=None)
         _go_back(turn, before.playbook.on_relapse, f"{signal.detector} raises again")
+    if more and signal.phase is Phase.ONGOING:
+        return
     if any(_sets_aside(turn.incident, step) for step in turn.incident.playbook.steps[: turn.incident.position]):
         turn.set_aside()
 

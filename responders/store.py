@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from infra.db import Sessions, insert_into, reading, writing
 from infra.tables import Assignment, InboxRow, IncidentRow, JudgedFrame, ServedRow, TimelineRow, WorkerRow
 from responders import assignments, outbox
-from responders.deciding import decide, evolve
+from responders.deciding import advance
 from responders.incident import Act, Decision, Happening, Incident, Serve, Tick, Verb, opened
 from responders.notify import deliveries
 from responders.playbooks import Playbook, State
@@ -100,11 +100,12 @@ class Store:
             known: dict[tuple[str, Context], dict[str, Incident]] = {}
             unsaved: dict[str, Incident] = {}
             outcomes: list[Accepted] = []
-            for signal in signals:
-                if signal.id not in new:
+            taken = {signal.id: n for n, signal in reversed(list(enumerate(signals))) if signal.id in new}
+            last = {(signals[n].camera_id, signals[n].context, signals[n].kind): n for n in sorted(taken.values())}
+            for n, signal in enumerate(signals):
+                if taken.get(signal.id) != n:
                     outcomes.append(Accepted(new=False))
                     continue
-                new.discard(signal.id)
                 place = (signal.camera_id, signal.context)
                 if place not in known:
                     known[place] = {one.id: one for one in _open_at(session, *place)}
@@ -112,7 +113,7 @@ class Store:
                 if before is None:
                     outcomes.append(Accepted(new=True))
                     continue
-                decisions, after = decide(before, signal), evolve(before, signal)
+                decisions, after = advance(before, signal, more=n < last[*place, signal.kind])
                 known[place][after.id] = after
                 outcomes.append(Accepted(new=True, incident_ids=(after.id,), decisions=decisions))
                 if not decisions:
@@ -256,7 +257,7 @@ def _step(
     session: Session, before: Incident, event: Happening, *, cause_id: str, model: Assignment, now: datetime
 ) -> tuple[Decision, ...]:
     """One incident one event further, with everything that follows from it."""
-    decisions, after = decide(before, event), evolve(before, event)
+    decisions, after = advance(before, event)
     if after is not before:
         _follow(session, before, after, decisions, cause_id=cause_id, time=event.time, model=model, now=now)
     return decisions
