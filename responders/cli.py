@@ -128,6 +128,10 @@ def show(incident: Id, as_json: AsJson = False) -> None:
     console.print(f"state {short.state}, severity {short.severity}, {short.signals} signals, {full.relapses} relapses")
     if short.escalated:
         console.print(f"[bold red]escalated: {plain(short.escalated)}[/]")
+    if full.diagnosis is not None:
+        console.print(f"diagnosis: [bold]{full.diagnosis.cause.replace('_', ' ')}[/], {full.diagnosis.confidence:.0%} sure")
+        for words in full.diagnosis.evidence:
+            console.print(f"  - {plain(words)}")
     _print_clocks(console, short, full.acknowledged_by)
     steps = table("", "step", "does", "state", "NIST", title=f"playbook {full.playbook} ({', '.join(full.techniques)})")
     for step in full.steps:

@@ -19,7 +19,7 @@ from responders.outbox import WAITING
 from responders.playbooks import State, Step
 from responders.store import impact_of, incident_of
 from streams.errors import BadInput
-from streams.events import Context, Kind, Severity, Window
+from streams.events import Context, Diagnosis, Kind, Severity, Window
 
 
 class Listed(Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class Effect(Struct, frozen=True):
 
 
 class Shown(Struct, frozen=True, kw_only=True):
-    """One incident in full; `step` is where its playbook stands."""
+    """One incident in full; `step` is where its playbook stands, `diagnosis` what triage said last."""
 
     incident: Listed
     playbook: str
@@ -78,6 +78,7 @@ class Shown(Struct, frozen=True, kw_only=True):
     step: str
     relapses: int
     acknowledged_by: str
+    diagnosis: Diagnosis | None
     suspicious: tuple[Window, ...]
     frames_quarantined: int
     timeline: tuple[Change, ...]
@@ -154,6 +155,7 @@ def shown(session: Session, incident_id: str) -> Shown:
         step=incident.step.name,
         relapses=incident.relapses,
         acknowledged_by=incident.acknowledged_by,
+        diagnosis=incident.diagnosis,
         suspicious=incident.seen,
         frames_quarantined=session.scalar(kept) or 0,
         timeline=tuple(Change(c.time, State(c.state), c.actor, c.action, c.what, c.cause_id) for c in changes),
