@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
+from infra.job_tables import JobRow  # noqa: F401 - its tables belong to the others
 from infra.settings import Settings
 from infra.tables import Table
 from streams.errors import BadInput, Unavailable

@@ -7,7 +7,8 @@ Source: RFC 6962 section 2.1, RFC 9162 section 2.1.3 (inclusion proofs and how t
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import reduce
 
 from streams.errors import BrokenContract
 
@@ -68,3 +69,17 @@ def root_of(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes
             found = _node(found, beside)
         index, last = index >> 1, last >> 1
     return found if last == 0 else None
+
+
+def roots(leaves: Iterable[bytes], sizes: Collection[int]) -> Iterator[tuple[int, bytes]]:
+    """The root at each of `sizes` that the log reaches, in one pass with little memory, as (size, root)."""
+    peaks: list[tuple[int, bytes]] = []  # whole subtrees from left to right, as (leaves, hash)
+    if 0 in sizes:
+        yield 0, Tree(()).root
+    for size, leaf in enumerate(leaves, 1):
+        peaks.append((1, leaf))
+        while len(peaks) > 1 and peaks[-2][0] == peaks[-1][0]:
+            (count, right), (_, left) = peaks.pop(), peaks.pop()
+            peaks.append((2 * count, _node(left, right)))
+        if size in sizes:
+            yield size, reduce(lambda right, left: _node(left, right), [peak for _, peak in reversed(peaks)])

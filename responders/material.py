@@ -34,7 +34,7 @@ from responders.incident import Incident
 from responders.quarantine import open_frame
 from responders.records import Shown
 from responders.store import incident_of
-from streams.errors import Tampered, Unavailable
+from streams.errors import KerbwatchError
 from streams.topics import AUDIT
 
 AROUND = 64
@@ -206,11 +206,11 @@ def _frames(session: Session, settings: Settings, incident: Incident) -> tuple[t
 def _fact(
     row: JudgedFrame, incident: Incident, sealed: QuarantinedFrame | None, settings: Settings, faults: list[str]
 ) -> FrameFact:
-    digest = None
-    if sealed is not None:
+    digest = None if sealed is None else sealed.picture_sha256 or None
+    if sealed is not None and digest is None:  # sealed before pictures' digests were kept
         try:
             digest = open_frame(settings, sealed).frame.digest
-        except (Tampered, Unavailable) as error:
+        except KerbwatchError as error:
             faults.append(str(error))
     return FrameFact(
         frame_id=row.frame_id,

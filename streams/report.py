@@ -30,7 +30,7 @@ from responders.report import html, markdown
 from responders.report.content import Effect, Snapshot, compose, detections_of
 from responders.report.deadlines import deadlines
 from streams import events
-from streams.errors import Tampered, Unavailable
+from streams.errors import KerbwatchError, Unavailable
 from streams.events import Detections
 from streams.evidence import collect
 from streams.frame_log import read_frames
@@ -155,7 +155,7 @@ def _pictures(
             row = session.get(QuarantinedFrame, frame.frame_id)
             try:
                 opened_frame = None if row is None else open_frame(settings, row)
-            except (Tampered, Unavailable):
+            except KerbwatchError:  # discarded, gone or changed: the log may still have it
                 opened_frame = None
             if opened_frame is None:
                 places.append(Place(frame.frame_id, frame.sequence, frame.partition, frame.offset))
