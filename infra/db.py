@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
 from infra.job_tables import JobRow  # noqa: F401 - its tables belong to the others
+from infra.people_tables import PersonRow  # noqa: F401 - same
 from infra.settings import Settings
 from infra.tables import Table
 from streams.errors import BadInput, Unavailable

@@ -70,7 +70,7 @@ def _both(what: str, *roles: Role) -> Rule:
 
 RULES: Mapping[Deed, Rule] = {
     Deed.NOTE: Rule("write into an incident's timeline", _ALL),
-    Deed.ACKNOWLEDGE: Rule("take note of an incident, which ends the paging", _ALL),
+    Deed.ACKNOWLEDGE: Rule("look after an incident, which ends the paging", (_SCIENTIST, _DATA, *_RESPONSE)),
     Deed.ASSIGN: Rule("hand an incident to somebody", _RESPONSE),
     Deed.SNOOZE: Rule("silence an incident's paging until a moment", _RESPONSE),
     Deed.RECLASSIFY: Rule("say what an incident really is", (_SCIENTIST, _MLOPS, _SECURITY)),

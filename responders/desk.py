@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from infra import totp
 from infra.db import Sessions, writing
 from infra.keys import open_sealed
-from infra.tables import ActRow, PersonKeyRow, PersonRow
+from infra.people_tables import ActRow, PersonKeyRow, PersonRow
 from responders import outbox
 from responders.access import RULES, Deed, missing, refusal
 from responders.acts import Signed, Statement

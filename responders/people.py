@@ -15,7 +15,7 @@ from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
 from infra.keys import seal
-from infra.tables import PersonKeyRow, PersonRow
+from infra.people_tables import PersonKeyRow, PersonRow
 from responders import outbox
 from responders.access import RULES, Deed
 from responders.acts import key_id

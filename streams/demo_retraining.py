@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from inference.provenance.lineage import Lineage
 from inference.provenance.registry import registry_of
@@ -111,13 +112,18 @@ def prepare(settings: Settings, now: datetime) -> dict[str, bytes]:
         own = manifest_of("golden", drawn, sources)
         made = golden.describe(own, own, drawn, reviews=reviews, parent=None, drift="", made_at=now)
         golden.put_golden(settings, made, drawn)
-    secrets = {}
     with writing(open_database(settings)) as session:
-        for name, role in PEOPLE:
-            people.put(session, name, [role], "demo", now)
-            people.give_key(session, name, public_of(replace_person_key(person_key_file(settings, name))), "demo", now)
-            secrets[name] = totp.new_secret()
-            people.enrol(session, name, secrets[name], people_key(settings), step=0, now=now)
+        return introduce(session, settings, now)
+
+
+def introduce(session: Session, settings: Settings, now: datetime) -> dict[str, bytes]:
+    """The people of the story, each with a role, a key in the home and a second factor; its secrets by name."""
+    secrets = {}
+    for name, role in PEOPLE:
+        people.put(session, name, [role], "demo", now)
+        people.give_key(session, name, public_of(replace_person_key(person_key_file(settings, name))), "demo", now)
+        secrets[name] = totp.new_secret()
+        people.enrol(session, name, secrets[name], people_key(settings), step=0, now=now)
     return secrets
 
 

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from infra import totp
 from infra.keys import make_person_key, people_key, person_key_file
+from infra.people_tables import PersonRow
 from infra.settings import Settings
-from infra.tables import PersonRow
 from responders import people
 from responders.acts import public_of
 from responders.roles import Role

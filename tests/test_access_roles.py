@@ -1,6 +1,7 @@
 """What each role may do, and that two people are two people."""
 
 from itertools import permutations
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,3 +59,35 @@ def test_nothing_is_missing_exactly_where_different_people_can_stand_for_every_r
     )
     assert (missing(together, voices) == ()) == stands
     assert len(missing(together, voices)) <= len(together)
+
+
+def test_the_page_about_people_shows_this_table() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "people.md").read_text(encoding="utf-8")
+    shown = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 2 + len(Role) and cells[1] in {"", "x", "2"}:
+            shown[cells[0]] = cells[1:]
+    named = {
+        "note": (Deed.NOTE,),
+        "acknowledge": (Deed.ACKNOWLEDGE,),
+        "assign, snooze, close": (Deed.ASSIGN, Deed.SNOOZE, Deed.CLOSE),
+        "reclassify": (Deed.RECLASSIFY,),
+        "approve or reject a playbook's step": (Deed.APPROVE_STEP, Deed.REJECT_STEP),
+        "approve a retrained model, promote": (Deed.APPROVE_MODEL, Deed.PROMOTE),
+        "reject a retrained model": (Deed.REJECT_MODEL,),
+        "cancel a rollout": (Deed.CANCEL_ROLLOUT,),
+        "roll back": (Deed.ROLL_BACK,),
+        "look at a quarantined picture": (Deed.OPEN,),
+        "release, discard": (Deed.RELEASE, Deed.DISCARD),
+        "add or remove people": (Deed.ADD_PERSON, Deed.REMOVE_PERSON),
+        "rotate keys": (Deed.ROTATE_KEYS,),
+        "one's own key": (Deed.ROTATE_OWN_KEY,),
+    }
+    assert set(shown) == set(named)
+    assert {deed for deeds in named.values() for deed in deeds} == set(Deed) - {Deed.ENROL}
+    for words, deeds in named.items():
+        for deed in deeds:
+            rule = RULES[deed]
+            marks = ["2" if role in rule.together else "x" if role in rule.roles else "" for role in Role]
+            assert shown[words] == [*marks, "yes" if rule.code else ""], deed

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 
 import pytest
@@ -9,15 +10,17 @@ from a_person import Phone, newcomer
 from click.testing import Result
 from incident_events import NORMAL, SAFE, at, signal, status
 from msgspec.structs import replace
+from rich.console import Console
 from sqlalchemy import select
 from test_keeping import detections
 from typer.testing import CliRunner
 
 from infra.db import Sessions, reading, writing
 from infra.metrics import Metrics, Service
+from infra.people_tables import ActRow
 from infra.settings import Settings
 from infra.tables import AuditRow, ComparisonRow, EffectRow, TimelineRow
-from responders import playbooks, rollout_metrics, rollout_store
+from responders import desk, playbooks, rollout_metrics, rollout_store
 from responders.comparison import SHORT
 from responders.keeping import record_judged
 from responders.outbox import gate_said
@@ -27,6 +30,7 @@ from responders.rollout_store import Rollouts
 from responders.store import Store
 from streams import codec
 from streams.__main__ import app
+from streams.demo_retraining import Story, introduce
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Comparison, Context, Detections, Kind, Mode, ModelState, Phase, RolloutPhase
 from streams.topics import AUDIT, MODEL_STATE
@@ -360,3 +364,21 @@ def test_what_is_not_there_is_said_so(site: Site, command: Command) -> None:
     assert "no rollout so far" in command("rollouts", "list").stdout
     with pytest.raises(BadInput, match="kerbwatch retrain"):
         command("incidents", "approve", site.incident_id, "--actor", "trainer-1", "--code", "1", "-m", "what?")
+
+
+def test_the_demos_people_log_in_with_key_and_code(site: Site, database: Settings) -> None:
+    if database.database_url is not None:
+        pytest.skip("the demo lives on SQLite")
+    site.made()
+    with writing(site.sessions) as session:
+        secrets = introduce(session, database, site.now)
+    story = Story(database, ExitStack(), Console(quiet=True), secrets)
+    for state in (State.AWAITING_APPROVAL, State.SHADOW):
+        story._approve(site.rollout())
+        assert site.rollout().state is state
+    given = {approval.actor: approval.role for approval in site.rollout().approvals}
+    assert given == {"data-scientist": Role.DATA_SCIENTIST, "secmlops-engineer": Role.SECMLOPS_ENGINEER}
+    with reading(site.sessions) as session:
+        acts = session.scalars(select(ActRow)).all()
+        assert desk.check(session).faults == ()
+    assert [(act.actor, act.with_code) for act in acts] == [("data-scientist", True), ("secmlops-engineer", True)]

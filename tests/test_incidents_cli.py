@@ -4,23 +4,26 @@ import json
 from collections.abc import Callable
 
 import pytest
-from a_person import newcomer
+from a_person import Phone, newcomer
 from click.testing import Result
 from incident_events import NORMAL, SAFE, at, signal, status
 from typer.testing import CliRunner
 
 from infra.db import Sessions, reading, writing
+from infra.people_tables import ActRow
 from infra.settings import Settings
 from infra.tables import EffectRow
 from responders import playbooks
+from responders.cli import complete_incident
 from responders.incidents_cli import app
 from responders.quarantine_cli import app as quarantine_app
 from responders.roles import Role
 from responders.store import Store
+from responders.watch_cli import follow
 from streams import codec
-from streams.errors import BadInput
-from streams.events import Context, Kind, ModelState, Phase
-from streams.topics import MODEL_STATE
+from streams.errors import BadInput, Unavailable
+from streams.events import AuditEntry, Context, Kind, ModelState, Phase
+from streams.topics import AUDIT, MODEL_STATE
 
 pytest_plugins = ["databases"]
 
@@ -78,11 +81,12 @@ def test_an_empty_list_says_so(sessions: Sessions, command: Command) -> None:
 
 def test_show_prints_clocks_playbook_timeline_and_effects(store: Store, command: Command) -> None:
     text = command("show", str(only(command)["id"])[:8]).stdout
-    for part in ("impact start", "evasion v1", "AML.T0015", "await_safe_mode", "go to quarantine", "model-state", "0 frames"):
+    playbook = f"evasion v{store.playbooks[Kind.EVASION].version}"
+    for part in ("impact start", playbook, "AML.T0015", "await_safe_mode", "go to quarantine", "model-state", "0 frames"):
         assert part in text
     full = json.loads(command("show", str(only(command)["id"]), "--json").stdout)
     assert full["step"] == "await_safe_mode"
-    assert [change["action"] for change in full["timeline"]] == ["open", "quarantine", "serve"]
+    assert [change["action"] for change in full["timeline"]] == ["open", "quarantine", "serve", "page"]
     assert store.playbooks
 
 
@@ -158,3 +162,117 @@ def test_quarantine_can_be_listed(store: Store, command: Command) -> None:
 def test_help_shows_an_example(command: Command) -> None:
     for name in ("list", "show", "ack", "note", "close"):
         assert "Example: kerbwatch incidents" in " ".join(command(name, "--help").stdout.split())
+
+
+# -- who may, and what else people say -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def phones(database: Settings, sessions: Sessions) -> dict[str, Phone]:
+    people = (("data-1", Role.DATA_ENGINEER), ("security-1", Role.SECMLOPS_ENGINEER), ("architect-1", Role.SOLUTION_ARCHITECT))
+    with writing(sessions) as session:
+        return {name: newcomer(session, database, name, [role], at(0)) for name, role in people}
+
+
+def test_who_may_not_close_may_still_take_note_and_both_are_on_record(
+    store: Store, command: Command, phones: dict[str, Phone], sessions: Sessions
+) -> None:
+    id_ = str(only(command)["id"])
+    with pytest.raises(BadInput, match="may not close: has R2"):
+        command("close", id_, "-m", "nothing", "--actor", "architect-1")
+    with pytest.raises(Unavailable, match="no key"):
+        command("note", id_, "-m", "hello", "--actor", "stranger-1")
+    command("note", id_, "-m", "designed so", "--actor", "architect-1")
+    assert only(command)["state"] == "containing"
+    full = json.loads(command("show", id_, "--json").stdout)
+    with reading(sessions) as session:
+        acts = {row.id: row for row in session.query(ActRow)}
+        audit = [codec.decode(row.payload, AUDIT, AuditEntry).event for row in session.query(EffectRow).filter_by(topic="audit")]
+    assert acts[full["timeline"][-1]["cause_id"]].actor == "architect-1", "the timeline points to the signed act"
+    assert [(entry.actor, entry.target) for entry in audit if entry.action == "people.refuse"] == [
+        ("architect-1", id_),
+        ("stranger-1", id_),
+    ]
+    assert phones
+    assert store.playbooks
+
+
+def test_an_incident_is_assigned_to_somebody_who_exists(store: Store, command: Command, phones: dict[str, Phone]) -> None:
+    id_ = str(only(command)["id"])
+    with pytest.raises(BadInput, match="did you mean security-1"):
+        command("assign", id_, "--to", "securty-1", "-m", "yours")
+    command("assign", id_, "--to", "security-1", "-m", "yours")
+    assert "to security-1: yours" in command("show", id_).stdout
+    assert phones
+    assert store.playbooks
+
+
+def test_a_snooze_has_an_end(store: Store, command: Command) -> None:
+    id_ = str(only(command)["id"])
+    command("snooze", id_, "--hours", "2", "-m", "parts are on the way")
+    assert "until " in json.loads(command("show", id_, "--json").stdout)["timeline"][-1]["what"]
+    assert command("snooze", id_, "--hours", "0", "-m", "x").exit_code == 2
+    assert store.playbooks
+
+
+def test_an_incident_becomes_what_it_really_is(store: Store, command: Command) -> None:
+    id_ = str(only(command)["id"])
+    command("reclassify", id_, "--kind", "camera", "-m", "the lens is cracked")
+    assert only(command)["kind"] == "camera"
+    with pytest.raises(BadInput, match="on record"):
+        command("reclassify", id_, "--kind", "camera", "-m", "again")
+    assert store.playbooks
+
+
+def test_a_step_is_approved_by_the_roles_it_names_each_with_a_code(
+    store: Store, command: Command, phones: dict[str, Phone], sessions: Sessions
+) -> None:
+    id_ = store.accept(signal(Phase.RAISED, 20, 21, camera="cam2", kind=Kind.POISONING), at(5)).incident_ids[0]
+
+    def step() -> str:
+        return str(json.loads(command("show", id_, "--json").stdout)["step"])
+
+    assert step() == "review"
+    with pytest.raises(BadInput, match="six digits"):
+        command("approve", id_, "-m", "looked", "--actor", "data-1")
+    with pytest.raises(BadInput, match="asks for R4"):
+        command("approve", id_, "-m", "looked", "--actor", "architect-1", "--code", phones["architect-1"].code())
+    command("approve", id_, "-m", "looked", "--actor", "data-1", "--code", phones["data-1"].code())
+    with pytest.raises(BadInput, match="approved it already"):
+        command("approve", id_, "-m", "looked", "--actor", "data-1", "--code", phones["data-1"].code())
+    assert step() == "review"
+    command("approve", id_, "-m", "looked", "--actor", "security-1", "--code", phones["security-1"].code())
+    assert step() != "review"
+    with writing(sessions) as session:
+        phones["security-1"].rest(session, "security-1")
+    command("reject", id_, "-m", "nothing to trace", "--actor", "security-1", "--code", phones["security-1"].code())
+
+
+def test_watching_shows_each_change_once_as_it_comes(store: Store, command: Command, sessions: Sessions) -> None:
+    id_ = str(only(command)["id"])
+    comments = ["first", "second", "third"]
+
+    def pause() -> bool:
+        if not comments:
+            return False
+        command("note", id_, "-m", comments.pop(0))
+        return True
+
+    lines = list(follow(sessions, None, pause))
+    assert [(line.incident_id, line.actor, line.what) for line in lines] == [
+        (id_, "operator-1", what) for what in ("first", "second", "third")
+    ]
+    comments += ["elsewhere"]
+    assert list(follow(sessions, "f" * 32, pause)) == []
+    assert store.playbooks
+
+
+def test_the_shell_completes_ids_from_the_database(store: Store, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    id_ = str(only(command)["id"])
+    assert complete_incident(id_[:3]) == [(id_, "evasion on cam1, containing")]
+    assert complete_incident("zzz") == []
+    asked = {"_KERBWATCH_COMPLETE": "complete_bash", "COMP_WORDS": f"kerbwatch show {id_[:4]}", "COMP_CWORD": "2"}
+    assert CliRunner().invoke(app, prog_name="kerbwatch", env=asked).stdout.split() == [id_]
+    monkeypatch.setenv("KERBWATCH_DATABASE_URL", "sqlite:////nowhere/at/all.db")
+    assert complete_incident(id_[:3]) == []
+    assert store.playbooks

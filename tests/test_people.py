@@ -13,8 +13,9 @@ from sqlalchemy import select, update
 from infra import totp
 from infra.db import Sessions, reading, writing
 from infra.keys import people_key, person_key_file, read_person_key
+from infra.people_tables import ActRow, PersonKeyRow, PersonRow
 from infra.settings import Settings
-from infra.tables import ActRow, EffectRow, PersonKeyRow, PersonRow
+from infra.tables import EffectRow
 from responders import desk, people
 from responders.access import Deed
 from responders.acts import Signed, Statement, public_of, sign
