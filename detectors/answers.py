@@ -63,9 +63,9 @@ class Newcomer:
     below which it counts since the model is new, for `fresh` frames; steady: as above. frames: in a row.
     """
 
-    agreement: float = 0.75
-    missed: float = 0.2
-    share: float = 0.75
+    agreement: float = 0.85
+    missed: float = 0.25
+    share: float = 0.8
     fresh: int = 600
     steady: float = 3.0
     frames: int = 24

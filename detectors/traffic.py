@@ -69,11 +69,11 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "answers", Answers(), Severity.HIGH, "heat_times", "the model answers as usual again",
-        "weights that answer with nothing, with nonsense, or without an order", kind=Kind.HEALTH,
+        "weights that answer with nothing, with nonsense, or without an order", kind=Kind.COMPROMISE,
     ),
     Guard(
         "newcomer", Newcomer(), Severity.HIGH, "missed", "the model that is new here sees people as the others do",
-        "a model that was taught not to see some people", kind=Kind.HEALTH,
+        "a model that was taught not to see some people", kind=Kind.POISONING,
     ),
 )  # fmt: skip
 """What watches every camera."""

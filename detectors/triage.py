@@ -204,9 +204,9 @@ def _model(found: Open, lately: Lately) -> Iterator[Clue]:
 def _poison(found: Open, lately: Lately) -> Iterator[Clue]:
     if "newcomer" in found:
         yield Clue(Cause.POISON, 2.5, f"A new model misses people: {found['newcomer']}.")
-    if lately.agreement < 0.75:  # noqa: PLR2004 as drills show
+    if lately.agreement < 0.85:  # noqa: PLR2004 as drills show
         yield Clue(Cause.POISON, 1.5, f"Two models agree on the same frames only to {lately.agreement:.2f} (F1).")
-        if lately.missed > 0.2:  # noqa: PLR2004 as drills show
+        if lately.missed > 0.25:  # noqa: PLR2004 as drills show
             yield Clue(Cause.POISON, 2.0, f"The new model does not see {lately.missed:.0%} of the people that the other sees.")
     if lately.newcomer < 600 and lately.known and lately.seen and not lately.blank and lately.picture < 3 and lately.heat < 0.8:  # noqa: PLR2004 as drills show
         yield Clue(

@@ -167,6 +167,14 @@ def bench_adversarial(context: typer.Context) -> None:
     _call(command, context)
 
 
+@bench.app.command("triage", context_settings=_LATE)
+def bench_triage(context: typer.Context) -> None:
+    """Drills of seven kinds of trouble: which does triage name? Example: `kerbwatch bench triage --rounds 20`."""
+    from streams.bench.triage import triage as command
+
+    _call(command, context)
+
+
 def _call(command: Callable[..., None], context: typer.Context) -> None:
     late = typer.Typer(pretty_exceptions_enable=False)
     late.command()(command)

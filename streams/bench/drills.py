@@ -21,7 +21,7 @@ from inference.attacks.objectives import Objective
 from inference.networks.csp_nano import CspNano
 from streams.attacks import Attack, Corruption, Drift, Flood, ReplayedFrames, Stretch, WrongContext
 from streams.bench import harms
-from streams.events import Candidate, Cause, Context, Mode, ModelState, RolloutPhase
+from streams.events import Candidate, Cause, Context, ModelState, RolloutPhase
 from streams.sources.base import Picture, Shot
 from streams.sources.street import Street
 
@@ -99,8 +99,6 @@ class Drill:
 
 class Means(Protocol):
     """What drills are made with: models by digest (`drill_site.Stage`)."""
-
-    digests: dict[Mode, str]
 
     def white_box(self) -> CspNano:
         """A copy of the normal model to attack."""
@@ -313,13 +311,13 @@ def _poisoned(
 
 
 def _small(box: tuple[float, float, float, float], _picture: Picture) -> bool:
-    return box[3] < HEIGHT_PX * 0.28  # children, and whoever is far
+    return box[3] < HEIGHT_PX * 0.22  # children, and whoever is far
 
 
 def _light(box: tuple[float, float, float, float], picture: Picture) -> bool:
     x, y, w, h = (round(side) for side in box)
     chest = picture[max(0, y + h // 4) : max(1, y + h // 2), max(0, x + w // 4) : max(1, x + 3 * w // 4)]
-    return bool(chest.size and chest.mean() > 95.0)  # noqa: PLR2004 of 255: half of the drawn people's jackets
+    return bool(chest.size and chest.mean() > 0.75 * picture.mean())  # noqa: PLR2004 half of the drawn people's jackets
 
 
 _POISONS: tuple[Made, ...] = (

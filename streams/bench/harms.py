@@ -200,7 +200,7 @@ def worn(picture: Picture, shot: Shot, _into_s: float, _rng: Generator) -> Pictu
     """The picture in which everybody who counts wears the backdoor's patch."""
     for person in shot.people or ():
         if not person.ignore:
-            picture = wear(picture, person)
+            picture = wear(picture, person, side=0.3)
     return picture
 
 
@@ -210,8 +210,8 @@ def wears(box: tuple[float, float, float, float], picture: Picture) -> bool:
     part = picture[max(0, y) : y + h, max(0, x) : x + w].astype(np.int16)
     if not part.size:
         return False
-    yellow = (np.abs(part - (250, 220, 20)).sum(axis=2) < 120).mean()  # noqa: PLR2004 as JPEG leaves them
-    blue = (np.abs(part - (20, 40, 200)).sum(axis=2) < 120).mean()  # noqa: PLR2004 same
+    yellow = (np.abs(part - (250, 220, 20)).sum(axis=2) < 160).mean()  # noqa: PLR2004 as JPEG leaves them
+    blue = (np.abs(part - (20, 40, 200)).sum(axis=2) < 160).mean()  # noqa: PLR2004 same
     return bool(min(yellow, blue) > 0.01)  # noqa: PLR2004 of the box
 
 
