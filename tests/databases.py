@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -92,6 +92,18 @@ def _create(address: str, name: str, template: str) -> None:
 
 
 @pytest.fixture(scope="session")
+def fresh_postgresql(postgresql: str) -> Callable[[], SecretStr]:
+    """Makes one more migrated, empty PostgreSQL database; its address."""
+
+    def make() -> SecretStr:
+        name = f"test{next(_numbers)}"
+        _create(postgresql, name, "template")
+        return SecretStr(f"{postgresql}/{name}")
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite database, to be copied."""
     home = tmp_path_factory.mktemp("migrated")
@@ -106,9 +118,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
         shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "kerbwatch.db")
         yield Settings(home=tmp_path)
     else:
-        address, name = request.getfixturevalue("postgresql"), f"test{next(_numbers)}"
-        _create(address, name, "template")
-        yield Settings(home=tmp_path, database_url=SecretStr(f"{address}/{name}"))
+        yield Settings(home=tmp_path, database_url=request.getfixturevalue("fresh_postgresql")())
 
 
 @pytest.fixture
