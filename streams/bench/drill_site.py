@@ -105,8 +105,9 @@ class Site:
 
     def copy(self) -> "Site":
         """Another one that remembers the same."""
-        kept = (deepcopy(part) for part in (self.intake, self.sampler, self.refusals, self.backlog))
-        return Site(self.stage, *kept, Wire(self.wire.key, self.wire.sequence, deepcopy(self.wire.past)), self.offset)
+        wire = Wire(self.wire.key, self.wire.sequence, deepcopy(self.wire.past))
+        intake, sampler = deepcopy(self.intake), deepcopy(self.sampler)
+        return Site(self.stage, intake, sampler, deepcopy(self.refusals), deepcopy(self.backlog), wire, self.offset)
 
     def play(self, shots: Iterator[Shot], drill: Drill) -> Iterator[Detections | Signal]:
         """Shows the shots as the drill says; what the worker sends, in order."""

@@ -317,7 +317,7 @@ def _small(box: tuple[float, float, float, float], _picture: Picture) -> bool:
 def _light(box: tuple[float, float, float, float], picture: Picture) -> bool:
     x, y, w, h = (round(side) for side in box)
     chest = picture[max(0, y + h // 4) : max(1, y + h // 2), max(0, x + w // 4) : max(1, x + 3 * w // 4)]
-    return bool(chest.size and chest.mean() > 0.75 * picture.mean())  # noqa: PLR2004 half of the drawn people's jackets
+    return bool(chest.size and chest.mean() > 0.75 * picture.mean())  # half of the drawn people's jackets
 
 
 _POISONS: tuple[Made, ...] = (
