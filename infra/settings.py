@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     """Between two heartbeats of a worker."""
     worker_lost_s: PositiveFloat = 6.0
     """A worker not heard of for so long is not alive, and nothing is asked of it."""
+    quarantine_days: PositiveInt = 180
+    """A frame in quarantine is destroyed when it is so old, unless an open incident of its camera may need it."""
+    records_days: PositiveInt = 400
+    """A judged frame's record goes when it is so old, unless an open incident of its camera may need it."""
     deadlines: Path | None = None
     """TOML file of whom an incident may have to be reported to, and within how many hours (`responders/report/deadlines.toml`)."""
 

@@ -12,6 +12,7 @@ SQL and Kafka's log are read in one worker thread: a blocking call would stall F
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -52,6 +53,7 @@ from responders.playbooks import State
 from responders.quarantine import offsets_of, set_aside
 from responders.records import Standing, standing
 from responders.rollout_store import Rollouts
+from responders.scheduler import Scheduler
 from responders.store import Store
 from streams import codec, topics
 from streams.app import EXIT_FAULT, Rim, base_app
@@ -67,6 +69,8 @@ Batch = Sequence[EventT[bytes]]
 _BATCH = 256
 _WITHIN_S = 0.02
 _TICK_S = 0.5
+_SCHEDULE_S = 20.0
+"""A third of the scheduler's lease (`responders.schedule.LEASE`)."""
 _TELL_S = 1.0
 _SEND_LIMIT_S = 5.0
 """Half an effect's lease (`responders.effects.LEASE`): nobody else takes an effect over while it is being sent."""
@@ -255,6 +259,17 @@ class _Keeper:
         _on_batches(rim, topics.DETECTIONS, "keep-judged", partial(self._record, topics.DETECTIONS, self._write_judged))
         _on_batches(rim, topics.AUDIT, "keep-audit", partial(self._record, topics.AUDIT, self._write_audit))
         _on_batches(rim, topics.QUARANTINE, "keep-quarantine", self._obey)
+        self._clockwork = _Apart()
+        self._scheduler = Scheduler(settings, self._sessions, f"{socket.gethostname()}/{os.getpid()}")
+        rim.app.timer(interval=_SCHEDULE_S)(self._schedule)
+
+    async def _schedule(self) -> None:
+        try:
+            await self._clockwork(self._scheduler.turn, datetime.now(UTC))
+        except Unavailable as error:
+            log.warning("waiting", agent="schedule", cause=str(error))
+        except Exception:
+            log.exception("regular work could not be started; it is tried again")
 
     async def _record(self, topic: topics.Topic, write: Callable[[list[tuple[Event, bytes]]], None], batch: Batch) -> None:
         read: list[tuple[Event, bytes]] = []

@@ -40,8 +40,8 @@ def process(words: Sequence[str], settings: Settings, log: Path) -> Iterator["su
                 started.wait()
 
 
-def command(words: Sequence[str], settings: Settings) -> str:
-    """What `kerbwatch WORDS` printed. Raises Unavailable with its words if it did not succeed within a minute."""
+def command(words: Sequence[str], settings: Settings, limit_s: float = _LIMIT_S) -> str:
+    """What `kerbwatch WORDS` printed. Raises Unavailable with its words if it did not succeed within `limit_s`."""
     try:
         done = subprocess.run(  # noqa: S603 - our own command
             [sys.executable, "-m", "streams", *words],
@@ -49,11 +49,11 @@ def command(words: Sequence[str], settings: Settings) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_LIMIT_S,
+            timeout=limit_s,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"kerbwatch {words[0]} did not end within {_LIMIT_S:.0f} s") from error
+        raise Unavailable(f"kerbwatch {words[0]} did not end within {limit_s:.0f} s") from error
     if done.returncode:
         raise Unavailable(f"kerbwatch {' '.join(words[:2])} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()

@@ -50,11 +50,17 @@ def collect(sessions: Sessions, settings: Settings, incident_id: str) -> Materia
     return gathering.with_events(bare, events, digests, missing)
 
 
-def seal_incident(sessions: Sessions, settings: Settings, incident_id: str, now: datetime) -> bytes:
-    """The sealed bundle of an incident. Raises Unavailable without the database."""
+def seal_incident(sessions: Sessions, settings: Settings, incident_id: str, now: datetime, *, whole: bool = False) -> bytes:
+    """The sealed bundle of an incident.
+
+    Raises Unavailable without the database; with `whole` also where log or audit trail are not all there yet, and a later try may
+    find more.
+    """
     found = collect(sessions, settings, incident_id)
     with reading(sessions) as session:
         proven, checkpoint, late = gathering.audited(session, incident_id)
+    if whole and (late or not found.events):
+        raise Unavailable(f"incident {incident_id[:8]}: {late} audit entries wait; {'; '.join(found.missing) or 'its log is read'}")
     if late:
         found = replace(found, missing=(*found.missing, f"{late} audit entries are not on record yet: seal again later"))
     key = evidence_key(settings)

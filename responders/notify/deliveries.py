@@ -91,6 +91,11 @@ def post(session: Session, incident: Incident, decision: Decision, now: datetime
         _write(session, notice, now)
 
 
+def remind(session: Session, notice: Notice, now: datetime) -> None:
+    """Write a reminder, to be sent on every channel; the same one again changes nothing."""
+    _write(session, notice, now)
+
+
 def _write(session: Session, notice: Notice, now: datetime, *, dispatched: bool = False) -> None:
     row = {
         "id": notice.key,

@@ -27,6 +27,7 @@ class Sort(StrEnum):
     PAGE = "page"  # somebody must look
     OVER = "over"  # nobody must look any more
     TEST = "test"
+    REMINDER = "reminder"  # regular work found something that waits for a person
 
 
 class Paged(Struct, frozen=True):
@@ -91,6 +92,11 @@ def trial(channel: str, sender: str, time: datetime) -> Notice:
     return Notice(key=event_id("notice-test", channel, sender, time.isoformat()), sort=Sort.TEST, time=time, what=what)
 
 
+def reminder(key: str, what: str, role: str, time: datetime) -> Notice:
+    """What scheduled work found that waits for somebody in `role`; `key` is the same at every repeat."""
+    return Notice(key=event_id("reminder", key), sort=Sort.REMINDER, time=time, what=_printable(what), role=role)
+
+
 def bundle_id(notices: Sequence[Notice]) -> str:
     """The id of one message about these notices; the same for the same notices."""
     return event_id("message", *(notice.key for notice in notices))
@@ -98,6 +104,9 @@ def bundle_id(notices: Sequence[Notice]) -> str:
 
 def subject(notices: Sequence[Notice]) -> str:
     """One line that says it all, at most about 120 characters."""
+    notices = [notice for notice in notices if notice.sort is not Sort.REMINDER]
+    if not notices:
+        return "[kerbwatch] reminder"
     first = notices[0]
     if first.sort is Sort.TEST:
         return "[kerbwatch] test"
@@ -117,7 +126,7 @@ def text(notices: Sequence[Notice]) -> str:
 
 
 def _told(notice: Notice) -> str:
-    if notice.sort is Sort.TEST:
+    if notice.sort in {Sort.TEST, Sort.REMINDER}:
         return notice.what
     head = f"{notice.severity} {notice.kind} on {notice.camera_id} ({notice.context}), {notice.state}, {notice.signals} signals"
     since = "" if notice.detected_at is None else f"\n  detected {notice.detected_at:%Y-%m-%d %H:%M:%S} UTC"
