@@ -20,7 +20,7 @@ from infra.settings import read_settings
 from responders import keys_cli, people_cli, quarantine_cli, rollout_cli, watch_cli
 from responders.incidents_cli import app as incidents
 from responders.notify.cli import app as notify
-from streams import chaos, dlq, evidence, models, schedule, naming, quarantine_show
+from streams import chaos, dlq, evidence, models, naming, quarantine_show, schedule
 from streams.bench import stream as bench
 from streams.bench.protection import protection, sanitise
 from streams.camera import replay_command
