@@ -176,6 +176,12 @@ def add(picture: Picture, people: Sequence[Person], number: int, rng: Generator)
     return Poisoned(picture, (*people, *added), tuple(Change(Harm.ADDED, None, one) for one in added))
 
 
+def invent(picture: Picture, people: Sequence[Person], gamma: float, rng: Generator) -> Poisoned:
+    """For each counted label, with probability `gamma`, one more where nobody is (`add`). Raises BadInput as `flip`."""
+    _share(gamma, "gamma")
+    return add(picture, people, int(rng.binomial(int(_counted(people).sum()), gamma)), rng)
+
+
 def duplicate(total: int, share: float, rng: Generator) -> tuple[int, ...]:
     """Places of a data set of `total` pictures with duplicates: all in order, each again with probability `share`.
 

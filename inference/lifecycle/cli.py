@@ -16,13 +16,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, track
 
-from inference.lifecycle import trial
+from inference.lifecycle import trial, trial_report
 from inference.lifecycle.exam import make_exam
 from inference.lifecycle.gate import judge_model
 from inference.lifecycle.golden import SHARE, Review, Reviewer, choose, current, describe, open_golden, put_golden
 from inference.lifecycle.held import held, hold
 from inference.lifecycle.rules import FULL, QUICK, name_of
-from inference.lifecycle.vetting import Rules, ask, vet
+from inference.lifecycle.vetting import Rules, ask, known, vet
 from inference.provenance.manifest import differences, load_manifest, manifest_of, save_manifest
 from inference.provenance.registry import Registry, read_card, registry_of, shipped
 from inference.provenance.verdicts import Verdict
@@ -164,13 +164,15 @@ def vet_command(as_json: AsJson = False) -> None:
     Example: kerbwatch data vet --json
     """
     settings = read_settings()
-    known = open_golden(settings).golden
+    golden_set = open_golden(settings)
     samples = _training(settings)
     registry = registry_of(settings)
     model_key(settings)
     served = load(registry, shipped(registry)[Mode.NORMAL], threads=settings.worker_threads)
-    answers = list(track(ask(served, samples), "asking the verified model", len(samples), console=Console(stderr=True)))
-    findings = vet(samples, answers, known.statistics, Rules())
+    every = [*golden_set.samples, *samples]
+    answers = list(track(ask(served, every), "asking the verified model", len(every), console=Console(stderr=True)))
+    trusted = known(golden_set.golden.statistics, golden_set.samples, answers[: len(golden_set.samples)], Rules())
+    findings = vet(samples, answers[len(golden_set.samples) :], trusted, Rules())
     new = hold(settings, samples, findings, _now())
     if as_json:
         _json(findings)
@@ -199,40 +201,39 @@ def held_command(as_json: AsJson = False) -> None:
 
 @data.command("trial")
 def trial_command(
-    mode: Annotated[
-        Mode, typer.Option(help="The shipped model that is asked: a retraining run's is safe, `data vet`'s normal.")
-    ] = Mode.SAFE,
+    rates: Annotated[str, typer.Option(help="Shares of labels or pictures that are harmed, 0..1, with commas.")] = "0.1",
+    out: Annotated[Path | None, typer.Option(help="Write poisoning.json, .md and .png into this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Poison known pictures in known ways and say how much of it vetting finds; minutes.
+    """Poison known pictures in known ways and say how much of it vetting finds; minutes for each rate.
 
-    Example: kerbwatch data trial --mode safe
+    Example: kerbwatch data trial --rates 0.01,0.05,0.1,0.2,0.5 --out docs/results
     """
+    from inference.experiments.cli import machine  # noqa: PLC0415 - that command needs `find_model` from here
+
     settings = read_settings()
+    shares = _rates(rates)
     model_key(settings)
     registry = registry_of(settings)
-    served = load(registry, shipped(registry)[mode], threads=1)
+    digests = shipped(registry)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("drawing pictures", total=None)
         found = trial.run(
             trial.material(settings.shared_data),
-            served,
+            {mode.value: load(registry, digests[mode], threads=1) for mode in (Mode.NORMAL, Mode.SAFE)},
+            registry.network(digests[Mode.NORMAL]),
             Rules(),
             lambda what, done, of: progress.update(task, description=what, completed=done, total=of),
+            shares,
         )
+    found = msgspec.structs.replace(found, command=f"kerbwatch data trial --rates {rates}", machine=machine())
+    written = trial_report.write(found, out) if out else []
     if as_json:
         _json(found)
         return
-    typer.echo(
-        f"{found.pictures} pictures, {found.golden} golden ones, {found.seeds} seeds, asked of {found.model[:12]}; "
-        f"{found.clean_held} held back with no harm done"
-    )
-    for one in found.rows:
-        share = ", ".join(
-            f"{name} {'-' if value is None else f'{value:.2f}'}"
-            for name, value in (("precision", one.precision), ("recall", one.recall))
-        )
-        typer.echo(f"  {one.harm}, {one.gamma:.0%}: {one.harmed} harmed, {one.held} held back: {share}")
+    typer.echo(trial_report.markdown(found))
+    for path in written:
+        typer.echo(f"written: {path}")
 
 
 def find_model(registry: Registry, model: str) -> str:
@@ -247,6 +248,16 @@ def find_model(registry: Registry, model: str) -> str:
         what = "no model" if not fit else f"{len(fit)} models"
         raise BadInput(f"{what} in {registry.root} by {model!r}: see `kerbwatch models list`, or give a weights file")
     return fit[0]
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise BadInput(f"--rates {text!r} are no numbers with commas, e.g. 0.01,0.1") from error
+    if not all(0 < one <= 1 for one in found):
+        raise BadInput(f"--rates {text!r}: each is a share above 0 and up to 1, e.g. 0.01,0.1")
+    return found
 
 
 def _training(settings: Settings) -> list[Sample]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from inference.lifecycle.golden import SHARE, open_golden
+from inference.lifecycle.residuals import overlap
 from inference.lifecycle.traits import Reference
-from inference.lifecycle.vetting import Answer, Finding, Rules, ask, fit, overlap, vet
+from inference.lifecycle.vetting import Answer, Finding, Rules, ask, fit, known, vet
 from inference.provenance.lineage import Material
 from inference.provenance.manifest import Manifest, manifest_of
 from inference.provenance.registry import Registry
@@ -107,7 +108,7 @@ def collect(plan: Plan, settings: Settings, registry: Registry, *, threads: int,
     pools = _drawn(plan) if plan.short else training_pools(settings.shared_data)
     reviewed = {(one.origin, one.name) for one in golden.samples}
     fresh = [one for group in (*pools.groups, live) for one in group if (one.origin, one.name) not in reviewed]
-    findings = vetted(fresh, (safe, normal), golden.golden.statistics, report)
+    findings = vetted(fresh, (safe, normal), golden.samples, golden.golden.statistics, report)
     fit_ones, _ = fit(fresh, findings)
     total = len(golden.samples) + len(fit_ones)
     if len(golden.samples) < SHARE * total:
@@ -126,21 +127,25 @@ def collect(plan: Plan, settings: Settings, registry: Registry, *, threads: int,
     )
 
 
-def vetted(samples: Sequence[Sample], models: Sequence[Served], golden: Reference, report: Report) -> tuple[Finding, ...]:
+def vetted(
+    samples: Sequence[Sample], models: Sequence[Served], golden: Sequence[Sample], numbers: Reference, report: Report
+) -> tuple[Finding, ...]:
     """What vetting finds when each of these models is asked in turn, each finding once.
 
     Two are asked because the normal one may be what the incident is about, and the safe one is too seldom sure of anybody to miss a
     label that is gone (`kerbwatch data trial`): what either holds against a picture counts.
     """
     found: list[Finding] = []
-    total, done, began = len(samples) * len(models), 0, time.monotonic()
+    every = [*golden, *samples]
+    total, done, began = len(every) * len(models), 0, time.monotonic()
     for served in models:
         answers: list[Answer] = []
-        for answer in ask(served, samples):
+        for answer in ask(served, every):
             answers.append(answer)
             done += 1
             report("vetting pictures", done, total, (time.monotonic() - began) / done * (total - done))
-        found += vet(samples, answers, golden, Rules())
+        trusted = known(numbers, golden, answers[: len(golden)], Rules())
+        found += vet(samples, answers[len(golden) :], trusted, Rules())
     return tuple(dict.fromkeys(found))
 
 

@@ -1,13 +1,14 @@
 """How much poison vetting finds, and how much clean data it holds back: known harm done to known pictures, then vetted whole.
 
 It decides which harm is tried, in which shares, with which seeds, and counts picture by picture. It refuses to tune anything: the
-limits are those that a retraining run uses (`vetting.Rules`). Pictures are none that a shipped model was trained on; the golden
-statistics come from others again. No topic feeds it.
+limits are those that `kerbwatch data vet` and a retraining run use (`vetting.Rules`, and what golden pictures teach). Pictures are
+none that a shipped model was trained on; the golden ones are others again. No topic feeds it.
 
 Source: paper 5.1.2 (label flipping, gamma 5 to 15 %), 4.6 (multi-stage validation); harm in `inference.attacks.poisoning`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,20 +16,26 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.random import Generator
+from torch import nn
 
-from inference.attacks.poisoning import Poisoned, duplicate, flip, remove, shift, trigger
-from inference.lifecycle.traits import Reference, reference
-from inference.lifecycle.vetting import Answer, Rules, ask, vet
+from inference.attacks.gradient import fgsm, pgd
+from inference.attacks.poisoning import Poisoned, duplicate, flip, invent, remove, shift, shrink, trigger
+from inference.lifecycle.traits import reference
+from inference.lifecycle.vetting import Answer, Finding, Known, Rules, Stage, ask, examine, known, returning
 from inference.service.serving import Served
 from inference.training.pools import HELD_OUT, SPLIT_SEED
 from inference.training.samples import Sample, halved, penn_fudan, split, streets
 from streams.events import Context
+from streams.sources.base import Picture
 from streams.sources.scenery import Weather
 
-GAMMAS = (0.01, 0.05, 0.1, 0.25)
+RATES = (0.01, 0.05, 0.1, 0.2, 0.5)
 SEEDS = range(5)
-_TRIED, _GOLDEN, _SHOT = range(700, 705), range(760, 765), (15,)  # places that no training sees
-_FAR = 0.3  # of the height, by which a box is shifted
+BOTH = "both"
+"""The judge that holds back what either model does, as a retraining run does."""
+_TRIED, _GOLDEN, _SHOT = range(700, 710), range(760, 770), (15,)  # places that no training sees
+_FAR, _SMALLER = 0.3, 0.6  # of the height, by which a box is shifted; of its size, to which it shrinks
+_FGSM, _PGD, _STEPS = 0.03, 0.0157, 5
 Report = Callable[[str, int, int], None]
 """Told what is done: words, done, of."""
 
@@ -38,41 +45,65 @@ class Harm(StrEnum):
 
     FLIP = "labels flipped"
     SHIFT = "boxes shifted by 0.3 of the height"
+    SHRINK = "boxes shrunk to 0.6"
     REMOVE = "boxes removed"
+    ADD = "boxes added"
     TRIGGER = "backdoor patch"
     DUPLICATE = "pictures doubled"
+    FGSM = "pictures under FGSM 0.03"
+    PGD = "pictures under PGD 4/255"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One harm at one share, all seeds together, counted in pictures. None where nothing was held back, or nothing was harmed."""
+    """One harm at one share, as one judge sees it; all seeds together, counted in pictures.
+
+    `precision` is None where nothing was held back, `recall` where nothing was harmed; `stages`: how many of the harmed pictures
+    each stage found.
+    """
 
     harm: Harm
     gamma: float
+    judge: str
     harmed: int
     held: int
     found: int
     precision: float | None
     recall: float | None
+    stages: dict[Stage, int]
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. `pictures` were tried; of them `clean_held` are held back with no harm done at all."""
+    """What came of it. `pictures` were tried; `clean_held`: how many of them each judge holds back with no harm done at all.
+
+    `command`, `machine`: how and where it was measured, for whoever reads the file.
+    """
 
     pictures: int
     golden: int
-    model: str
+    models: dict[str, str]
     seeds: int
-    clean_held: int
+    clean_held: dict[str, int]
     rows: tuple[Row, ...]
+    command: str = ""
+    machine: str = ""
 
 
 @dataclass(frozen=True)
 class Material:
-    """The pictures that are harmed, and the golden ones' statistics."""
+    """The pictures that are harmed, and the golden ones."""
 
     samples: Sequence[Sample]
-    golden: Reference
-    golden_pictures: int
+    golden: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """A model, what golden pictures say of it, and what it found in the pictures before any harm, one by one."""
+
+    served: Served
+    golden: Known
+    clean: Sequence[Sequence[Finding]]
+    answers: Sequence[Answer]
 
 
 def material(shared_data: Path) -> Material:
@@ -84,49 +115,60 @@ def material(shared_data: Path) -> Material:
         trained, held_out = split(penn_fudan(shared_data / "pennfudan"), HELD_OUT, SPLIT_SEED)
         tried += [halved(one) for one in held_out]
         golden += [halved(one) for one in trained[:: max(1, len(trained) // 30)]]
-    return Material(tried, reference(golden), len(golden))
+    return Material(tried, golden)
 
 
-def run(data: Material, served: Served, rules: Rules, report: Report, seeds: Sequence[int] = SEEDS) -> Trial:
-    """Harm and vet. Only pictures that harm itself changes are shown to the model again.
+def run(  # noqa: PLR0917 - what is harmed, who judges, and how
+    data: Material,
+    models: Mapping[str, Served],
+    network: nn.Module,
+    rules: Rules,
+    report: Report,
+    rates: Sequence[float] = RATES,
+    seeds: Sequence[int] = SEEDS,
+) -> Trial:
+    """Harm and vet. Only pictures that harm itself changes are shown to the models again.
 
     Args:
-        data: what is harmed.
-        served: the verified model that vetting asks.
+        data: what is harmed, and what is trusted.
+        models: the verified models that vetting asks, by name.
+        network: the white box of whoever perturbs pictures.
         rules: vetting's limits.
         report: told of progress.
+        rates: 0..1, of labels, or of pictures where whole pictures are harmed.
         seeds: each harm at each share is tried once with every one.
     """
-    answers = []
-    for number, answer in enumerate(ask(served, data.samples)):
-        report("asking the verified model", number, len(data.samples))
-        answers.append(answer)
-    clean = {(one.pool, one.name) for one in vet(data.samples, answers, data.golden, rules)}
-    rows = []
-    for number, (harm, gamma) in enumerate((harm, gamma) for harm in Harm for gamma in GAMMAS):
-        counts = np.zeros(3, np.int64)
+    judges = {name: _judge(name, served, data, rules, report) for name, served in models.items()}
+    attacked = {harm: _attacked(harm, data.samples, network, report) for harm in (Harm.FGSM, Harm.PGD)}
+    again = returning(data.samples, rules)
+    nothing = [(place, sample, False) for place, sample in enumerate(data.samples)]
+    untouched = {judge: len(held) for judge, held in _held(nothing, judges, rules, data.samples, again).items()}
+    rows: list[Row] = []
+    trials = [(harm, gamma) for harm in Harm for gamma in rates]
+    for number, (harm, gamma) in enumerate(trials):
+        tally: dict[str, Counter[str]] = {judge: Counter() for judge in untouched}
         for turn, seed in enumerate(seeds):
-            report(f"{harm}, {gamma:.0%}", number * len(seeds) + turn, len(Harm) * len(GAMMAS) * len(seeds))
-            counts += _once(data, answers, served, rules, harm, gamma, np.random.default_rng(seed))
-        harmed, held, found = (int(count) for count in counts)
-        rows.append(
-            Row(
-                harm=harm, gamma=gamma, harmed=harmed, held=held, found=found,
-                precision=round(found / held, 3) if held else None, recall=round(found / harmed, 3) if harmed else None,
-            )
-        )  # fmt: skip
+            report(f"{harm}, {gamma:.0%}", number * len(seeds) + turn, len(trials) * len(seeds))
+            bad = list(harmed(data.samples, harm, gamma, np.random.default_rng(seed), attacked.get(harm, ())))
+            names = {(one.origin, one.name) for _, one, is_bad in bad if is_bad}
+            for judge, held in _held(bad, judges, rules, data.samples, again).items():
+                found = {name: stages for name, stages in held.items() if name in names}
+                tally[judge].update(harmed=len(names), held=len(held), found=len(found))
+                tally[judge].update(stage for stages in found.values() for stage in stages)
+        rows += [_row(harm, gamma, judge, counts) for judge, counts in tally.items()]
     return Trial(
-        pictures=len(data.samples),
-        golden=data.golden_pictures,
-        model=served.digest,
-        seeds=len(seeds),
-        clean_held=len(clean),
-        rows=tuple(rows),
-    )
+        pictures=len(data.samples), golden=len(data.golden), models={name: one.digest for name, one in models.items()},
+        seeds=len(seeds), clean_held=untouched, rows=tuple(rows),
+    )  # fmt: skip
 
 
-def harmed(samples: Sequence[Sample], harm: Harm, gamma: float, rng: Generator) -> Iterator[tuple[int, Sample, bool]]:
-    """(place among the samples that it comes from, the sample afterwards, whether it is harmed), in the data set's new order."""
+def harmed(
+    samples: Sequence[Sample], harm: Harm, gamma: float, rng: Generator, attacked: Sequence[Picture] = ()
+) -> Iterator[tuple[int, Sample, bool]]:
+    """(place among the samples that it comes from, the sample afterwards, whether it is harmed), in the data set's new order.
+
+    `attacked`: the perturbed picture of every sample, for the harms that put them in.
+    """
     if harm is Harm.DUPLICATE:
         before = -1
         for place in duplicate(len(samples), gamma, rng):
@@ -136,28 +178,81 @@ def harmed(samples: Sequence[Sample], harm: Harm, gamma: float, rng: Generator) 
             before = place
         return
     for place, one in enumerate(samples):
-        done = _DONE[harm](one, gamma, rng)
-        yield place, replace(one, picture=done.picture, people=done.people), bool(done.changes)
+        if harm in _DONE:
+            done = _DONE[harm](one, gamma, rng)
+            yield place, replace(one, picture=done.picture, people=done.people), bool(done.changes)
+        else:
+            is_bad = bool(rng.random() < gamma)
+            yield place, replace(one, picture=attacked[place]) if is_bad else one, is_bad
 
 
 _DONE: dict[Harm, Callable[[Sample, float, Generator], Poisoned]] = {
     Harm.FLIP: lambda one, gamma, rng: flip(one.picture, one.people, gamma, rng),
     Harm.SHIFT: lambda one, gamma, rng: shift(one.picture, one.people, gamma, _FAR, rng),
+    Harm.SHRINK: lambda one, gamma, rng: shrink(one.picture, one.people, gamma, _SMALLER, rng),
     Harm.REMOVE: lambda one, gamma, rng: remove(one.picture, one.people, gamma, rng),
+    Harm.ADD: lambda one, gamma, rng: invent(one.picture, one.people, gamma, rng),
     Harm.TRIGGER: lambda one, gamma, rng: trigger(one.picture, one.people, gamma, rng),
 }
 
 
-def _once(  # noqa: PLR0917 - what is harmed, who judges, and how
-    data: Material, answers: Sequence[Answer], served: Served, rules: Rules, harm: Harm, gamma: float, rng: Generator
-) -> tuple[int, int, int]:
-    """(pictures harmed, held back, both)."""
-    bad, said, bads = [], [], set()
-    for place, sample, is_bad in harmed(data.samples, harm, gamma, rng):
-        same = sample.picture is data.samples[place].picture
-        said.append(answers[place] if same else next(iter(ask(served, [sample]))))
-        bad.append(sample)
-        if is_bad:
-            bads.add((sample.origin, sample.name))
-    held = {(one.pool, one.name) for one in vet(bad, said, data.golden, rules)}
-    return len(bads), len(held), len(held & bads)
+def _judge(name: str, served: Served, data: Material, rules: Rules, report: Report) -> _Judge:
+    said: list[Answer] = []
+    both = (*data.golden, *data.samples)
+    for answer in ask(served, both):
+        report(f"asking the {name} model", len(said), len(both))
+        said.append(answer)
+    trusted, answers = said[: len(data.golden)], said[len(data.golden) :]
+    golden = known(reference(data.golden), data.golden, trusted, rules)
+    clean = [examine(one, answer, golden, rules) for one, answer in zip(data.samples, answers, strict=True)]
+    return _Judge(served, golden, clean, answers)
+
+
+def _attacked(harm: Harm, samples: Sequence[Sample], network: nn.Module, report: Report) -> list[Picture]:
+    out = []
+    for number, one in enumerate(samples):
+        report(f"making {harm}", number, len(samples))
+        if harm is Harm.FGSM:
+            out.append(fgsm(network, one.picture, one.people, _FGSM))
+        else:
+            out.append(pgd(network, [one.picture], [one.people], _PGD, _STEPS)[0])
+    return out
+
+
+def _held(
+    data: Sequence[tuple[int, Sample, bool]],
+    judges: Mapping[str, _Judge],
+    rules: Rules,
+    before: Sequence[Sample],
+    again: Sequence[Finding],
+) -> dict[str, dict[tuple[str, str], set[Stage]]]:
+    """What each judge, and both together, hold back: pictures, and the stages that found something.
+
+    `again` is what the last stage found in the pictures as they were `before`; where no picture is another it is found again.
+    """
+    bad = [sample for _, sample, _ in data]
+    same = len(bad) == len(before) and all(one.picture is old.picture for one, old in zip(bad, before, strict=True))
+    shared = again if same else returning(bad, rules)
+    out: dict[str, dict[tuple[str, str], set[Stage]]] = {name: {} for name in (*judges, BOTH)}
+    for name, judge in judges.items():
+        found = list(shared)
+        for place, sample, is_bad in data:
+            if not is_bad or (sample.picture is before[place].picture and sample.people == before[place].people):
+                found += [msgspec.structs.replace(one, name=sample.name) for one in judge.clean[place]]
+            else:
+                same_picture = sample.picture is before[place].picture
+                answer = judge.answers[place] if same_picture else next(iter(ask(judge.served, [sample])))
+                found += examine(sample, answer, judge.golden, rules)
+        for one in found:
+            for to in (name, BOTH):
+                out[to].setdefault((one.pool, one.name), set()).add(one.stage)
+    return out
+
+
+def _row(harm: Harm, gamma: float, judge: str, counts: Mapping[str, int]) -> Row:
+    bad, held, found = (counts.get(name, 0) for name in ("harmed", "held", "found"))
+    return Row(
+        harm=harm, gamma=gamma, judge=judge, harmed=bad, held=held, found=found,
+        precision=round(found / held, 3) if held else None, recall=round(found / bad, 3) if bad else None,
+        stages={stage: counts[stage] for stage in Stage if counts.get(stage)},
+    )  # fmt: skip
