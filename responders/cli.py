@@ -6,7 +6,7 @@ terminal. What people say to an incident stands in `incidents_cli.py`.
 Source: paper 4.7 (defined roles and immediate actions), SC-10.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated
@@ -31,14 +31,22 @@ _COLOUR = {Severity.LOW: "dim", Severity.MEDIUM: "yellow", Severity.HIGH: "red",
 _COMPLETED = 200
 
 
-def complete_incident(incomplete: str) -> list[tuple[str, str]]:
-    """Ids of the newest incidents that begin so, for the shell's completion; none if there is no database to ask."""
+def completed(incomplete: str, known: Callable[[Session], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """Those of `known` (name, what it is) that begin so, for the shell's completion; none if there is no database to ask."""
     try:
         with reader() as session:
-            rows = records.listed(session, limit=_COMPLETED)
+            return [(name, what) for name, what in known(session) if name.startswith(incomplete)]
     except KerbwatchError:
         return []
-    return [(row.id, f"{row.kind} on {row.camera}, {row.state}") for row in rows if row.id.startswith(incomplete.lower())]
+
+
+def complete_incident(incomplete: str) -> list[tuple[str, str]]:
+    """Ids of the newest incidents that begin so."""
+
+    def known(session: Session) -> list[tuple[str, str]]:
+        return [(row.id, f"{row.kind} on {row.camera}, {row.state}") for row in records.listed(session, limit=_COMPLETED)]
+
+    return completed(incomplete.lower(), known)
 
 
 Id = Annotated[str, typer.Argument(help="The incident's id, or the beginning of it.", autocompletion=complete_incident)]

@@ -13,16 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
 from infra import totp
 from infra.db import Sessions, writing
 from infra.keys import open_sealed
 from infra.people_tables import ActRow, PersonKeyRow, PersonRow
+from infra.tables import TimelineRow
 from responders import outbox
 from responders.access import RULES, Deed, missing, refusal
 from responders.acts import Signed, Statement
+from responders.incident import RESPONDER
 from responders.people import LONGEST_NAME, about_factor, key_of, roles_of
 from responders.roles import Role
 from streams.errors import BadInput
@@ -159,6 +161,13 @@ def use(session: Session, agreed: Agreement) -> None:
     session.execute(update(ActRow).where(ActRow.id.in_(agreed.acts)).values(used_by=agreed.acts[-1]))
 
 
+_PEOPLES = {
+    *("acknowledge", "assign", "snooze", "reclassify", "approve", "reject", "close", "note"),
+    *("rollout.approve", "rollout.rejected", "rollout.cancelled"),
+}
+"""What only people write into a timeline, unless the responder does."""
+
+
 @dataclass(frozen=True)
 class Checked:
     """What is on record of people's acts: how many hold, and what is wrong with the others."""
@@ -168,14 +177,28 @@ class Checked:
 
 
 def check(session: Session) -> Checked:
-    """Check every kept act against the key that its actor had then."""
+    """Check every kept act against the key that its actor had then, and that the timelines tell of no act that nobody signed."""
     keys = {row.key_id: row for row in session.scalars(select(PersonKeyRow))}
     faults, count = [], 0
     for row in session.scalars(select(ActRow).order_by(ActRow.number)):
         count += 1
         if fault := _wrong_with(row, keys.get(row.key_id)):
             faults.append(f"act {row.id[:8]} ({row.actor}, {row.deed}): {fault}")
-    return Checked(count, tuple(faults))
+    return Checked(count, (*faults, *_unsigned(session)))
+
+
+def _unsigned(session: Session) -> list[str]:
+    """What timelines say that people did since the first of them had a key, without an act to show for it."""
+    first = session.scalar(select(func.min(PersonKeyRow.since)))
+    if first is None:
+        return []
+    rows = session.execute(
+        select(TimelineRow.actor, TimelineRow.action, TimelineRow.incident_id)
+        .where(TimelineRow.action.in_(_PEOPLES), TimelineRow.actor != RESPONDER, TimelineRow.time >= first)
+        .where(~exists().where(ActRow.id == TimelineRow.cause_id, ActRow.actor == TimelineRow.actor))
+        .order_by(TimelineRow.number)
+    )
+    return [f"incident {row.incident_id[:8]}: {row.action} by {row.actor} was signed by nobody" for row in rows]
 
 
 def _wrong_with(row: ActRow, key: PersonKeyRow | None) -> str:

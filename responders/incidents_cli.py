@@ -7,7 +7,6 @@ Source: paper 4.7 (defined roles and immediate actions), SC-10.
 """
 
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -75,8 +74,7 @@ def assign(
         with reading(login.sessions) as session:
             names = [person.name for person in people.listed(session)]
         if to not in names:
-            near = get_close_matches(to, names, n=1)
-            raise BadInput(f"nobody is called {to!r}; {f'did you mean {near[0]}?' if near else 'see `kerbwatch people list`'}")
+            raise BadInput(f"nobody is called {to!r}; {records.nearest(to, names) or 'see `kerbwatch people list`'}")
         _say(login, Verb.ASSIGN, incident, comment, ("to", to), as_json=as_json, assignee=to)
 
 

@@ -9,6 +9,7 @@ Source: paper table 1 (roles R1 to R8), 4.6 (approval by R3 and R8), SC-10 (audi
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from difflib import get_close_matches
 
 import msgspec
 from sqlalchemy import exists, select, update
@@ -141,7 +142,9 @@ def _require_who_can_add(session: Session, before: frozenset[str]) -> None:
 def _row(session: Session, name: str) -> PersonRow:
     row = session.get(PersonRow, name)
     if row is None:
-        raise BadInput(f"nobody is called {name[:LONGEST_NAME]!r}; see `kerbwatch people list`")
+        near = get_close_matches(name, session.scalars(select(PersonRow.name)).all(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "see `kerbwatch people list`"
+        raise BadInput(f"nobody is called {name[:LONGEST_NAME]!r}; {hint}")
     return row
 
 

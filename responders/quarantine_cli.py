@@ -15,7 +15,7 @@ from rich.console import Console
 from infra.db import reading, writing
 from responders import desk, quarantine, records, review
 from responders.access import Deed
-from responders.cli import AsJson, Comment, Id, complete_incident, plain, print_json, reader, table, utc
+from responders.cli import AsJson, Comment, Id, complete_incident, completed, plain, print_json, reader, table, utc
 from responders.login import Actor, Code, Login, logged_in
 from responders.quarantine import Standing
 from responders.roles import named
@@ -24,7 +24,16 @@ from streams.errors import BadInput
 app = typer.Typer(no_args_is_help=True, help="Frames that were set aside: see them, release or discard them.")
 
 _SHORT = 12
-Frame = Annotated[str | None, typer.Option(help="Only this frame: its id, or CAMERA:EPOCH:SEQUENCE.")]
+
+
+def complete_frame(incomplete: str) -> list[tuple[str, str]]:
+    """The newest frames that were set aside, as CAMERA:EPOCH:SEQUENCE, that begin so."""
+    return completed(incomplete, lambda session: [(name, "") for name in review.named_frames(session)])
+
+
+Frame = Annotated[
+    str | None, typer.Option(help="Only this frame: its id, or CAMERA:EPOCH:SEQUENCE.", autocompletion=complete_frame)
+]
 
 
 @app.command("list")

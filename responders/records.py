@@ -5,6 +5,7 @@ It decides what is shown and how long things took; it refuses to change anything
 Source: paper 4.7 (incident analysis), NIST SP 800-61r3 (metrics of response).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
@@ -134,10 +135,14 @@ def find(session: Session, text: str) -> str:
         if ids:
             raise BadInput(f"incident {text!r} could be {ids[0]} or another: give more of the id")
     recent = session.scalars(select(IncidentRow.id).order_by(IncidentRow.opened_at.desc()).limit(1000)).all()
-    starts = {id_[: max(len(wanted), 4)]: id_ for id_ in recent}
+    raise BadInput(f"no incident {text!r}; {nearest(wanted, recent) or 'see `kerbwatch incidents list`'}")
+
+
+def nearest(wanted: str, names: Iterable[str]) -> str:
+    """A question that brings the name most like what was typed, whole or as a beginning; "" where none is like it."""
+    starts = {name[: max(len(wanted), 4)]: name for name in names}
     near = get_close_matches(wanted, starts, n=1, cutoff=0.5)
-    hint = f"did you mean {starts[near[0]]}?" if near else "see `kerbwatch incidents list`"
-    raise BadInput(f"no incident {text!r}; {hint}")
+    return f"did you mean {starts[near[0]]}?" if near else ""
 
 
 def shown(session: Session, incident_id: str) -> Shown:

@@ -20,6 +20,7 @@ from responders import outbox, records
 from responders.access import Deed
 from responders.playbooks import State
 from responders.quarantine import Standing
+from responders.records import nearest
 from responders.store import incident_of
 from streams.errors import BadInput
 from streams.events import event_id
@@ -56,7 +57,19 @@ def find_frame(session: Session, text: str) -> QuarantinedFrame:
         return rows[0]
     if rows:
         raise BadInput(f"frame {text!r} could be {rows[0].frame_id} or another: give more of the id")
-    raise BadInput(f"no frame {text[:80]!r} was set aside; see `kerbwatch quarantine list`")
+    raise BadInput(
+        f"no frame {text[:80]!r} was set aside; {nearest(wanted, named_frames(session)) or 'see `kerbwatch quarantine list`'}"
+    )
+
+
+def named_frames(session: Session, limit: int = 1000) -> tuple[str, ...]:
+    """The newest frames that were set aside, as CAMERA:EPOCH:SEQUENCE."""
+    rows = session.execute(
+        select(QuarantinedFrame.camera_id, QuarantinedFrame.epoch, QuarantinedFrame.sequence)
+        .order_by(QuarantinedFrame.sealed_at.desc(), QuarantinedFrame.sequence.desc())
+        .limit(limit)
+    )
+    return tuple(f"{camera}:{epoch}:{sequence}" for camera, epoch, sequence in rows)
 
 
 def chosen(session: Session, incident: str, frame: str | None) -> Chosen:

@@ -16,7 +16,7 @@ from infra.db import reading
 from infra.settings import read_settings
 from responders import playbooks, rollout_store
 from responders.access import Deed
-from responders.cli import AsJson, Comment, opened, plain, print_json, table, utc
+from responders.cli import AsJson, Comment, completed, opened, plain, print_json, table, utc
 from responders.comparison import figures
 from responders.login import Actor, Code, Login, logged_in
 from responders.roles import Role, named
@@ -26,7 +26,17 @@ from responders.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Retrained models on their way into service.")
 
-RolloutId = Annotated[str, typer.Argument(help="The rollout's id or its incident's, or the beginning of it.")]
+
+def complete_rollout(incomplete: str) -> list[tuple[str, str]]:
+    """Ids of the newest rollouts that begin so."""
+    return completed(
+        incomplete.lower(), lambda session: [(row.id, f"{row.context}, {row.state}") for row in rollout_store.listed(session)]
+    )
+
+
+RolloutId = Annotated[
+    str, typer.Argument(help="The rollout's id or its incident's, or the beginning of it.", autocompletion=complete_rollout)
+]
 _DEEDS = {Verb.APPROVE: Deed.APPROVE_MODEL, Verb.REJECT: Deed.REJECT_MODEL, Verb.CANCEL: Deed.CANCEL_ROLLOUT}
 
 

@@ -21,6 +21,7 @@ from responders import assignments, outbox
 from responders.comparison import SHORT, Limits, Tally
 from responders.incident import Incident
 from responders.people import roles_of
+from responders.records import nearest
 from responders.roles import Role
 from responders.rollout import (
     LIVE,
@@ -219,7 +220,9 @@ def find(session: Session, text: str) -> Rollout:
             return rollout_of(rows[0])
         if rows:
             raise BadInput(f"{text!r} could be rollout {rows[0].id}, {rows[1].id} or another: give more of the id")
-    raise BadInput(f"no rollout {text!r}; see `kerbwatch rollouts list`, or ask for one with `kerbwatch retrain`")
+    known = session.scalars(select(RolloutRow.id).order_by(RolloutRow.requested_at.desc()).limit(1000)).all()
+    hint = nearest(wanted, known) or "see `kerbwatch rollouts list`, or ask for one with `kerbwatch retrain`"
+    raise BadInput(f"no rollout {text!r}; {hint}")
 
 
 def _incident(session: Session, incident_id: str) -> Incident:

@@ -25,6 +25,7 @@ from responders.access import Deed
 from responders.cli import AsJson, print_json
 from responders.login import Actor, Code, logged_in
 from responders.quarantine import Place, SealedFrame, Standing, open_frame
+from responders.quarantine_cli import complete_frame
 from streams.errors import KerbwatchError
 from streams.events import Frame
 from streams.frame_log import read_frames
@@ -51,7 +52,10 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def show(
-    frame: Annotated[str, typer.Argument(help="The frame's id, the beginning of it, or CAMERA:EPOCH:SEQUENCE.")],
+    frame: Annotated[
+        str,
+        typer.Argument(help="The frame's id, the beginning of it, or CAMERA:EPOCH:SEQUENCE.", autocompletion=complete_frame),
+    ],
     out: Annotated[Path | None, typer.Option(help="The PNG to be written; CAMERA-EPOCH-SEQUENCE.png here if not given.")] = None,
     actor: Actor = None,
     code: Code = None,

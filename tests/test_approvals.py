@@ -26,6 +26,7 @@ from responders.keeping import record_judged
 from responders.outbox import gate_said
 from responders.roles import Role
 from responders.rollout import Gated, Progress, Rollout, Staged, State, Verb
+from responders.rollout_cli import complete_rollout
 from responders.rollout_store import Rollouts
 from responders.store import Store
 from streams import codec
@@ -358,6 +359,14 @@ def test_one_person_can_reject_and_cancel(site: Site, command: Command) -> None:
     assert "rejected" in reject("trainer-1").stdout
     with pytest.raises(BadInput, match="any more"):
         command("rollouts", "cancel", site.incident_id, "--actor", "trainer-1", "-m", "too late")
+
+
+def test_a_rollouts_id_is_completed_and_a_wrong_one_brings_the_nearest(site: Site, command: Command) -> None:
+    id_ = site.made().id
+    assert complete_rollout(id_[:4]) == [(id_, "urban, awaiting_approval")]
+    wrong = id_[:9] + ("0" if id_[9] != "0" else "1") + id_[10:]
+    with pytest.raises(BadInput, match=f"did you mean {id_}"):
+        command("rollouts", "show", wrong)
 
 
 def test_what_is_not_there_is_said_so(site: Site, command: Command) -> None:

@@ -6,15 +6,16 @@ from collections.abc import Callable
 import pytest
 from a_person import Phone, newcomer
 from click.testing import Result
-from incident_events import NORMAL, SAFE, at, signal, status
+from incident_events import NORMAL, SAFE, act, at, signal, status
 from typer.testing import CliRunner
 
 from infra.db import Sessions, reading, writing
 from infra.people_tables import ActRow
 from infra.settings import Settings
 from infra.tables import EffectRow
-from responders import playbooks
+from responders import desk, playbooks
 from responders.cli import complete_incident
+from responders.incident import Verb
 from responders.incidents_cli import app
 from responders.quarantine_cli import app as quarantine_app
 from responders.roles import Role
@@ -195,6 +196,16 @@ def test_who_may_not_close_may_still_take_note_and_both_are_on_record(
     ]
     assert phones
     assert store.playbooks
+
+
+def test_what_nobody_signed_is_found(store: Store, command: Command, sessions: Sessions) -> None:
+    id_ = str(only(command)["id"])
+    command("note", id_, "-m", "looked")
+    with reading(sessions) as session:
+        assert desk.check(session) == desk.Checked(1, ())
+    store.accept(act(Verb.ACKNOWLEDGE, id_, 9), at(9))  # past the desk
+    with reading(sessions) as session:
+        assert desk.check(session).faults == (f"incident {id_[:8]}: acknowledge by operator-1 was signed by nobody",)
 
 
 def test_an_incident_is_assigned_to_somebody_who_exists(store: Store, command: Command, phones: dict[str, Phone]) -> None:

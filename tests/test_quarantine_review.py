@@ -30,6 +30,7 @@ from responders.contact_sheet import difference
 from responders.incident import Act, Resolution, Verb
 from responders.keeping import record_judged
 from responders.quarantine import Place, SealedFrame, Standing, kept_out, open_frame, set_aside
+from responders.quarantine_cli import complete_frame
 from responders.roles import Role
 from responders.store import Store
 from streams import codec, topics
@@ -273,8 +274,11 @@ def test_showing_is_for_who_may_and_is_on_record(site: Site, command: Command, m
     told = json.loads(command("show", "cam1:1:10", "--json", actor="data-1", coded=False).stdout)
     assert (told["people"], told["neighbour"], told["reason"]) == (1, 9, "evasion: squeeze raised")
     assert Path(told["picture"]).is_file()
-    with pytest.raises(BadInput, match="quarantine list"):
+    with pytest.raises(BadInput, match="did you mean cam1:1:1"):
         command("show", "cam1:1:99", actor="data-1", coded=False)
+    with pytest.raises(BadInput, match="quarantine list"):
+        command("show", "zzzz", actor="data-1", coded=False)
+    assert complete_frame("cam1:1:13") == [("cam1:1:13", "")]
     with reading(site.sessions) as session:
         bodies = session.scalars(select(EffectRow.payload).where(EffectRow.topic == "audit"))
         entries = [codec.decode(body, AUDIT, AuditEntry).event for body in bodies]
