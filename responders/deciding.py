@@ -8,14 +8,15 @@ refuses to treat silence as calm, a missing report as success, or a repeat as ne
 Source: paper 4.6 (safe mode), 4.7 (incident response plan), NIST SP 800-61r3.
 """
 
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from msgspec.structs import replace
 
 from responders.calling import call
-from responders.incident import Act, Decision, Finding, Happening, Incident, Outcome, Resolution, Tick, Verb, Voice, lacking
+from responders.incident import Act, Decision, Finding, Happening, Incident, Outcome, Resolution, Tick, Verb
+from responders.obeying import obey
 from responders.playbooks import Action, State, Step
-from responders.replanning import replanned
 from responders.roles import named
 from responders.severity import grade, holds, worse
 from responders.turn import Turn
@@ -52,7 +53,7 @@ def _after(state: Incident, event: Happening, *, more: bool = False) -> Turn:
     if isinstance(event, Signal):
         _hear(turn, event, more=more)
     elif isinstance(event, Act):
-        _obey(turn, event)
+        obey(turn, event)
     elif event.cameras > state.cameras:
         _regrade(turn, replace(state, cameras=event.cameras))
     _walk(turn, event)
@@ -84,7 +85,7 @@ def _hear(turn: Turn, signal: Signal, *, more: bool) -> None:
         turn.record("calm", f"{signal.detector} says calm, as every detector that raised")
     if before.playbook.on_relapse is not None and _is_relapse(before, turn.incident, signal):
         turn.incident = replace(turn.incident, resolution=None)
-        _go_back(turn, before.playbook.on_relapse, f"{signal.detector} raises again")
+        turn.go_back(before.playbook.on_relapse, f"{signal.detector} raises again")
     if more and signal.phase is Phase.ONGOING:
         return
     if any(_sets_aside(turn.incident, step) for step in turn.incident.playbook.steps[: turn.incident.position]):
@@ -103,15 +104,6 @@ def _regrade(turn: Turn, after: Incident) -> None:
         return
     turn.incident = replace(after, severity=severity, graded=rule)
     turn.record("worse", f"severity is now {severity}: {rule}")
-
-
-def _go_back(turn: Turn, name: str, why: str) -> None:
-    """Begin again from an earlier step; too often, and only people may let it go on from there."""
-    turn.incident = replace(turn.incident, relapses=turn.incident.relapses + 1)
-    turn.go(turn.incident.playbook.position(name))
-    turn.record("relapse", f"{why}, time {turn.incident.relapses}")
-    if turn.incident.held:
-        turn.escalate(f"came back {turn.incident.relapses} times: safe mode stays until a human closes the incident")
 
 
 def _is_relapse(before: Incident, after: Incident, signal: Signal) -> bool:
@@ -148,98 +140,6 @@ def _taken_in(incident: Incident, signal: Signal) -> Incident:
     )
 
 
-# -- obeying people --------------------------------------------------------------------------------------------------
-
-
-def _obey(turn: Turn, act: Act) -> None:
-    incident = turn.incident
-    match act.verb:
-        case Verb.ACKNOWLEDGE:
-            if incident.acknowledged_at is None:
-                turn.incident = replace(incident, acknowledged_at=act.time, acknowledged_by=act.actor)
-            turn.incident = replace(turn.incident, quiet=True)
-            turn.record("acknowledge", act.comment, act.actor)
-        case Verb.ASSIGN:
-            turn.incident = replace(incident, assignee=act.assignee)
-            turn.record("assign", f"to {act.assignee}: {act.comment}", act.actor)
-        case Verb.SNOOZE:
-            assert act.until is not None  # the act was checked
-            turn.incident = replace(incident, snoozed_until=act.until)
-            turn.record("snooze", f"until {act.until:%Y-%m-%d %H:%M:%S} UTC: {act.comment}", act.actor)
-        case Verb.RECLASSIFY:
-            _reclassify(turn, act)
-        case Verb.APPROVE | Verb.REJECT:
-            _judge(turn, act)
-        case Verb.CLOSE:
-            _close(turn, act)
-        case Verb.NOTE:
-            pass  # on record already
-
-
-def _reclassify(turn: Turn, act: Act) -> None:
-    incident = turn.incident
-    if act.kind is incident.kind or act.plan is None or act.plan.kind is not act.kind:
-        turn.record("refused", f"reclassify to {act.kind}: it is held for {incident.kind}, or there is no such playbook", act.actor)
-        return
-    turn.incident = replanned(incident, act.plan)
-    severity, rule = grade(turn.incident)
-    turn.incident = replace(turn.incident, severity=severity, graded=rule)
-    what = f"{incident.kind} was really {act.kind}: {act.comment}. Severity {severity}: {rule}"
-    turn.record("reclassify", what, act.actor)
-
-
-def _judge(turn: Turn, act: Act) -> None:
-    """Somebody's yes or no to the step where the incident stands."""
-    incident, step = turn.incident, turn.incident.step
-    why = ""
-    if not step.approval:
-        why = f"step {step.name} asks for nobody's approval"
-    elif not set(act.roles) & set(step.approval):
-        why = f"step {step.name} asks for {named(step.approval)}"
-    elif act.verb is Verb.APPROVE and act.actor in {voice.actor for voice in incident.voices}:
-        why = f"{act.actor} has approved it already; still asked for: {named(incident.asks)}"
-    if why:
-        turn.record("refused", f"{act.verb}: {why}", act.actor)
-    elif act.verb is Verb.REJECT:
-        turn.record("reject", f"{step.name}: {act.comment}", act.actor)
-        _fail(turn, f"{step.name} was rejected")
-    else:
-        voices = (*incident.voices, Voice(act.actor, act.roles))
-        left = lacking(step, voices)
-        turn.incident = replace(incident, voices=voices)
-        still = f"; still asked for: {named(left)}" if left else ""
-        turn.record("approve", f"{step.name}: {act.comment}{still}", act.actor)
-
-
-def _fail(turn: Turn, why: str) -> None:
-    """A step has failed: go where it says, else leave it out."""
-    step = turn.incident.step
-    if step.on_failure is None:
-        turn.leave_out(Outcome.FAILURE)
-        return
-    position = turn.incident.playbook.position(step.on_failure)
-    forward = position > turn.incident.position
-    turn.end(Outcome.FAILURE)
-    if forward:
-        turn.go(position)
-    else:
-        _go_back(turn, step.on_failure, why)
-
-
-def _close(turn: Turn, act: Act) -> None:
-    incident = turn.incident
-    asked_before = incident.resolution is not None
-    turn.record("close", f"{act.resolution}: {act.comment}", act.actor)
-    turn.incident = replace(turn.incident, resolution=act.resolution)
-    restore = incident.playbook.on_human_close
-    if restore is not None and incident.needs_safe:
-        turn.go(incident.playbook.position(restore))
-    elif incident.state is State.RECOVERING and not asked_before:
-        return  # the normal model is asked for already; the reports close it, or a second close does
-    else:
-        turn.go(len(incident.playbook.steps) - 1)
-
-
 # -- walking the steps -----------------------------------------------------------------------------------------------
 
 
@@ -255,43 +155,87 @@ def _leave_out(turn: Turn) -> None:
 
 
 def _walk(turn: Turn, event: Happening) -> None:
+    """Do what can be done now, until a step waits or the incident is closed."""
     while True:
         _leave_out(turn)
-        incident, step = turn.incident, turn.incident.step
-        if incident.asks:
+        if turn.incident.asks or not _DOES[turn.incident.step.action](turn, event):
             return
-        match step.action:
-            case Action.QUARANTINE:
-                turn.set_aside()
-            case Action.SERVE:
-                assert step.mode is not None  # the playbook was checked
-                if step.mode is Mode.NORMAL or not incident.needs_safe:
-                    turn.serve(step.mode)
-            case Action.AWAIT_ONSET:
-                if incident.calm:
-                    turn.incident = replace(incident, resolution=Resolution.PASSED)
-                    turn.go(len(incident.playbook.steps) - 1)
-                    continue
-                if not _lasts(incident, event):
-                    return
-                _open(turn)
-                continue
-            case Action.AWAIT_REPORTS:
-                assert step.mode is not None
-                if not (isinstance(event, Tick) and event.confirms(step.mode)):
-                    return
-                _confirmed(turn, event, step)
-            case Action.AWAIT_CALM:
-                if not _calm_lasts(incident, event):
-                    return
-            case Action.MANUAL:
-                turn.record("done", f"{step.name} is done, say {' and '.join(voice.actor for voice in incident.voices)}")
-            case Action.CLOSE:
-                resolution = incident.resolution or Resolution.RECOVERED
-                turn.incident = replace(incident, resolution=resolution, needs_safe=False, closed_at=event.time)
-                turn.record("closed", f"closed: {resolution}")
-                return
-        turn.end(Outcome.MANUAL if step.action is Action.MANUAL else Outcome.SUCCESS)
+
+
+def _quarantine(turn: Turn, _event: Happening) -> bool:
+    turn.set_aside()
+    turn.end(Outcome.SUCCESS)
+    return True
+
+
+def _serve(turn: Turn, _event: Happening) -> bool:
+    mode = turn.incident.step.mode
+    assert mode is not None  # the playbook was checked
+    if mode is Mode.NORMAL or not turn.incident.needs_safe:
+        turn.serve(mode)
+    turn.end(Outcome.SUCCESS)
+    return True
+
+
+def _await_onset(turn: Turn, event: Happening) -> bool:
+    if turn.incident.calm:
+        turn.incident = replace(turn.incident, resolution=Resolution.PASSED)
+        turn.go(len(turn.incident.playbook.steps) - 1)
+        return True
+    if not _lasts(turn.incident, event):
+        return False
+    turn.end(Outcome.SUCCESS)
+    incident = turn.incident
+    turn.record("open", f"it lasts: {incident.signals} signals so far. Severity {incident.severity}: {incident.graded}")
+    return True
+
+
+def _await_reports(turn: Turn, event: Happening) -> bool:
+    incident, mode = turn.incident, turn.incident.step.mode
+    assert mode is not None  # the playbook was checked
+    if not (isinstance(event, Tick) and event.confirms(mode)):
+        return False
+    if mode is Mode.NORMAL:
+        turn.incident = replace(incident, recovered_at=event.time)
+    elif incident.contained_at is None:
+        turn.incident = replace(incident, contained_at=event.time)
+    action = "contained" if mode is Mode.SAFE else "restored"
+    turn.record(action, f"every live worker reports the {mode} model: {', '.join(event.live)}")
+    turn.end(Outcome.SUCCESS)
+    return True
+
+
+def _await_calm(turn: Turn, event: Happening) -> bool:
+    if not _calm_lasts(turn.incident, event):
+        return False
+    turn.end(Outcome.SUCCESS)
+    return True
+
+
+def _manual(turn: Turn, _event: Happening) -> bool:
+    people = " and ".join(voice.actor for voice in turn.incident.voices)
+    turn.record("done", f"{turn.incident.step.name} is done, by the word of {people}")
+    turn.end(Outcome.MANUAL)
+    return True
+
+
+def _shut(turn: Turn, event: Happening) -> bool:
+    resolution = turn.incident.resolution or Resolution.RECOVERED
+    turn.incident = replace(turn.incident, resolution=resolution, needs_safe=False, closed_at=event.time)
+    turn.record("closed", f"closed: {resolution}")
+    return False
+
+
+_DOES: Mapping[Action, Callable[[Turn, Happening], bool]] = {
+    Action.QUARANTINE: _quarantine,
+    Action.SERVE: _serve,
+    Action.AWAIT_ONSET: _await_onset,
+    Action.AWAIT_REPORTS: _await_reports,
+    Action.AWAIT_CALM: _await_calm,
+    Action.MANUAL: _manual,
+    Action.CLOSE: _shut,
+}
+"""What each action does; True where the walk goes on."""
 
 
 def _lasts(incident: Incident, event: Happening) -> bool:
@@ -307,12 +251,6 @@ def _lasts(incident: Incident, event: Happening) -> bool:
     )
 
 
-def _open(turn: Turn) -> None:
-    signals = turn.incident.signals
-    turn.end(Outcome.SUCCESS)
-    turn.record("open", f"it lasts: {signals} signals so far. Severity {turn.incident.severity}: {turn.incident.graded}")
-
-
 def _calm_lasts(incident: Incident, event: Happening) -> bool:
     """Whether calm was proven, and frames have been judged since for as long as the step asks: no frames, no calm."""
     if not incident.calm or incident.held:
@@ -323,16 +261,6 @@ def _calm_lasts(incident: Incident, event: Happening) -> bool:
     if not isinstance(event, Tick) or event.judged_at is None or since is None:
         return False
     return event.judged_at - since >= timedelta(seconds=dwell_s)
-
-
-def _confirmed(turn: Turn, tick: Tick, step: Step) -> None:
-    if step.mode is Mode.SAFE:
-        if turn.incident.contained_at is None:
-            turn.incident = replace(turn.incident, contained_at=tick.time)
-    else:
-        turn.incident = replace(turn.incident, recovered_at=tick.time)
-    action = "contained" if step.mode is Mode.SAFE else "restored"
-    turn.record(action, f"every live worker reports the {step.mode} model: {', '.join(tick.live)}")
 
 
 # -- watching the time -----------------------------------------------------------------------------------------------
@@ -359,7 +287,7 @@ def _check_time(turn: Turn, tick: Tick) -> bool:
         turn.incident = replace(incident, overdue=True)
         turn.escalate(f"{step.name} took longer than {limit_s:g} s: {_lacking(incident, tick)}")
         if step.on_failure is not None:
-            _fail(turn, f"{step.name} failed")
+            turn.fail(f"{step.name} failed")
             return True
     elif incident.tries < step.retries and waited_s >= limit_s * (incident.tries + 1) / (step.retries + 1):
         assert step.mode is not None  # only reports are asked for again; the playbook was checked

@@ -28,13 +28,16 @@ def grade(incident: Incident) -> tuple[Severity, str]:
     rule, said = incident.playbook.grading, incident.said
     words = [f"{incident.kind} is at least {rule.base}", f"a detector says {said}"]
     degree = max(_ORDER.index(rule.base), _ORDER.index(said))
+    diagnosis = incident.diagnosis
+    if diagnosis is not None and diagnosis.cause in rule.harmful and diagnosis.confidence >= rule.sure_from:
+        degree = max(degree, _ORDER.index(Severity.HIGH))
+        words.append(f"{diagnosis.cause}, {diagnosis.confidence:.0%} sure, is at least {Severity.HIGH}")
     if incident.context in rule.contexts:
         degree += 1
         words.append(f"one worse in {incident.context}")
     if rule.cameras is not None and incident.cameras >= rule.cameras:
         degree += 1
         words.append(f"one worse for {incident.cameras} cameras (from {rule.cameras} on)")
-    diagnosis = incident.diagnosis
     if diagnosis is not None and rule.doubtful_below is not None and diagnosis.confidence < rule.doubtful_below:
         degree = max(degree - 1, _ORDER.index(said))
         words.append(
@@ -54,6 +57,7 @@ def holds(condition: Condition | None, incident: Incident) -> bool:
         (condition.at_least is None or at_least(incident.severity, condition.at_least))
         and (condition.below is None or not at_least(incident.severity, condition.below))
         and (not condition.contexts or incident.context in condition.contexts)
+        and (not condition.detectors or any(finding.detector in condition.detectors for finding in incident.findings))
         and (not condition.causes or (diagnosis is not None and diagnosis.cause in condition.causes))
         and (condition.confidence is None or (diagnosis is not None and diagnosis.confidence >= condition.confidence))
         and condition.mode in {None, asked}

@@ -46,6 +46,27 @@ class Turn:
                 self._note(step.name, outcome)
             self.go(self.incident.position + 1)
 
+    def go_back(self, name: str, why: str) -> None:
+        """Begin again from an earlier step; too often, and only people may let it go on from there."""
+        self.incident = replace(self.incident, relapses=self.incident.relapses + 1)
+        self.go(self.incident.playbook.position(name))
+        self.record("relapse", f"{why}, time {self.incident.relapses}")
+        if self.incident.held:
+            self.escalate(f"came back {self.incident.relapses} times: safe mode stays until a human closes the incident")
+
+    def fail(self, why: str) -> None:
+        """The step has failed: go where it says, else leave it out."""
+        step, here = self.incident.step, self.incident.position
+        if step.on_failure is None:
+            self.leave_out(Outcome.FAILURE)
+            return
+        position = self.incident.playbook.position(step.on_failure)
+        self.end(Outcome.FAILURE)
+        if position > here:
+            self.go(position)
+        else:
+            self.go_back(step.on_failure, why)
+
     def _note(self, step: str, outcome: Outcome) -> None:
         self.incident = replace(self.incident, ended=(*self.incident.ended, Ended(step, outcome, self.now)))
 

@@ -1,5 +1,6 @@
 """What is decided about an incident, with no database and no clock."""
 
+from dataclasses import replace
 from datetime import datetime
 
 import msgspec
@@ -15,6 +16,7 @@ from responders.incident import (
     Decision,
     Happening,
     Incident,
+    Page,
     Record,
     Resolution,
     Serve,
@@ -26,7 +28,7 @@ from responders.incident import (
 from responders.playbooks import State
 from responders.windows import joined, missing
 from streams.errors import BadInput
-from streams.events import Kind, Mode, Phase, Severity, Window
+from streams.events import Context, Kind, Mode, Phase, Severity, Signal, Window
 
 BOOKS = playbooks.load()
 RAISED = signal(Phase.RAISED, 10, 14)
@@ -219,21 +221,27 @@ def test_a_human_act_needs_an_actor_and_a_comment(actor: str, comment: str) -> N
         Act("i", at(0), "x", Verb.NOTE, actor, comment)
 
 
-@pytest.mark.parametrize("kind", [Kind.DRIFT, Kind.TRAFFIC, Kind.BAD_INPUT, Kind.HEALTH])
+@pytest.mark.parametrize("kind", [Kind.DRIFT, Kind.TRAFFIC, Kind.BAD_INPUT, Kind.HEALTH, Kind.CAMERA])
 def test_other_kinds_are_recorded_and_change_nothing(kind: Kind) -> None:
-    raised, calm = signal(Phase.RAISED, 1, 5, kind=kind), signal(Phase.CALM, 1, 50, kind=kind)
-    incident, decisions = run(raised, tick(2, Mode.NORMAL), signal(Phase.ONGOING, 1, 9, kind=kind), kind=kind)
+    def said(phase: Phase, last: int) -> Signal:
+        return signal(phase, 1, last, kind=kind, severity=Severity.MEDIUM, context=Context.HIGHWAY)
+
+    incident, decisions = run(said(Phase.RAISED, 5), tick(2, Mode.NORMAL), said(Phase.ONGOING, 9), kind=kind)
     assert incident.state is State.OPEN
     assert all(isinstance(decision, Record) for decision in decisions)
-    assert evolve(incident, calm).state is State.CLOSED
+    calm = evolve(incident, said(Phase.CALM, 50))
+    assert calm.state is State.OPEN, "calm has to last"
+    assert evolve(calm, replace(tick(11, Mode.NORMAL), judged_at=at(10 + 60))).state is State.CLOSED
     assert evolve(incident, act(Verb.CLOSE, incident.id, 9)).resolution is Resolution.HANDLED
     limit = max(step.time_limit_s or 0 for step in BOOKS[kind].steps)
-    assert evolve(incident, tick(2 + limit, Mode.NORMAL)).escalated
+    since = evolve(incident, tick(3, Mode.NORMAL))
+    assert evolve(since, tick(3 + limit, Mode.NORMAL)).escalated
 
 
 def test_the_worst_severity_stays() -> None:
-    worse = signal(Phase.ONGOING, 10, 20, severity=Severity.CRITICAL)
-    incident, decisions = run(RAISED, worse, signal(Phase.ONGOING, 10, 22, severity=Severity.LOW))
+    worse = signal(Phase.ONGOING, 10, 20, severity=Severity.CRITICAL, context=Context.HIGHWAY)
+    milder = signal(Phase.ONGOING, 10, 22, severity=Severity.LOW, context=Context.HIGHWAY)
+    incident, decisions = run(signal(Phase.RAISED, 10, 14, context=Context.HIGHWAY), worse, milder)
     assert incident.severity is Severity.CRITICAL
     assert [d.action for d in decisions].count("worse") == 1
 
@@ -273,6 +281,8 @@ def test_whatever_comes_in_whatever_order_the_promises_hold(events: list[Happeni
         ids += [decision.id for decision in decisions]
         ordered += [d.window for d in decisions if isinstance(d, SetAside)]
         human_closed |= isinstance(event, Act) and event.verb is Verb.CLOSE
+        if incident.quiet and after.quiet:
+            assert not any(isinstance(decision, Page) for decision in decisions), "acknowledged: nobody is called"
         calm_proved |= after.calm
         if incident.state is State.CONTAINING and after.state is State.CONTAINED:
             assert isinstance(event, Tick)
