@@ -129,7 +129,10 @@ def whoami(actor: Actor = None, as_json: AsJson = False) -> None:
         there = "" if key_file.is_file() else ", which is not there"
         typer.echo(f"{plain(person.name)} acts as {named(person.roles)}; key {key_file}{there}")
         typer.echo(f"second factor: {'set up' if person.second_factor else 'none yet: `kerbwatch people enrol`'}")
-        typer.echo(f"may: {', '.join(may)}")
+        alone = ", ".join(deed for deed in may if not RULES[deed].together)
+        together = ", ".join(deed for deed in may if RULES[deed].together)
+        typer.echo(f"may: {alone}")
+        typer.echo(f"may with another person: {together or 'nothing'}")
 
 
 @app.command()
