@@ -209,7 +209,7 @@ def _take(sessions: Sessions, channel: ChannelName, runner: str, now: datetime) 
         alike = and_(_due(channel, runner, now), NotificationRow.sort == first.sort, NotificationRow.role == first.role)
         rows = session.scalars(select(NotificationRow).where(alike).order_by(NotificationRow.number).limit(_BATCH)).all()
         keys = select(NoticeRow.id, NoticeRow.body).where(NoticeRow.id.in_([row.key for row in rows]))
-        bodies = dict(session.execute(keys).tuples().all())
+        bodies = {row.id: row.body for row in session.execute(keys)}
         for row in rows:
             row.leased_by, row.leased_until = runner, now + LEASE
         return [_Task(row.number, msgspec.json.decode(bodies[row.key], type=Notice), row.attempts, row.created_at) for row in rows]
