@@ -27,7 +27,7 @@ from responders.acts import Signed, Statement
 from responders.incident import RESPONDER
 from responders.people import LONGEST_NAME, about_factor, key_of, roles_of
 from responders.roles import Role
-from streams.errors import BadInput
+from streams.errors import BadInput, Tampered
 from streams.events import event_id
 
 _FRESH = timedelta(minutes=2)
@@ -105,7 +105,10 @@ class Desk:
         pause_over = person.totp_failed_at is None or now - person.totp_failed_at >= _PAUSE
         if person.totp_failures >= _TRIES and not pause_over:
             return f"{person.totp_failures} codes in a row were wrong: wait {_PAUSE.seconds // 60} minutes"
-        secret = open_sealed(self.sealing_key, person.totp_sealed, about_factor(person.name))
+        try:
+            secret = open_sealed(self.sealing_key, person.totp_sealed, about_factor(person.name))
+        except Tampered as error:
+            return f"their second factor cannot be checked with this home's keys/people.key: {error}"
         step = totp.matched(secret, code, now, person.totp_step)
         if step is None:
             person.totp_failures, person.totp_failed_at = person.totp_failures + 1, now

@@ -6,6 +6,7 @@ may add people. Every change is an audit entry, sent from the outbox. No topic f
 Source: paper table 1 (roles R1 to R8), 4.6 (approval by R3 and R8), SC-10 (audit trails).
 """
 
+import base64
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -87,7 +88,7 @@ def give_key(session: Session, name: str, public: bytes, by: str, now: datetime)
     _end_keys(session, name, now)
     session.add(PersonKeyRow(key_id=id_, name=name, public_key=public, since=now, until=None))
     session.flush()
-    _post(session, "people.key", name, by, why=f"signs with key {id_} from now on", now=now)
+    _post(session, "people.key", name, by, why=f"signs with {base64.b64encode(public).decode()} from now on (key {id_})", now=now)
     return id_
 
 
