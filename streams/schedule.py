@@ -37,11 +37,13 @@ def list_jobs(as_json: AsJson = False) -> None:
         print_json(rows)
         return
     shown = table("job", "last run (UTC)", "outcome", "next run (UTC)", "what")
+    for column in shown.columns[:4]:
+        column.no_wrap = True
     for row in rows:
         colour = {Outcome.DONE: "green", Outcome.FAILED: "bold red", Outcome.LOST: "red"}.get(row.outcome, "dim")
         said = row.said if row.outcome in {Outcome.FAILED, Outcome.SKIPPED} else ""
         what = f"{row.what}{f': [bold]{plain(said)}[/]' if said else ''}"
-        shown.add_row(row.name, utc(row.started_at), f"[{colour}]{row.outcome}[/]", utc(row.next_at)[:16], what)
+        shown.add_row(row.name, utc(row.started_at)[:16], f"[{colour}]{row.outcome}[/]", utc(row.next_at)[:16], what)
     Console().print(shown)
 
 

@@ -1,0 +1,306 @@
+"""Regular work is done once, by one process, also when it was missed; and never to an open incident's harm."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from incident_events import NOON, NORMAL, SAFE, act, at, status
+from incident_events import signal as finding
+from typer.testing import CliRunner
+
+from infra.checkpoints import kept_notes
+from infra.db import Sessions, reading, writing
+from infra.settings import Settings
+from infra.tables import AuditRow, EffectRow, JudgedFrame, NoticeRow, QuarantinedFrame
+from responders import auditing, playbooks, schedule
+from responders.incident import Verb
+from responders.keeping import record_audit
+from responders.schedule import JOBS, LEASE, Job, Outcome
+from responders.scheduler import Scheduler
+from responders.store import Store
+from streams import codec, jobs
+from streams.__main__ import app
+from streams.errors import BadInput, Tampered, Unavailable
+from streams.events import AuditEntry, Context, ModelState, Phase, event_id
+from streams.jobs import Run
+from streams.topics import MODEL_STATE
+
+pytest_plugins = ["databases"]
+
+EVIDENCE = JOBS[0]
+QUIET = NOON + timedelta(minutes=5)
+"""Evidence is due five minutes later, everything else an hour later or more."""
+
+
+def due(sessions: Sessions, now: datetime) -> list[str]:
+    with writing(sessions) as session:
+        return [job.name for job in schedule.due(session, now)]
+
+
+def done(sessions: Sessions, job: Job, began: datetime) -> None:
+    with writing(sessions) as session:
+        schedule.begin(session, job, began)
+        schedule.end(session, job, Outcome.DONE, "fine", began + timedelta(seconds=5))
+
+
+def a_closed_incident(sessions: Sessions, camera: str = "cam1") -> str:
+    store = Store(sessions, playbooks.load(), worker_lost_s=60, clock_allowance_s=60)
+    store.assign(Context.URBAN, NORMAL, SAFE, at(0))
+    [id_] = store.accept(finding(Phase.RAISED, 10, 14, camera=camera), at(3)).incident_ids
+    for moment in (4, 10):
+        with reading(sessions) as session:
+            rows = session.query(EffectRow).filter_by(topic=MODEL_STATE.name).order_by(EffectRow.number).all()
+        asked = codec.decode(rows[-1].payload, MODEL_STATE, ModelState).event
+        store.accept(status("w1", moment, asked), at(moment))
+        store.accept(finding(Phase.CALM, 15, 40, camera=camera), at(9))
+    return id_
+
+
+def entries(sessions: Sessions, first: int, count: int) -> None:
+    made = [
+        AuditEntry(
+            id=event_id("entry", number),
+            source="t/t",
+            time=NOON,
+            subject="s",
+            actor="a",
+            action="x",
+            target="t",
+            why="w",
+            cause_id="c",
+        )
+        for number in range(first, first + count)
+    ]
+    with writing(sessions) as session:
+        record_audit(session, [codec.encode(entry) for entry in made])
+
+
+def test_cron_times_are_utc_and_strictly_later() -> None:
+    assert EVIDENCE.next_after(NOON) == NOON + timedelta(minutes=10)
+    assert EVIDENCE.next_after(NOON - timedelta(microseconds=1)) == NOON
+    monthly = schedule.job_of("drill")
+    assert monthly.next_after(NOON) == datetime(2026, 12, 1, 5, tzinfo=NOON.tzinfo)
+    assert all(job.next_after(NOON) > NOON for job in JOBS)
+    assert set(jobs.BY_NAME) == {job.name for job in JOBS}
+    with pytest.raises(BadInput, match="no job is called 'tea'; there are evidence"):
+        schedule.job_of("tea")
+
+
+def test_missed_runs_are_caught_up_by_one_run_longest_overdue_first(sessions: Sessions) -> None:
+    assert due(sessions, NOON) == []  # what was never looked at was not missed
+    late = due(sessions, NOON + timedelta(days=3))
+    assert late[:2] == ["checkpoint", "evidence"]
+    assert len(late) == len(set(late)) == 6
+    done(sessions, EVIDENCE, NOON + timedelta(days=3))
+    assert "evidence" not in due(sessions, NOON + timedelta(days=3, minutes=9))
+    assert "evidence" in due(sessions, NOON + timedelta(days=3, minutes=10))
+
+
+def test_one_job_at_a_time_and_a_lost_one_again(sessions: Sessions) -> None:
+    due(sessions, QUIET)
+    began = QUIET + timedelta(minutes=5)
+    with writing(sessions) as session:
+        schedule.begin(session, EVIDENCE, began)
+    assert due(sessions, began + timedelta(minutes=1)) == []
+    with pytest.raises(BadInput, match="has been running since"), writing(sessions) as session:
+        schedule.begin(session, EVIDENCE, began + timedelta(seconds=1))
+    lost = began + timedelta(seconds=EVIDENCE.limit_s + 1)
+    with reading(sessions) as session:
+        assert schedule.listed(session, lost)[0].outcome is Outcome.LOST
+    assert due(sessions, lost)[0] == "evidence"
+    done(sessions, EVIDENCE, lost)
+
+
+def test_one_scheduler_is_elected_and_another_takes_over_when_it_dies(sessions: Sessions) -> None:
+    def elect(holder: str, now: datetime) -> bool:
+        with writing(sessions) as session:
+            return schedule.elect(session, holder, now)
+
+    assert elect("a", NOON)
+    assert not elect("b", NOON + LEASE / 2)
+    assert elect("a", NOON + LEASE / 2)
+    assert not elect("b", NOON + LEASE)
+    assert elect("b", NOON + LEASE * 1.5)
+    assert not elect("a", NOON + LEASE * 2)
+
+
+def test_the_elected_scheduler_starts_what_is_due_once(
+    database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Scheduler(database, sessions, "a"), Scheduler(database, sessions, "b")
+    started: list[str] = []
+
+    def start(_: Scheduler, job: Job) -> "subprocess.Popen[bytes]":
+        started.append(job.name)
+        return subprocess.Popen([sys.executable, "-c", "pass"])
+
+    monkeypatch.setattr(Scheduler, "_start", start)
+    assert first.turn(QUIET) is None
+    later = QUIET + timedelta(minutes=5)
+    assert first.turn(later) == "evidence"
+    assert second.turn(later) is None
+    assert first.turn(later) is None  # it runs, or has not said yet that it did
+    process = first._running
+    assert process is not None
+    process[1].wait(20)
+    done(sessions, EVIDENCE, later)
+    assert first.turn(later + timedelta(seconds=20)) is None
+    assert started == ["evidence"]
+
+
+def test_a_checkpoint_is_signed_only_over_a_log_that_holds(database: Settings, sessions: Sessions) -> None:
+    run = Run(database, sessions, NOON)
+    assert jobs.carry_out("checkpoint", run).outcome is Outcome.DONE
+    entries(sessions, 0, 5)
+    assert "5 entries hold, as do 1 checkpoints" in jobs.carry_out("checkpoint", run).text
+    entries(sessions, 5, 3)
+    with reading(sessions) as session:
+        assert auditing.check(session, database).checkpoints == 2
+    with writing(sessions) as session:
+        session.get_one(AuditRow, 2).body += b" "
+    said = jobs.carry_out("checkpoint", run)
+    assert (said.outcome, "audit entry 2 is not the one" in said.text) == (Outcome.FAILED, True)
+    assert len(kept_notes(database)) == 2
+
+
+def test_history_that_was_rewritten_whole_is_told_by_the_checkpoint(database: Settings, sessions: Sessions) -> None:
+    """Who can write to the database mends hashes too; the files beside it stay."""
+    entries(sessions, 0, 4)
+    with reading(sessions) as session:
+        auditing.checkpoint(session, database)
+    with writing(sessions) as session:
+        session.query(AuditRow).delete()
+    entries(sessions, 100, 6)
+    with reading(sessions) as session, pytest.raises(Tampered, match="an entry below 4 was changed"):
+        auditing.check(session, database)
+    with writing(sessions) as session:
+        session.query(AuditRow).delete()
+    with reading(sessions) as session, pytest.raises(Tampered, match="entries were removed"):
+        auditing.check(session, database)
+
+
+def test_retention_destroys_what_is_old_but_nothing_of_a_camera_with_an_open_incident(
+    database: Settings, sessions: Sessions
+) -> None:
+    old = NOON - timedelta(days=1000)
+    Store(sessions, playbooks.load(), 60, 60).assign(Context.URBAN, NORMAL, SAFE, at(0))
+    Store(sessions, playbooks.load(), 60, 60).accept(finding(Phase.RAISED, 10, 14, camera="open"), at(3))
+    with writing(sessions) as session:
+        for camera, moment in (("open", old), ("calm", old), ("calm", NOON)):
+            name = f"{camera}-{moment:%Y}"
+            path = database.home / "quarantine" / f"{name}.sealed"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"sealed")
+            session.add(quarantined(name, camera, moment))
+            session.add(judged(name, camera, moment))
+    said = jobs.carry_out("retention", Run(database, sessions, NOON))
+    assert said.text == "1 quarantined frames destroyed, 1 records of frames dropped"
+    assert {path.stem for path in (database.home / "quarantine").glob("*.sealed")} == {"open-2024", "calm-2026"}
+    with reading(sessions) as session:
+        gone = session.get_one(QuarantinedFrame, "calm-2024")
+        assert (gone.state, gone.sealed_key, gone.reviewed_by) == ("discarded", None, "schedule")
+        assert {row.frame_id for row in session.query(JudgedFrame)} == {"open-2024", "calm-2026"}
+        assert any(b"quarantine.expire" in row.payload for row in session.query(EffectRow).filter_by(topic="audit"))
+
+
+def quarantined(name: str, camera: str, moment: datetime) -> QuarantinedFrame:
+    return QuarantinedFrame(
+        frame_id=name,
+        incident_id="1" * 32,
+        decision_id="d",
+        camera_id=camera,
+        epoch=int(moment.year),
+        sequence=1,
+        path=f"quarantine/{name}.sealed",
+        sealed_sha256="0" * 64,
+        reason="r",
+        sealed_at=moment,
+        state="sealed",
+        sealed_key=b"key",
+        picture_sha256="",
+        reviewed_by="",
+    )
+
+
+def judged(name: str, camera: str, moment: datetime) -> JudgedFrame:
+    return JudgedFrame(
+        frame_id=name,
+        camera_id=camera,
+        context="urban",
+        epoch=int(moment.year),
+        sequence=1,
+        weights_digest=NORMAL,
+        mode="normal",
+        decision_id="d",
+        frame_partition=0,
+        frame_offset=0,
+        camera_time=moment,
+        judged_time=moment,
+        people=0,
+        inconsistency=None,
+    )
+
+
+def test_reminders_name_closed_incidents_that_nobody_wrote_about(database: Settings, sessions: Sessions) -> None:
+    id_ = a_closed_incident(sessions)
+    said = jobs.carry_out("reminders", Run(database, sessions, at(3600)))
+    assert f"1 closed incidents have no review ({id_[:8]})" in said.waits
+    Store(sessions, playbooks.load(), 60, 60).accept(act(Verb.NOTE, id_, 7200), at(7200))
+    assert jobs.carry_out("reminders", Run(database, sessions, at(7300))).text == "nothing waits"
+
+
+def test_evidence_waits_for_the_log_and_is_sealed_in_the_end(database: Settings, sessions: Sessions) -> None:
+    id_ = a_closed_incident(sessions)
+    bundle = database.home / "evidence" / f"{id_}.tar"
+    said = jobs.carry_out("evidence", Run(database, sessions, at(60)))
+    assert (said.text.startswith("0 bundles sealed, 1 are tried again"), bundle.exists()) == (True, False)
+    assert jobs.carry_out("evidence", Run(database, sessions, at(13 * 3600))).text == "1 bundles sealed"
+    assert bundle.stat().st_mode & 0o777 == 0o400
+    assert jobs.carry_out("evidence", Run(database, sessions, at(14 * 3600))).text == "0 bundles sealed"
+
+
+def test_a_golden_audit_without_a_golden_set_is_skipped_not_failed(database: Settings, sessions: Sessions) -> None:
+    said = jobs.carry_out("golden", Run(database, sessions, NOON))
+    assert (said.outcome, said.waits) == (Outcome.SKIPPED, "")
+
+
+def test_the_command_lists_and_runs_and_tells_people_what_failed(
+    database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    if database.database_url is not None:
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+    ran = CliRunner().invoke(app, ["schedule", "run", "checkpoint", "--json"])
+    assert (ran.exit_code, json.loads(ran.stdout)["outcome"]) == (0, "done")
+
+    def fail(_: Run) -> jobs.Said:
+        raise Unavailable("no disk")
+
+    monkeypatch.setitem(jobs.BY_NAME, "backup", fail)
+    assert CliRunner().invoke(app, ["schedule", "run", "backup"]).exit_code == 1
+    rows = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["schedule", "list", "--json"]).stdout)}
+    assert (rows["checkpoint"]["outcome"], rows["backup"]["outcome"], rows["backup"]["said"]) == ("done", "failed", "no disk")
+    assert "no disk" in CliRunner().invoke(app, ["schedule", "list"]).stdout.replace("\n", " ")
+    with reading(sessions) as session:
+        [notice] = session.query(NoticeRow)
+    assert b"scheduled job backup failed: no disk" in notice.body
+
+
+def test_a_job_that_hangs_is_ended(database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def start(_: Scheduler, __: Job) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=tmp_path)
+
+    monkeypatch.setattr(Scheduler, "_start", start)
+    scheduler = Scheduler(database, sessions, "a")
+    scheduler.turn(QUIET)
+    assert scheduler.turn(QUIET + timedelta(minutes=5)) == "evidence"
+    assert scheduler._running is not None
+    process = scheduler._running[1]
+    scheduler.turn(QUIET + timedelta(minutes=5, seconds=EVIDENCE.limit_s + 1))
+    assert process.wait(20) == -signal.SIGKILL
