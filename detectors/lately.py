@@ -4,23 +4,18 @@ Decides what is usual (learned while nothing is found, by context, and of the mo
 frames are from it; refuses to say why: `triage.py` does. No clock and no chance: a fold with plain JSON state of some 3 KB a
 camera. Topic: detections.
 
-The layout is the camera's place: means of 8 x 8 cells, their own mean and spread taken out, keep their pattern in fog, rain and
-dusk, and lose it when the camera looks elsewhere. What changes at once was done; what grows is mostly weather.
+What changes at once was done; what grows is mostly weather.
 
 Source: paper 4.7 (what is monitored); docs/triage.md.
 """
 
 import math
-import struct
 from dataclasses import dataclass, replace
-from typing import NotRequired, TypedDict, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple, NotRequired, TypedDict, cast
 
 from detectors.base import Json
 from detectors.calibration import probability
-from detectors.sighting import CELLS
+from detectors.layout import STILL, Cells, alike, mixed, packed, striped, told, unpacked
 from streams.events import Detections, Mode
 
 LEARN = 40
@@ -31,7 +26,6 @@ _FADE = 0.08  # the same for what is not known of every frame
 _BEYOND = 6.0  # spreads from usual at which a frame is not learned from, whoever is silent about it
 _STRANGE = 3.0  # spreads from usual at which a picture is not usual
 _STEP = 2  # frames within which a change counts as sudden
-_STILL = 2.0  # in 1/256 grey level: rounding
 _FLOORS = (0.01, 0.006, 0.0008)  # least spreads of brightness, contrast, sharpness
 _VIEW_FLOORS = (0.0015, 0.5)  # of heat and people
 _ALONE = 48  # frames without a second model's word after which no canary answers: one is compared every few frames
@@ -44,8 +38,8 @@ class _Level(TypedDict):
     count: int
     mean: list[float]
     var: list[float]
-    cells: NotRequired[list[float]]  # their means, in 1/256 grey level
-    moves: NotRequired[list[float]]  # how much each usually changes from one frame to the next
+    cells: NotRequired[str]  # `layout.packed`
+    moves: NotRequired[str]  # how much each usually changes from one frame to the next
     order: NotRequired[list[float]]  # how well the layout correlates with itself, and how striped it is
 
 
@@ -56,9 +50,9 @@ class _Memory(TypedDict):
     before: list[list[float]]  # the last frames' own
     jump: list[float]  # most that each changed within two frames since it was usual
     off: int  # frames since the picture or the view is not usual any more
-    cells: list[float]
-    last: list[float]  # cells of the frame before
-    moves: list[float]
+    cells: str
+    last: str  # cells of the frame before
+    moves: str
     view: list[float]
     attack: float | None  # probability, lately
     second: list[float] | None  # agreement with a second model, people by it and by the one that is new
@@ -69,6 +63,13 @@ class _Memory(TypedDict):
     since_context: int
     waited: float
     refused: float
+
+
+class _Pattern(NamedTuple):
+    """Cells of the picture, and how much each moved."""
+
+    cells: Cells
+    moves: Cells
 
 
 @dataclass(frozen=True)
@@ -139,17 +140,18 @@ def follow(state: dict[str, Json], event: Detections, *, learn: bool) -> tuple[d
     picture = [features.brightness, features.contrast, features.sharpness]
     view = [features.heat, float(features.people)]
     waited_s = max(0.0, event.time.timestamp() - event.camera_time.timestamp())
-    told = features.fingerprint
-    cells = np.array(struct.unpack(f">{CELLS}H", told) if len(told) == 2 * CELLS else memory["last"] or [0] * CELLS, np.float64)
-    last = np.array(memory["last"] or cells, np.float64)
-    moved = np.abs(cells - last)
+    last = unpacked(memory["last"])
+    cells = told(features.fingerprint)
+    cells = cells if len(cells) else last
+    moved = abs(cells - last) if len(last) else 0 * cells
+    pattern = _Pattern(mixed(unpacked(memory["cells"]), cells, _FAST), mixed(unpacked(memory["moves"]), moved, _FAST))
     after: _Memory = {
         **memory,
         "picture": _mixed(memory["picture"], picture, _FAST),
         "before": [*memory["before"], [round(value, 5) for value in picture]][-_STEP - 1 :],
-        "cells": _rounded(_mix(memory["cells"], cells, _FAST)),
-        "last": _rounded(cells),
-        "moves": _rounded(_mix(memory["moves"], moved, _FAST)),
+        "cells": packed(pattern.cells),
+        "last": packed(cells),
+        "moves": packed(pattern.moves),
         "view": _mixed(memory["view"], view, _FAST),
         "attack": _attack(memory["attack"], event),
         "second": _second(memory["second"], event),
@@ -162,14 +164,14 @@ def follow(state: dict[str, Json], event: Detections, *, learn: bool) -> tuple[d
         "refused": round(memory["refused"] + _FAST * (min(event.refused, 1000) - memory["refused"]), 4),
     }
     place, seen = memory["places"].get(context), memory["views"].get(f"{context}/{event.mode}")
-    lately = _compared(after, place, seen, event)
+    lately = _compared(after, pattern, place, seen, event)
     after["jump"] = _jumps(after, place)
     strange = lately.known and (lately.picture > _STRANGE or (lately.seen and not 0.25 < lately.heat < 4.0))  # noqa: PLR2004 times
     after["off"] = min(memory["off"] + 1, 10**6) if strange else 0
     lately = replace(lately, off=after["off"])
     usual = place is None or place["count"] < LEARN or _away(place, picture) < _BEYOND
     if learn and usual:
-        after["places"] = _kept(memory["places"], context, _learned(place, [*picture, waited_s], cells, moved))
+        after["places"] = _kept(memory["places"], context, _learned(place, [*picture, waited_s], _Pattern(cells, moved)))
         after["views"] = _kept(memory["views"], f"{context}/{event.mode}", _learned(seen, view))
     return cast("dict[str, Json]", after), lately
 
@@ -178,14 +180,14 @@ def _begin(event: Detections) -> _Memory:
     features = event.features
     return {
         "places": {}, "views": {}, "picture": [features.brightness, features.contrast, features.sharpness], "before": [],
-        "jump": [0.0, 0.0, 0.0], "off": 0, "cells": [], "last": [], "moves": [], "view": [features.heat, float(features.people)],
+        "jump": [0.0, 0.0, 0.0], "off": 0, "cells": "", "last": "", "moves": "", "view": [features.heat, float(features.people)],
         "attack": None, "second": None, "shared": 10**6, "digest": event.weights_digest, "since_digest": 10**6,
         "context": str(event.context), "since_context": 10**6,
         "waited": max(0.0, event.time.timestamp() - event.camera_time.timestamp()), "refused": 0.0,
     }  # fmt: skip
 
 
-def _compared(now: _Memory, place: _Level | None, seen: _Level | None, event: Detections) -> Lately:
+def _compared(now: _Memory, pattern: _Pattern, place: _Level | None, seen: _Level | None, event: Detections) -> Lately:
     lately: dict[str, float | bool | int | None] = {
         "level": now["picture"][0],
         "spread": now["picture"][1],
@@ -193,18 +195,15 @@ def _compared(now: _Memory, place: _Level | None, seen: _Level | None, event: De
         "newcomer": now["since_digest"],
         "moved": now["since_context"],
         "refused": now["refused"],
-        "stranger": event.mode is Mode.NORMAL
-        and event.weights_digest != event.scores.reference_digest
-        and now["shared"] > _ALONE,
+        "stranger": event.mode is Mode.NORMAL and event.weights_digest != event.scores.reference_digest and now["shared"] > _ALONE,
     }
     if now["second"] is not None and now["shared"] < LEARN:
         agreement, other, own = now["second"]
         lately |= {"agreement": agreement, "missed": max(0.0, other - own) / max(0.5, other)}
     if place is not None and place["count"] >= LEARN:
         away = [_spreads(place, at, now["picture"][at], floor) for at, floor in enumerate(_FLOORS)]
-        usual, moves = np.array(place["cells"], np.float64), np.array(place["moves"], np.float64)
-        moving = moves > 2 * _STILL
-        still = np.array(now["moves"], np.float64) < _STILL
+        usual = _Pattern(unpacked(place["cells"]), unpacked(place["moves"]))
+        moving = usual.moves > 2 * STILL
         total = [abs(value - mean) for value, mean in zip(now["picture"], place["mean"], strict=False)]
         sudden = max(
             (jump / each for jump, each, far in zip(now["jump"], total, away, strict=True) if abs(far) > 3 and each > 0),  # noqa: PLR2004 spreads
@@ -217,10 +216,10 @@ def _compared(now: _Memory, place: _Level | None, seen: _Level | None, event: De
             "sharpness": away[2],
             "contrast_share": now["picture"][1] / max(place["mean"][1], 1e-3),
             "sharpness_share": now["picture"][2] / max(place["mean"][2], 1e-4),
-            "layout": min(1.0, _alike(np.array(now["cells"], np.float64), usual) / max(place["order"][0], 0.5)),
-            "striped": _striped(np.array(now["cells"], np.float64)) - place["order"][1],
-            "dead": float(still[moving].mean()) if moving.any() else 0.0,
-            "moves": (float(np.mean(now["moves"])) + 1.0) / (float(moves.mean()) + 1.0),
+            "layout": min(1.0, alike(pattern.cells, usual.cells) / max(place["order"][0], 0.5)),
+            "striped": striped(pattern.cells) - place["order"][1],
+            "dead": float((pattern.moves < STILL)[moving].mean()) if moving.any() else 0.0,
+            "moves": (float(pattern.moves.sum()) + len(moving)) / max(1.0, float(usual.moves.sum()) + len(moving)),
             "sudden": min(1.0, sudden),
             "waited_s": max(0.0, now["waited"] - place["mean"][3]),
         }
@@ -263,9 +262,7 @@ def _second(before: list[float] | None, event: Detections) -> list[float] | None
     return values if before is None else _mixed(before, values, 2 * _FADE)
 
 
-def _learned(
-    level: _Level | None, values: list[float], cells: NDArray[np.float64] | None = None, moves: NDArray[np.float64] | None = None
-) -> _Level:
+def _learned(level: _Level | None, values: list[float], pattern: _Pattern | None = None) -> _Level:
     if level is None:
         level = {"count": 0, "mean": values, "var": [0.0] * len(values)}
     count = min(level["count"] + 1, _MEMORY)
@@ -275,11 +272,13 @@ def _learned(
         mean.append(round(middle + away / count, 6))
         var.append(round(wide + (away * away * (1 - 1 / count) - wide) / count, 9))
     learned: _Level = {"count": count, "mean": mean, "var": var}
-    if cells is not None and moves is not None:
-        learned["cells"] = _rounded(_mix(level.get("cells", []), cells, max(1 / count, 0.02)))
-        learned["moves"] = _rounded(_mix(level.get("moves", []), moves, max(1 / count, 0.02)))
-        order = [_alike(cells, np.array(learned["cells"], np.float64)), _striped(cells)]
-        learned["order"] = _mixed(level.get("order", order), order, max(1 / count, 0.02))
+    if pattern is not None:
+        share = max(1 / count, 0.02)
+        usual = mixed(unpacked(level.get("cells", "")), pattern.cells, share)
+        learned["cells"] = packed(usual)
+        learned["moves"] = packed(mixed(unpacked(level.get("moves", "")), pattern.moves, share))
+        order = [alike(pattern.cells, usual), striped(pattern.cells)]
+        learned["order"] = _mixed(level.get("order", order), order, share)
     return learned
 
 
@@ -299,27 +298,3 @@ def _spreads(place: _Level, at: int, value: float, floor: float) -> float:
 
 def _mixed(before: list[float], now: list[float], share: float) -> list[float]:
     return [round(old + share * (new - old), 6) for old, new in zip(before, now, strict=True)]
-
-
-def _mix(before: list[float], now: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    return now if len(before) != len(now) else np.array(before, np.float64) * (1 - share) + share * now
-
-
-def _rounded(values: NDArray[np.float64]) -> list[float]:
-    return [float(value) for value in np.round(values, 1)]
-
-
-def _alike(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Correlation; 0 where one of the two has no pattern at all."""
-    if len(a) != len(b):
-        return 1.0
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / size if size > CELLS * _STILL else 0.0
-
-
-def _striped(cells: NDArray[np.float64]) -> float:
-    """Share of the pattern's variance that the means of its rows or of its columns explain, 0..1."""
-    grid = cells.reshape(8, 8)
-    total = float(grid.var())
-    return max(float(grid.mean(axis=0).var()), float(grid.mean(axis=1).var())) / total if total > _STILL else 0.0

@@ -38,7 +38,7 @@ LEAD = 8
 """Clean pictures of a drill before the harm begins."""
 AFTER = 80
 """Pictures under the harm."""
-_ATTACKED = 40
+_ATTACKED = 30
 _BEFORE_ATTACK = 25  # pictures of a change of weather before the attack in it
 
 
