@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from infra.db import Sessions, migrate, open_database
 from infra.settings import Settings
 
+_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a folder of its own is made in it
 DIALECTS = ("sqlite", "postgresql")
 _numbers = count()
 
@@ -40,13 +41,20 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="session")
+def memory() -> Iterator[Path]:
+    """A folder for databases that nobody keeps: in memory, where the system has such a place."""
+    with tempfile.TemporaryDirectory(prefix="kw-", dir=_MEMORY) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """Address of a running cluster with a migrated database `template`; skips where PostgreSQL is not installed."""
     binaries = _binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     as_user: list[str] = []
-    folder = Path(tempfile.mkdtemp(prefix="kerbwatch-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="kerbwatch-pg-", dir=_MEMORY))
     if os.getuid() == 0:  # initdb refuses root
         try:
             user = pwd.getpwnam("postgres")

@@ -7,10 +7,9 @@ life dies in it, another - the same runner, or one that has to wait for the dead
 import logging
 import multiprocessing
 import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.context import ForkServerProcess
@@ -97,18 +96,17 @@ class Reference:
 
 
 @pytest.fixture(scope="module")
-def place(migrated_file: Path) -> Iterator[Callable[[], Settings]]:
-    """Makes a fresh home with a migrated SQLite database; in memory where there is such a place, since a kill undoes no write."""
+def place(migrated_file: Path, memory: Path) -> Callable[[], Settings]:
+    """Makes a fresh home with a migrated SQLite database; a kill undoes no write, so it may lie in memory."""
     numbers = count()
-    with tempfile.TemporaryDirectory(prefix="kw-kill-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:  # noqa: S108
 
-        def make() -> Settings:
-            home = Path(folder) / str(next(numbers))
-            home.mkdir()
-            shutil.copy(migrated_file, home / "kerbwatch.db")
-            return Settings(home=home)
+    def make() -> Settings:
+        home = memory / str(next(numbers))
+        home.mkdir()
+        shutil.copy(migrated_file, home / "kerbwatch.db")
+        return Settings(home=home)
 
-        yield make
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +194,7 @@ def test_two_hundred_deaths_at_every_point_any_line_and_any_time(
 
     def anywhere(number: int) -> Settings:
         settings = place()
-        return settings if number % 2 == 0 else Settings(home=settings.home, database_url=fresh_postgresql())
+        return settings if number % 4 else Settings(home=settings.home, database_url=fresh_postgresql())
 
     for point in range(len(reference.points)):
         life = Life(die_at_point=point)
