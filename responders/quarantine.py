@@ -11,6 +11,7 @@ Source: paper 4.6 (automatic quarantine), 4.7 (evidence preservation), 4.5.4 (en
 import hashlib
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -26,7 +27,7 @@ from infra.files import alone, write_whole
 from infra.keys import new_data_key, open_sealed, quarantine_key, seal
 from infra.settings import Settings
 from infra.tables import JudgedFrame, QuarantinedFrame
-from streams.errors import BadInput, Tampered, Unavailable
+from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Detections, Frame, QuarantineOrder
 
 _CHUNK = 32
@@ -216,7 +217,23 @@ def open_frame(settings: Settings, row: QuarantinedFrame) -> SealedFrame:
 def kept_out(settings: Settings, session: Session) -> frozenset[str]:
     """SHA-256 of every picture that no training set may hold: those in quarantine and those that were discarded."""
     rows = session.scalars(select(QuarantinedFrame).where(QuarantinedFrame.state != Standing.RELEASED))
-    return frozenset(row.picture_sha256 or open_frame(settings, row).frame.digest for row in rows)
+    return frozenset(_digest(settings, row) for row in rows if row.picture_sha256 or row.state == Standing.SEALED)
+
+
+def destroy(settings: Settings, row: QuarantinedFrame, by: str, now: datetime) -> None:
+    """A frame's file and its own key go, in the session's transaction; the picture's hash stays, so that it is known again.
+
+    The file goes first: a crash leaves a row to be dealt with again, never one that says gone of what is there.
+    """
+    with suppress(KerbwatchError):  # what cannot be opened any more has no hash to be kept
+        row.picture_sha256 = _digest(settings, row)
+    (settings.home.resolve() / row.path).unlink(missing_ok=True)
+    row.sealed_key, row.state, row.reviewed_at, row.reviewed_by = None, Standing.DISCARDED, now, by
+
+
+def _digest(settings: Settings, row: QuarantinedFrame) -> str:
+    """Of the picture; rows of before do not tell it."""
+    return row.picture_sha256 or open_frame(settings, row).frame.digest
 
 
 def _stands(home: Path, row: QuarantinedFrame, order: QuarantineOrder) -> bool:

@@ -19,7 +19,7 @@ from infra.tables import IncidentRow, QuarantinedFrame
 from responders import outbox, records
 from responders.access import Deed
 from responders.playbooks import State
-from responders.quarantine import Standing
+from responders.quarantine import Standing, destroy
 from responders.records import nearest
 from responders.store import incident_of
 from streams.errors import BadInput
@@ -106,18 +106,13 @@ def _require_closed(session: Session, incident_id: str, rows: Sequence[Quarantin
 
 
 def settle(session: Session, settings: Settings, about: Chosen, deed: Deed, by: Sequence[str], why: str, now: datetime) -> None:  # noqa: PLR0917 - who decided what, when and why
-    """Release or discard the frames, in the session's transaction.
-
-    Files go before the transaction ends: a crash leaves frames that are still to be decided about, never rows that say gone of what
-    is there.
-    """
+    """Release or discard the frames, in the session's transaction."""
     state = Standing.RELEASED if deed is Deed.RELEASE else Standing.DISCARDED
-    home = settings.home.resolve()
     for row in about.frames:
         if deed is Deed.DISCARD:
-            (home / row.path).unlink(missing_ok=True)
-            row.sealed_key = None
-        row.state, row.reviewed_at, row.reviewed_by = state, now, ", ".join(by)
+            destroy(settings, row, ", ".join(by), now)
+        else:
+            row.state, row.reviewed_at, row.reviewed_by = state, now, ", ".join(by)
         session.add(row)
     what = f"{len(about.frames)} frames {state} ({_ranges(about.frames)}): {why}"
     id_ = event_id("review", deed, about.target, now.isoformat())

@@ -23,7 +23,7 @@ from infra.tables import Assignment, IncidentRow, JudgedFrame, QuarantinedFrame,
 from responders import auditing, outbox
 from responders.incident import RESPONDER
 from responders.playbooks import State
-from responders.quarantine import Standing
+from responders.quarantine import Standing, destroy
 from responders.schedule import Outcome
 from streams import commands
 from streams.errors import KerbwatchError, Tampered, Unavailable
@@ -97,7 +97,6 @@ def backup(run: Run) -> Said:
 
 def retention(run: Run) -> Said:
     """Destroy quarantined frames and drop records of frames that are too old; cameras with an open incident are left alone."""
-    home = run.settings.home.resolve()
     with writing(run.sessions) as session:
         watched = set(session.scalars(select(IncidentRow.camera_id).where(IncidentRow.state != State.CLOSED)))
         limit = run.now - timedelta(days=run.settings.quarantine_days)
@@ -108,9 +107,8 @@ def retention(run: Run) -> Said:
                 QuarantinedFrame.camera_id.not_in(watched),
             )
         ).all()
-        for row in old:  # files first: a crash leaves rows to be dealt with again, never rows that say gone of what is there
-            (home / row.path).unlink(missing_ok=True)
-            row.sealed_key, row.state, row.reviewed_at, row.reviewed_by = None, Standing.DISCARDED, run.now, ACTOR
+        for row in old:
+            destroy(run.settings, row, ACTOR, run.now)
         for incident in sorted({row.incident_id for row in old}):
             count = sum(row.incident_id == incident for row in old)
             why = f"{count} frames destroyed, older than {run.settings.quarantine_days} days"

@@ -297,6 +297,10 @@ def test_files_of_before_open_without_a_key_of_their_own(site: Site) -> None:
     assert isinstance(open_frame(site.settings, site.rows()[0]), SealedFrame)
     with reading(site.sessions) as session:
         assert sealed.frame.digest in kept_out(site.settings, session)
+    with writing(site.sessions) as session:
+        quarantine.destroy(site.settings, session.get_one(QuarantinedFrame, row.frame_id), "data-1", at(9))
+    with reading(site.sessions) as session:
+        assert sealed.frame.digest in kept_out(site.settings, session), "known again, though it is gone"
 
 
 @pytest.mark.broker
