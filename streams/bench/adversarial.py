@@ -2,8 +2,8 @@
 
 It decides how cases become readings: the picture is decoded as the worker decodes it, the normal model looks at it and at its
 squeezed copy, the safe model at its cleaned copy. Readings are kept in the home's `bench/adversarial`, so that a run that was
-stopped goes on, and a new calibration is measured in seconds. Pictures are in `adversarial_cases.py`, figures in
-`adversarial_figures.py`. No topic.
+stopped goes on, and a new calibration is measured in seconds. Pictures are in `adversarial_scenes.py` and
+`adversarial_cases.py`, figures in `adversarial_figures.py`. No topic.
 
 Source: `docs/adversarial.md` says what each figure means.
 """
@@ -37,6 +37,7 @@ from infra.settings import Settings, read_settings
 from streams.bench import adversarial_report as report
 from streams.bench.adversarial_cases import BUDGETS, Bench, Made
 from streams.bench.adversarial_figures import Reading
+from streams.bench.adversarial_scenes import cameras
 from streams.bench.stream import progress
 from streams.errors import BadInput
 from streams.events import InputScores, Mode
@@ -69,7 +70,7 @@ class _Eyes:
         looked = time.process_time()
         glance = cues.glance(picture, plain, self.normal.digest)
         glanced = time.process_time()
-        seen = cues.second_look(plain, self.normal.look([cues.squeeze(picture)])[0], picture)
+        seen = cues.second_look(plain, self.normal.look([cues.mirrored(picture)])[0], picture)
         done = time.process_time()
         return Reading(
             case=made.case,
@@ -78,7 +79,7 @@ class _Eyes:
             heat=glance.heat,
             people=made.people,
             normal=plain.boxes,
-            safe=self.safe.look([self.clean(picture)], _LOW)[0].boxes,
+            safe=() if made.case.kind == "corruption" else self.safe.look([self.clean(picture)], _LOW)[0].boxes,
             took_ms=((looked - begun) * 1e3, (glanced - looked) * 1e3, (done - glanced) * 1e3),
         )
 
@@ -131,7 +132,7 @@ def measure(settings: Settings, budget: Budget, say: Callable[[str], None]) -> t
     folder = settings.home.resolve() / "bench" / "adversarial"
     readings: list[Reading] = []
     with _kept(folder, sorted(digests.values())) as (known, keep):
-        for camera in bench.cameras():
+        for camera in cameras(settings.shared_data, bench.budget.stretch):
             scenes = camera()
             for made in bench.cases(scenes):
                 reading = known.get(made.case.key)
@@ -165,7 +166,7 @@ def _kept(folder: Path, digests: list[str]) -> Iterator[tuple[dict[str, Reading]
         file = stack.enter_context(path.open("ab"))
 
         def keep(reading: Reading) -> None:
-            file.write(b"\n" + msgspec.json.encode(reading))
+            file.write(b"\n" + msgspec.json.encode(reading, enc_hook=float))  # labels of footage are numpy's numbers
             file.flush()
 
         yield known, keep

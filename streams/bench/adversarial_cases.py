@@ -1,8 +1,7 @@
-"""The pictures of the benchmark of adversarial-input detection: which scenes, which attacks on them, which innocent changes.
+"""The cases of the benchmark of adversarial-input detection: which attacks on which scenes, which innocent changes.
 
-It decides on what the detector is measured: drawn streets from seed 900 on, odd photographs of Penn-Fudan, footage from frame 620
-(the square) and 170 (the road) on, none of which calibration has seen. A case's picture is made when it is asked for, as bytes as a
-camera sends them; the dear ones are kept by the caller. It refuses to judge anything. No topic.
+It decides how many scenes (`adversarial_scenes.py`) are attacked, how and how strongly, and which are corrupted. A case's picture
+is made when it is asked for, as bytes as a camera sends them; the dear ones are kept by the caller. It judges none. No topic.
 
 Attacks are white-box on the context's normal model and know the people where there are labels. JPEG 92 is what cameras send; those
 whose change is small enough for JPEG to take most of it are also sent as PNG, which is the stronger attacker.
@@ -29,29 +28,13 @@ from torch import nn
 from inference.attacks import adaptive, deepfool, gradient, patch, universal
 from inference.attacks.objectives import Objective
 from inference.service import cues
-from inference.training.samples import Sample, empty_road, footage, halved, penn_fudan, streets
 from streams import corruptions
+from streams.bench.adversarial_scenes import STREETS, Scene, known
 from streams.camera import encode
 from streams.events import Context
 from streams.line import JPEG, PNG
 from streams.sources.base import Person, Picture
-from streams.sources.scenery import Weather
 
-STREETS = (
-    (Context.URBAN, Weather.DAY, 900),
-    (Context.URBAN, Weather.DUSK, 901),
-    (Context.URBAN, Weather.RAIN, 902),
-    (Context.URBAN, Weather.FOG, 903),
-    (Context.URBAN, Weather.DAY, 904),
-    (Context.URBAN, Weather.DAY, 905),
-    (Context.HIGHWAY, Weather.DAY, 906),
-    (Context.HIGHWAY, Weather.DUSK, 907),
-)
-"""Places, and their seeds; six are towns, for that is where people are."""
-_CORRUPTED = (0, 3, 6)  # of them, where fewer pictures than places are corrupted
-_SQUARE, _ROAD = range(620, 795), range(170, 221)
-_OTHERS_SEEDS, _SQUARE_BEFORE, _ROAD_BEFORE = range(950, 954), range(402, 600, 25), range(112, 160, 6)
-_ROAD_SIZE_PX = (640, 360)
 _LEVELS = 255
 _EPS = (1, 2, 4, 8)
 _PGD_STEPS = 5
@@ -59,18 +42,7 @@ _DEEPFOOL_STEPS = 10
 _XI = 0.03
 _PATCH_STEPS = 10
 _QUALITIES = (98, 75, 50, 30)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A frame of a camera of a data set, clean, and who is in it."""
-
-    data: str
-    camera: str
-    number: int
-    context: Context
-    picture: Picture
-    people: tuple[Person, ...]
+_SECOND = adaptive.SecondLook(cues.mirrored, mirrored=True)
 
 
 @dataclass(frozen=True)
@@ -91,23 +63,20 @@ class Budget:
 
     def of(self, scene: Scene) -> tuple[int, int, int]:
         """(attacked, dearly attacked, corrupted) frames of the camera that a scene is of."""
-        counts = (self.attacked, self.dear, self.corrupted)
+        attacked, dear, corrupted = self.attacked, self.dear, self.corrupted
         if scene.data == "photographs":
-            return self.attacked * 3 // 2, self.dear, self.corrupted  # they are small
+            return 2 * attacked, 2 * dear, corrupted  # they are small
         if scene.data == "footage":
-            return _of(counts, 0.75 if scene.camera == "square" else 0.25)
-        place = [int(scene.camera.rpartition("-")[2]) == seed for *_, seed in STREETS].index(True)
-        each, dear, corrupted = _of(counts, 1 / len(STREETS))
-        return each, dear, corrupted if corrupted > 1 else int(place in _CORRUPTED)
-
-
-def _of(counts: tuple[int, ...], share: float) -> tuple[int, int, int]:
-    attacked, dear, corrupted = (max(1, round(count * share)) for count in counts)
-    return attacked, dear, corrupted
+            road = [max(1, count // 4) for count in (attacked, dear, corrupted)]
+            taken = road if scene.camera == "road" else [attacked - road[0], dear - road[1], corrupted - road[2]]
+        else:
+            place, places = [int(scene.camera.rpartition("-")[2]) == seed for *_, seed in STREETS].index(True), len(STREETS)
+            taken = [count * (place + 1) // places - count * place // places for count in (attacked, dear, corrupted)]
+        return taken[0], taken[1], taken[2]
 
 
 BUDGETS = {
-    "quick": Budget(stretch=40, attacked=16, dear=8, corrupted=3, strengths=(4,), universal=(8,), adaptive=(8,)),
+    "quick": Budget(stretch=40, attacked=12, dear=4, corrupted=3, strengths=(4,), universal=(8,), adaptive=(8,)),
     "full": Budget(stretch=160, attacked=64, dear=32, corrupted=16, strengths=_EPS, universal=_EPS, adaptive=(2, 4, 8)),
 }
 
@@ -170,14 +139,6 @@ class Bench:
     shared_data: Path
     _universal: dict[tuple[str, int], NDArray[np.int16]] = field(default_factory=dict)
 
-    def cameras(self) -> Iterator[Callable[[], list[Scene]]]:
-        """How to get each camera's frames; photographs are an album that a camera is shown."""
-        yield self._album
-        yield partial(self._video, "square", Context.URBAN)
-        yield partial(self._video, "road", Context.HIGHWAY)
-        for context, weather, seed in STREETS:
-            yield partial(self._street, context, weather, seed)
-
     def cases(self, scenes: Sequence[Scene]) -> Iterator[Made]:
         """Everything that is judged of one camera: its clean frames, attacks on some of them, corruptions of fewer."""
         for scene in scenes:
@@ -226,7 +187,7 @@ class Bench:
 
         def knowing(eps: int, objective: Objective) -> Picture:
             return adaptive.adaptive(
-                self.network, scene.picture, scene.people, eps / _LEVELS, cues.squeeze, objective=objective
+                self.network, scene.picture, scene.people, eps / _LEVELS, _SECOND, objective=objective
             )  # fmt: skip
 
         if someone:
@@ -241,36 +202,8 @@ class Bench:
         """The scene under the one perturbation of its kind of camera, made on other pictures by somebody without labels."""
         key = (scene.camera.partition("-")[0], eps)
         if key not in self._universal:
-            self._universal[key] = universal.universal(self.network, self._known(scene), None, eps / _LEVELS, passes=5)
+            self._universal[key] = universal.universal(self.network, known(scene, self.shared_data), None, eps / _LEVELS, passes=5)
         return universal.laid_over(scene.picture, self._universal[key])
-
-    def _known(self, scene: Scene) -> list[Picture]:
-        """Eight pictures that the attacker of the universal perturbation has: of other places, or of an earlier time."""
-        if scene.data == "streets":
-            samples = streets(scene.context, Weather.DAY, _OTHERS_SEEDS, (0, 60))
-        elif scene.data == "photographs":
-            samples = [halved(one) for one in penn_fudan(self.shared_data / "pennfudan")[:64:8]]
-        elif scene.camera == "square":
-            samples = footage(self.shared_data, _SQUARE_BEFORE)
-        else:
-            samples = [_resized(one) for one in empty_road(self.shared_data, _ROAD_BEFORE)]
-        height, width = (min(one.picture.shape[side] for one in samples) for side in (0, 1))
-        return [np.ascontiguousarray(one.picture[:height, :width]) for one in samples]
-
-    def _street(self, context: Context, weather: Weather, seed: int) -> list[Scene]:
-        found = streets(context, weather, [seed], range(self.budget.stretch))
-        return _scenes("streets", f"{context}-{weather}-{seed}", context, found)
-
-    def _album(self) -> list[Scene]:
-        odd = penn_fudan(self.shared_data / "pennfudan")[1::2]
-        return _scenes("photographs", "album", Context.URBAN, [halved(one) for one in odd])
-
-    def _video(self, camera: str, context: Context) -> list[Scene]:
-        if camera == "square":
-            found = footage(self.shared_data, _SQUARE[: 2 * self.budget.stretch])
-        else:
-            found = [_resized(one) for one in empty_road(self.shared_data, _ROAD)]
-        return _scenes("footage", camera, context, found)
 
 
 @dataclass
@@ -284,10 +217,6 @@ class _Once:
         if self.made is None:
             self.made = self.make()
         return self.made
-
-
-def _scenes(data: str, camera: str, context: Context, found: Sequence[Sample]) -> list[Scene]:
-    return [Scene(data, camera, number, context, one.picture, one.people) for number, one in enumerate(found)]
 
 
 def _spread(scenes: Sequence[Scene], count: int) -> list[Scene]:
@@ -310,7 +239,7 @@ def _sent(scene: Scene, way: _Way, weights: str) -> Iterator[Made]:
         case = Case(
             data=scene.data, camera=scene.camera, frame=scene.number, context=scene.context, kind="attack", name=way.name,
             strength=way.strength, objective=way.objective, adaptive=way.name == "adaptive", sent=sent,
-            made_by=f"{_source(way.module)} {weights}",
+            made_by=f"{_source(way.module)} {weights}" + (f" {_source(cues.mirrored)}" if way.name == "adaptive" else ""),
         )  # fmt: skip
         yield Made(case, scene.people, partial(_encoded, picture, sent), dear=True)
 
@@ -319,7 +248,7 @@ def _encoded(picture: Callable[[], Picture], sent: str) -> bytes:
     return encode(picture(), sent)
 
 
-def _source(module: ModuleType) -> str:
+def _source(module: ModuleType | Callable[..., object]) -> str:
     """Which code makes the picture: changed code makes it anew."""
     return sha256(inspect.getsource(module).encode()).hexdigest()[:12]
 
@@ -342,9 +271,3 @@ def _corrupted(scene: Scene, name: str, severity: int) -> bytes:
 def _coded(picture: Picture, quality: int) -> bytes:
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(picture[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data.tobytes()
-
-
-def _resized(sample: Sample) -> Sample:
-    """The road at the size that a camera sends; nobody is on it."""
-    picture = np.asarray(cv2.resize(sample.picture, _ROAD_SIZE_PX, interpolation=cv2.INTER_AREA), np.uint8)
-    return Sample(sample.origin, sample.name, picture, ())

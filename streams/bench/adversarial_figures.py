@@ -205,20 +205,22 @@ def _flags(name: str, severity: str, data: str, them: Sequence[Reading], clean: 
     return CorruptionRow(corruption=name, severity=severity, data=data, flagged=round(flagged, 4), frames=len(them))
 
 
-def costs(readings: Sequence[Reading], looked: float) -> list[Cost]:
-    """By data set, for a calm camera of whose frames the share `looked` gets the second look."""
+def costs(clean: Sequence[Reading], looked: Mapping[str, float]) -> list[Cost]:
+    """By data set, for calm cameras of whose frames the share `looked` gets the second look; sets without frames left out."""
     rows = []
-    for data in dict.fromkeys(one.case.data for one in readings):
-        took = np.array([one.took_ms for one in readings if one.case.kind == "clean" and one.case.data == data])
+    for data, looks in looked.items():
+        took = np.array([one.took_ms for one in clean if one.case.data == data])
+        if not len(took):
+            continue
         infer, glance, second = np.median(took, axis=0)
-        share = np.median((took[:, 1] + looked * took[:, 2]) / took[:, 0])
+        share = np.median((took[:, 1] + looks * took[:, 2]) / took[:, 0])
         rows.append(
             Cost(
                 data=data,
                 infer_ms=round(float(infer), 2),
                 glance_ms=round(float(glance), 3),
                 second_look_ms=round(float(second), 2),
-                looked=round(looked, 4),
+                looked=round(looks, 4),
                 share_of_inference=round(float(share), 4),
             )
         )

@@ -9,7 +9,6 @@ Source: issue 5 ("Adversarial input") for the aim; `docs/adversarial.md`.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from streams.bench.adversarial_figures import (
     CorruptionRow,
     Cost,
     Reading,
-    added,
     attack_row,
     attacks,
     clean_of,
@@ -33,12 +31,13 @@ from streams.bench.adversarial_figures import (
     missed,
     place,
 )
-from streams.bench.adversarial_streams import OnOff, Stream, judged, median_delay, streams
+from streams.bench.adversarial_streams import OnOff, Stream, median_delay, streams, worth
 
 AIM, HARM = 0.95, 10.0
 """Share to be flagged at 5 % false flags, of every attack that is not adaptive and adds so many points to the miss rate."""
 _RARE_ATTACK = ("pgd", "eps 8/255")
 _LEAST_FPR = 0.004
+_STREAMED = ("streets", "footage")  # an album has no calm: each picture is another place
 
 
 class Calm(Struct, frozen=True, kw_only=True):
@@ -72,7 +71,7 @@ def figures(readings: Sequence[Reading], every: int, *, own_calibration: bool) -
     for camera, frames in by_camera.items():
         shown[camera], alarmed = streams(frames, every)
         calm.append(Calm(data=" ".join(camera), frames=len(frames), streams=len(shown[camera]) + alarmed, false_alarms=alarmed))
-    rows, worth = [], []
+    rows, on_off = [], []
     for them in attacks(readings).values():
         row = attack_row(them, apart, plain)
         for rare in (
@@ -82,14 +81,17 @@ def figures(readings: Sequence[Reading], every: int, *, own_calibration: bool) -
         ):
             told, onoff = _streamed(row, them, shown, plain, rare=rare)
             rows.append(told)
-            worth += [onoff] if onoff is not None else []
-    looked = [stream.looked for stream in chain.from_iterable(shown.values())]
+            on_off += [onoff] if onoff is not None else []
+    looked = {
+        data: float(np.mean([stream.looked for key, found in shown.items() if key[0] == data for stream in found] or [1.0]))
+        for data in _STREAMED
+    }
     return Figures(
         own_calibration=own_calibration,
         attacks=tuple(rows),
         corruptions=tuple(corruption_rows(readings, apart)),
-        on_off=tuple(worth),
-        cost=tuple(costs(readings, float(np.mean(looked)) if looked else 1.0)),
+        on_off=tuple(on_off),
+        cost=tuple(costs(clean, looked)),
         calm=tuple(calm),
     )
 
@@ -103,30 +105,26 @@ def _streamed(
     rare: bool,
 ) -> tuple[AttackRow, OnOff | None]:
     """The row with its delay, and what the system is worth against it; `rare`: only one frame in ten is attacked."""
-    delays, off, on, before, before_safe = [], [], [], [], []
+    under = []
     for camera in dict.fromkeys((one.case.data, one.case.camera) for one in them):
         mine = [one for one in them if one.case.camera == camera[1]]
-        for stream in shown[camera]:
-            frames, delay = stream.under(mine, rare=rare)
-            delays.append(delay)
-            without, with_it = judged(frames, delay)
-            off += without
-            on += with_it
-            before += [plain[place(one)].matched[0] for one in frames]
-            before_safe += [plain[place(one)].matched[1] for one in frames]
-    if not delays:
+        under += [stream.under(mine, rare=rare) for stream in shown[camera]]
+    if not under:
         return row, None
-    median, caught = median_delay(delays)
+    median, caught = median_delay([delay for _, delay in under])
     row = structs.replace(row, delay_frames=median, caught=round(caught, 3))
+    before = [plain[place(one)].matched for frames, _ in under for one in frames]
+    clean, clean_safe = missed([normal for normal, _ in before]), missed([safe for _, safe in before])
+    found = worth(under)
     if rare:
-        row = structs.replace(row, attack=f"{row.attack}, one frame in ten", miss_rate_added_points=added(off, before))
-    rates = [missed(each) for each in (before, before_safe, off, on)]
-    if None in rates:
+        harm = None if found is None or clean is None else round(found[0] - clean, 2)
+        row = structs.replace(row, attack=f"{row.attack}, one frame in ten", miss_rate_added_points=harm)
+    if found is None or clean is None or clean_safe is None:
         return row, None
-    first, safe, without_it, with_system = (rate for rate in rates if rate is not None)
+    off, safe, on, after = found
     return row, OnOff(
         attack=row.attack, strength=row.strength, objective=row.objective, data=row.data, sent=row.sent,
-        clean=first, clean_safe=safe, off=without_it, on=with_system,
+        clean=clean, clean_safe=clean_safe, off=off, safe=safe, on=on, after=after,
     )  # fmt: skip
 
 
@@ -153,11 +151,11 @@ def show(found: Figures, console: Console) -> None:
     for key, by_data in cells.items():
         table.add_row(*key, *(f"{by_data[data]:.0%}" if data in by_data else "" for data in ("streets", "photographs", "footage")))
     console.print(table)
-    table = Table("miss rate of a stream", "attack", "strength", "aim", "sent", "clean", "off", "on", box=None)
-    for worth in found.on_off:
+    table = Table("miss rate of a stream", "attack", "strength", "aim", "sent", "clean", "off", "on", "safe model", box=None)
+    for one in found.on_off:
         table.add_row(
-            worth.data, worth.attack, worth.strength, worth.objective, worth.sent,
-            f"{worth.clean:.1f}", f"{worth.off:.1f}", f"{worth.on:.1f}",
+            one.data, one.attack, one.strength, one.objective, one.sent,
+            f"{one.clean:.1f}", f"{one.off:.1f}", f"{one.on:.1f}", f"{one.safe:.1f}",
         )  # fmt: skip
     console.print(table)
     for cost in found.cost:

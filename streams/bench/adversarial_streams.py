@@ -5,7 +5,8 @@ second look when the shipped sampler asks for it, the detector `evasion` reading
 begin before the detector has learned. A stream that alarms before its attack counts as a false alarm and nothing else. No topic.
 
 On and off: off, the normal model judges all attacked frames. On, it judges those up to the alarm and the next `SWITCH_FRAMES`, then
-the safe model judges cleaned ones; the attacker, who attacks the normal model, is not told.
+the safe model judges cleaned ones; the attacker, who attacks the normal model, is not told. The miss rates before and after the
+switch are averaged, weighed by their frames: one curve over both would let the false boxes of the first spoil all of it.
 
 Source: issue 5 ("what counts in the end"); `inference.service.judge` for the order of glance, look and score.
 """
@@ -23,7 +24,7 @@ from detectors.base import Observation, State, Status
 from inference.measure.miss_rate import Match
 from inference.service.cues import Glance
 from inference.service.sampling import Sampler
-from streams.bench.adversarial_figures import Reading
+from streams.bench.adversarial_figures import Reading, missed
 
 CALM_FRAMES, ATTACKED_FRAMES, RARE_FRAMES = 320, 60, 300
 """Of a stream: before the attack, under it, and under one that comes in one frame of ten."""
@@ -36,7 +37,11 @@ _EVASION = catalogue.ALL["evasion"]
 
 
 class OnOff(Struct, frozen=True, kw_only=True):
-    """Log-average miss rate in points over the attacked frames of all streams; clean, clean_safe: of the same frames unattacked."""
+    """Log-average miss rates in points over the frames of all streams from the first attacked one on.
+
+    clean, clean_safe: of both models without the attack. off: the normal model under it. safe: the safe model under it, after
+    cleaning. on: off until the switch, safe from then on, weighed by frames. after: share of the frames that came after the switch.
+    """
 
     attack: str
     strength: str
@@ -46,7 +51,9 @@ class OnOff(Struct, frozen=True, kw_only=True):
     clean: float
     clean_safe: float
     off: float
+    safe: float
     on: float
+    after: float
 
 
 @dataclass
@@ -122,8 +129,20 @@ def median_delay(delays: Sequence[int | None]) -> tuple[float | None, float]:
     return None if frames == np.inf else frames, float(np.mean([one is not None for one in delays]))
 
 
-def judged(shown: Sequence[Reading], delay: int | None) -> tuple[list[Match], list[Match]]:
-    """What a stream's attacked frames add to the miss rate with the system off, and on."""
-    switched = len(shown) if delay is None else delay + SWITCH_FRAMES
-    off = [one.matched[0] for one in shown]
-    return off, [*off[:switched], *(one.matched[1] for one in shown[switched:])]
+def worth(shown: Sequence[tuple[Sequence[Reading], int | None]]) -> tuple[float, float, float, float] | None:
+    """(off, safe, on, after) as in `OnOff` of streams and their delays; None where nobody is in them."""
+    before: list[Match] = []
+    after: list[Match] = []
+    hidden: list[Match] = []
+    for frames, delay in shown:
+        switched = len(frames) if delay is None else delay + SWITCH_FRAMES
+        before += [one.matched[0] for one in frames[:switched]]
+        hidden += [one.matched[0] for one in frames[switched:]]
+        after += [one.matched[1] for one in frames[switched:]]
+    everything = [one.matched[1] for frames, _ in shown for one in frames]
+    off, safe, first, then = missed([*before, *hidden]), missed(everything), missed(before), missed(after)
+    if off is None or safe is None:
+        return None
+    share = len(after) / (len(before) + len(after))
+    on = (1 - share) * (off if first is None else first) + share * (safe if then is None else then)
+    return off, safe, round(on, 2), round(share, 3)
