@@ -30,7 +30,7 @@ from streams.sources.base import Picture
 from streams.sources.scenery import Weather
 
 RATES = (0.01, 0.05, 0.1, 0.2, 0.5)
-SEEDS = range(5)
+SEEDS = range(3)
 BOTH = "both"
 """The judge that holds back what either model does, as a retraining run does."""
 _TRIED, _GOLDEN, _SHOT = range(700, 710), range(760, 770), (15,)  # places that no training sees
@@ -103,7 +103,8 @@ class _Judge:
     served: Served
     golden: Known
     clean: Sequence[Sequence[Finding]]
-    answers: Sequence[Answer]
+    said: Mapping[int, Answer]
+    """By `id` of the pictures that live as long as the trial: the clean and the perturbed ones."""
 
 
 def material(shared_data: Path) -> Material:
@@ -138,8 +139,9 @@ def run(  # noqa: PLR0917 - what is harmed, who judges, and how
         rates: 0..1, of labels, or of pictures where whole pictures are harmed.
         seeds: each harm at each share is tried once with every one.
     """
-    judges = {name: _judge(name, served, data, rules, report) for name, served in models.items()}
     attacked = {harm: _attacked(harm, data.samples, network, report) for harm in (Harm.FGSM, Harm.PGD)}
+    lasting = [one for some in attacked.values() for one in some]
+    judges = {name: _judge(name, served, data, lasting, rules, report) for name, served in models.items()}
     again = returning(data.samples, rules)
     nothing = [(place, sample, False) for place, sample in enumerate(data.samples)]
     untouched = {judge: len(held) for judge, held in _held(nothing, judges, rules, data.samples, again).items()}
@@ -196,16 +198,18 @@ _DONE: dict[Harm, Callable[[Sample, float, Generator], Poisoned]] = {
 }
 
 
-def _judge(name: str, served: Served, data: Material, rules: Rules, report: Report) -> _Judge:
+def _judge(  # noqa: PLR0917 - what is harmed, who judges, and how
+    name: str, served: Served, data: Material, attacked: Sequence[Picture], rules: Rules, report: Report
+) -> _Judge:
+    every = [*data.golden, *data.samples, *(replace(data.samples[0], picture=one) for one in attacked)]
     said: list[Answer] = []
-    both = (*data.golden, *data.samples)
-    for answer in ask(served, both):
-        report(f"asking the {name} model", len(said), len(both))
+    for answer in ask(served, every):
+        report(f"asking the {name} model", len(said), len(every))
         said.append(answer)
     trusted, answers = said[: len(data.golden)], said[len(data.golden) :]
     golden = known(reference(data.golden), data.golden, trusted, rules)
-    clean = [examine(one, answer, golden, rules) for one, answer in zip(data.samples, answers, strict=True)]
-    return _Judge(served, golden, clean, answers)
+    clean = [examine(one, answer, golden, rules) for one, answer in zip(data.samples, answers, strict=False)]
+    return _Judge(served, golden, clean, {id(one.picture): answer for one, answer in zip(every, said, strict=True)})
 
 
 def _attacked(harm: Harm, samples: Sequence[Sample], network: nn.Module, report: Report) -> list[Picture]:
@@ -240,8 +244,7 @@ def _held(
             if not is_bad or (sample.picture is before[place].picture and sample.people == before[place].people):
                 found += [msgspec.structs.replace(one, name=sample.name) for one in judge.clean[place]]
             else:
-                same_picture = sample.picture is before[place].picture
-                answer = judge.answers[place] if same_picture else next(iter(ask(judge.served, [sample])))
+                answer = judge.said.get(id(sample.picture)) or next(iter(ask(judge.served, [sample])))
                 found += examine(sample, answer, judge.golden, rules)
         for one in found:
             for to in (name, BOTH):
