@@ -6,6 +6,7 @@ names the member. A bundle is a plain tar (POSIX ustar) that any tool unpacks:
     envelope.json    DSSE envelope, signed with Ed25519, around an in-toto Statement v1 (predicate urn:kerbwatch:evidence:v1) whose
                      subjects are all other members by SHA-256, in their order
     ...              the members (`responders.material` says what they are), among them
+    acts.jsonl       what people did, each act with its person's signature and public key
     audit.jsonl      entries of the audit log, each with its proof of inclusion
     checkpoint.note  the log's root over at least those entries, signed by the same key
 
@@ -28,12 +29,13 @@ from msgspec import Struct, field
 
 from infra.checkpoints import key_id, read_note
 from infra.merkle import leaf_hash, root_of
+from responders.acts import Signed
 from streams import codec
 from streams.errors import BadInput, Tampered
 from streams.events import AuditEntry, UtcTime
 from streams.topics import AUDIT
 
-ENVELOPE, AUDITED, CHECKPOINT = "envelope.json", "audit.jsonl", "checkpoint.note"
+ENVELOPE, ACTS, AUDITED, CHECKPOINT = "envelope.json", "acts.jsonl", "audit.jsonl", "checkpoint.note"
 LARGEST_BYTES = 1 << 30
 """A bundle larger than this is refused unread."""
 
@@ -49,6 +51,15 @@ class Proven(Struct, frozen=True, kw_only=True):
     number: int
     body: bytes
     proof: tuple[bytes, ...]
+
+
+class SignedAct(Struct, frozen=True, kw_only=True):
+    """A person's act byte for byte, the person's signature and public key (32 bytes), and whether a second factor was shown."""
+
+    body: bytes
+    signature: bytes
+    public_key: bytes
+    with_code: bool
 
 
 class About(Struct, frozen=True, kw_only=True):
@@ -84,19 +95,24 @@ class _Envelope(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that holds: what it is about, whose key sealed it (`key_id`), its members, and how many audit entries are proven."""
+    """A bundle that holds: what it is about, whose key sealed it (`key_id`), its members.
+
+    `audited` audit entries are proven by the checkpoint, `acts` acts bear their person's signature.
+    """
 
     about: About
     signer: str
     members: Mapping[str, bytes]
     audited: int
+    acts: int
 
 
 def seal(members: Mapping[str, bytes], about: About, key: Ed25519PrivateKey) -> bytes:
-    """The bundle of these members, in their order; `audit.jsonl` and `checkpoint.note` must be among them and belong together.
+    """The bundle of these members, in their order; `acts.jsonl`, `audit.jsonl` and `checkpoint.note` must be among them and hold.
 
     Raises Tampered if they do not, BadInput if a name cannot stand in a tar.
     """
+    _check_acts(members)
     _check_log(members, key.public_key())
     subjects = tuple(_Subject(name, {"sha256": hashlib.sha256(body).hexdigest()}) for name, body in members.items())
     statement = _Statement(type_=_STATEMENT, subject=subjects, predicateType=_PREDICATE, predicate=about)
@@ -127,7 +143,7 @@ def verify(bundle: bytes, key: Ed25519PublicKey) -> Verified:
         members[subject.name] = body
     if bundle[at:] != _end(at):
         raise _wrong("the end of the archive", "was changed, or something was added behind the last member")
-    return Verified(statement.predicate, signer, members, _check_log(members, key))
+    return Verified(statement.predicate, signer, members, _check_log(members, key), _check_acts(members))
 
 
 def _opened(data: bytes, key: Ed25519PublicKey) -> tuple[_Statement, str]:
@@ -150,6 +166,20 @@ def _opened(data: bytes, key: Ed25519PublicKey) -> tuple[_Statement, str]:
 def _signed(payload: bytes) -> bytes:
     """DSSE's pre-authentication encoding."""
     return f"DSSEv1 {len(_PAYLOAD)} {_PAYLOAD} {len(payload)} ".encode() + payload
+
+
+def _check_acts(members: Mapping[str, bytes]) -> int:
+    if ACTS not in members:
+        raise _wrong(ACTS, "is missing")
+    lines = members[ACTS].splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            act = msgspec.json.decode(line, type=SignedAct)
+        except msgspec.DecodeError as error:
+            raise _wrong(ACTS, "holds a line that is no act") from error
+        if not Signed(act.body, act.signature).holds(act.public_key):
+            raise _wrong(ACTS, f"has an act in line {number} that its person's key did not sign")
+    return len(lines)
 
 
 def _check_log(members: Mapping[str, bytes], key: Ed25519PublicKey) -> int:

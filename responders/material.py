@@ -8,6 +8,7 @@ stands in `missing`. It holds no pictures, only their digests. Events come from 
     timeline.jsonl  who did what, why                  settings.json  as they were at sealing, secrets masked
     events.jsonl    events as they lie in the log      logs.jsonl     what our processes said meanwhile
     frames.jsonl    digests, places, judgements        missing.json   what could not be had
+    acts.jsonl      what people signed
 
 Source: paper 4.7 (evidence preservation, incident analysis), SC-10.
 """
@@ -26,10 +27,11 @@ from sqlalchemy.orm import Session
 
 from infra.checkpoints import Checkpoint
 from infra.merkle import Tree
+from infra.people_tables import ActRow, PersonKeyRow
 from infra.settings import Settings
-from infra.tables import AssignedRow, AuditRow, EffectRow, IncidentRow, JudgedFrame, QuarantinedFrame, ServedRow
+from infra.tables import AssignedRow, AuditRow, EffectRow, IncidentRow, JudgedFrame, QuarantinedFrame, RolloutRow, ServedRow
 from responders import records
-from responders.evidence import AUDITED, CHECKPOINT, Proven
+from responders.evidence import ACTS, AUDITED, CHECKPOINT, Proven, SignedAct
 from responders.incident import Incident
 from responders.quarantine import open_frame
 from responders.records import Shown
@@ -110,6 +112,7 @@ class Material:
     events: tuple[Logged, ...]
     settings: Mapping[str, str]
     logs: tuple[msgspec.Raw, ...]
+    acts: tuple[SignedAct, ...]
     missing: tuple[str, ...]
 
     @property
@@ -137,6 +140,7 @@ def gather(session: Session, settings: Settings, incident_id: str) -> Material:
         events=(),
         settings=_settings(settings),
         logs=(),
+        acts=_acts(session, incident_id),
         missing=tuple(missing),
     )
     logs, left_out = _logs(settings, bare.begins, bare.ends)
@@ -165,6 +169,7 @@ def members(material: Material, audited: Sequence[Proven], note: bytes) -> dict[
         "settings.json": _json(material.settings),
         "logs.jsonl": _lines(material.logs),
         "missing.json": _json(material.missing),
+        ACTS: _lines(material.acts),
         AUDITED: _lines(audited),
         CHECKPOINT: note,
     }
@@ -257,6 +262,17 @@ def _named(session: Session, incident: Incident) -> tuple[Named, ...]:
     return tuple(
         Named(weights_digest=row.weights_digest, mode=row.mode, since=row.since, actor=row.actor, why=row.why)
         for row in session.scalars(query.order_by(AssignedRow.number))
+    )
+
+
+def _acts(session: Session, incident_id: str) -> tuple[SignedAct, ...]:
+    """Acts on the incident, on its frames in quarantine and on its rollouts."""
+    rollouts = select(RolloutRow.id).where(RolloutRow.incident_id == incident_id)
+    about = or_(ActRow.target == incident_id, ActRow.target.startswith(f"{incident_id}/"), ActRow.target.in_(rollouts))
+    query = select(ActRow, PersonKeyRow.public_key).join(PersonKeyRow, PersonKeyRow.key_id == ActRow.key_id).where(about)
+    return tuple(
+        SignedAct(body=row.body, signature=row.signature, public_key=public, with_code=row.with_code)
+        for row, public in session.execute(query.order_by(ActRow.number))
     )
 
 

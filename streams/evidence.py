@@ -173,8 +173,18 @@ def verify_bundle(
     found = verify(data, read_public_key(path))
     if as_json:
         sizes = {name: len(body) for name, body in found.members.items()}
-        print_json({"holds": True, "about": found.about, "signer": found.signer, "audit_entries": found.audited, "members": sizes})
+        print_json(
+            {
+                "holds": True,
+                "about": found.about,
+                "signer": found.signer,
+                "audit_entries": found.audited,
+                "acts": found.acts,
+                "members": sizes,
+            }
+        )
         return
     about = found.about
     typer.echo(f"holds: incident {about.incident_id}, sealed {about.sealed_at:%Y-%m-%d %H:%M:%S} UTC by key {found.signer[:12]}")
-    typer.echo(f"{len(found.members)} members unchanged, {found.audited} audit entries proven against the signed checkpoint")
+    proven = f"{found.audited} audit entries proven against the signed checkpoint, {found.acts} acts signed by their people"
+    typer.echo(f"{len(found.members)} members unchanged, {proven}")

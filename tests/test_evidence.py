@@ -20,7 +20,9 @@ from infra.merkle import Tree, leaf_hash, root_of
 from infra.settings import Settings
 from infra.tables import EffectRow
 from responders import material, playbooks
-from responders.evidence import About, Proven, Verified, seal, verify
+from responders.access import Deed
+from responders.acts import Statement, public_of, sign
+from responders.evidence import About, Proven, SignedAct, Verified, seal, verify
 from responders.keeping import record_audit
 from responders.store import Store
 from streams import codec
@@ -75,6 +77,15 @@ def audit_entry(number: int) -> bytes:
         cause_id="c",
     )
     return codec.encode(entry)
+
+
+def an_act(key: Ed25519PrivateKey) -> bytes:
+    """What a person signed, as a line of the member."""
+    said = Statement(actor="operator-1", deed=Deed.CLOSE, target="1" * 32, comment="seen", time=NOON)
+    act = sign(key, said)
+    return (
+        msgspec.json.encode(SignedAct(body=act.body, signature=act.signature, public_key=public_of(KEY), with_code=False)) + b"\n"
+    )
 
 
 def a_bundle(sessions: Sessions, settings: Settings, id_: str) -> bytes:
@@ -158,7 +169,13 @@ def test_any_byte_that_is_flipped_is_refused_by_the_name_of_its_member() -> None
     tree = Tree([leaf_hash(entry) for entry in entries])
     proven = [msgspec.json.encode(Proven(number=n, body=body, proof=tree.proof(n))) + b"\n" for n, body in enumerate(entries)]
     checkpoint = write_note(KEY, Checkpoint(tree.size, tree.root))
-    parts = {"incident.json": b"{}\n", "frames.jsonl": b"", "audit.jsonl": b"".join(proven), "checkpoint.note": checkpoint}
+    parts = {
+        "incident.json": b"{}\n",
+        "frames.jsonl": b"",
+        "acts.jsonl": an_act(KEY),
+        "audit.jsonl": b"".join(proven),
+        "checkpoint.note": checkpoint,
+    }
     bundle = seal(parts, ABOUT, KEY)
     seen = set()
     for place in range(0, len(bundle), 5):
@@ -194,6 +211,8 @@ def test_another_key_and_a_log_that_lacks_an_entry_are_refused(bundle: bytes) ->
     members = dict(verify(bundle, PUBLIC).members)
     with pytest.raises(Tampered, match=r"checkpoint\.note"):
         seal(members, ABOUT, other)
+    with pytest.raises(Tampered, match=r"acts\.jsonl has an act in line 1 that its person's key did not sign"):
+        seal(members | {"acts.jsonl": an_act(other)}, ABOUT, KEY)
     forged = msgspec.structs.replace(msgspec.json.decode(members["audit.jsonl"].splitlines()[0], type=Proven), number=0)
     with pytest.raises(Tampered, match=r"audit\.jsonl has entry 0"):
         seal(members | {"audit.jsonl": msgspec.json.encode(forged) + b"\n"}, ABOUT, KEY)

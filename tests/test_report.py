@@ -1,6 +1,7 @@
 """A report says what happened, since when, what was done and whether it is over, and shows nothing to whom it must not."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from responders.report.deadlines import deadlines
 from responders.store import Store
 from streams import codec
 from streams.errors import BadInput, Unavailable
-from streams.events import Box, Context, Detections, Evidence, Kind, ModelState, Phase
+from streams.events import Box, Context, Detections, Evidence, Kind, ModelState, Phase, Severity
 from streams.ledger import Truth
 from streams.report import _effects, _snapshots
 from streams.topics import DETECTIONS, MODEL_STATE, SIGNALS
@@ -193,6 +194,7 @@ def test_deadlines_count_from_awareness_and_know_severity_and_kind(site: Setting
         '[[deadline]]\nname = "worse ones"\nhours = 1\nreview = "none"\nseverity = "critical"\n'
     )
     found = tell(site, sessions, whole=True)
+    found = replace(found, incident=msgspec.structs.replace(found.incident, severity=Severity.HIGH))
     said = compose(found, deadlines(own), at(3600))
     assert [(due.deadline.name, due.at, due.left) for due in said.dues] == [("board", at(1804), at(1804) - at(3600))]
     assert "passed 29 min 56 s" in html.page(said)
@@ -212,6 +214,6 @@ def test_every_kind_has_words_and_follow_ups(site: Settings, sessions: Sessions)
     found = tell(site, sessions, whole=False)
     for kind in Kind:
         shown = msgspec.structs.replace(found.shown, incident=msgspec.structs.replace(found.shown.incident, kind=kind))
-        said = compose(Material(**{**vars(found), "shown": shown}), (), at(9))
+        said = compose(replace(found, shown=shown), (), at(9))
         assert len(said.follow_ups) > 1, kind
         assert len(dict(said.answers)["What happened?"]) > 40
