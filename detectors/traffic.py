@@ -57,7 +57,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "frozen", Frozen(), Severity.HIGH, "still_frames", "the picture moves again",
-        "a camera that is blind and does not know it", explains=True,
+        "a camera that is blind and does not know it", explains=True, kind=Kind.CAMERA,
     ),
     Guard(
         "replayed", Replayed(), Severity.HIGH, "agreement", "frames are new ones again",

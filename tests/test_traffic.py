@@ -181,7 +181,8 @@ def test_an_attack_is_raised_in_words_opens_a_traffic_finding_and_ends(
     begin = 360
     signals = [signal for signal in told(messages) if signal.detector == detector]
     first, last = signals[0], signals[-1]
-    assert (first.phase, first.kind, first.window.epoch) == (Phase.RAISED, Kind.TRAFFIC, epoch)
+    kind = Kind.CAMERA if detector == "frozen" else Kind.TRAFFIC
+    assert (first.phase, first.kind, first.window.epoch) == (Phase.RAISED, kind, epoch)
     assert begin <= first.window.last_sequence <= begin + within
     assert words in first.message
     assert last.phase is Phase.CALM, "calm is proven after it"
