@@ -119,7 +119,7 @@ class Desk:
 
 def refuse(session: Session, actor: str, deed: Deed, target: str, *, why: str, now: datetime) -> None:
     """Put on record that somebody wanted what they may not."""
-    id_ = event_id("refusal", actor, deed, target, now.isoformat())
+    id_ = event_id("refusal", actor, deed, target, why, now.isoformat())
     claimed = actor[:LONGEST_NAME] or "nobody"
     outbox.post_audit(session, id_, claimed, "people.refuse", target=target, why=f"{deed}: {why}", now=now)
 
@@ -147,11 +147,15 @@ def _keep(session: Session, signed: Signed, said: Statement, *, with_code: bool,
 
 
 def agreement(session: Session, deed: Deed, target: str, now: datetime) -> Agreement:
-    """Whose acts on `target` stand for a deed that needs two people: the last day's, of people who still have the role."""
+    """Whose acts on `target` stand for a deed that needs two people: the last day's, of people who still have the role.
+
+    Held until the transaction ends, so that two people who finish it at the same moment do it once.
+    """
     rows = session.scalars(
         select(ActRow)
         .where(ActRow.deed == deed, ActRow.target == target, ActRow.used_by == "", ActRow.time > now - _TOGETHER)
         .order_by(ActRow.number)
+        .with_for_update()
     ).all()
     together = RULES[deed].together
     voices: Mapping[str, Sequence[Role]] = {row.actor: roles_of(session, row.actor) for row in rows}

@@ -118,7 +118,7 @@ def demo_home(settings: Settings, console: Console) -> Settings:
     if not (home / policy.DEMO_MARK).exists() and ((home / "kerbwatch.db").exists() or settings.database_url is not None):
         home = home / "demo"
         console.print(f"{settings.home} holds a deployment; the demo lives in {home} (KERBWATCH_HOME for the other commands)")
-    settings = settings.model_copy(update={"home": home, "database_url": None})
+    settings = settings.model_copy(update={"home": home, "database_url": None, "key_file": None})
     if (home / policy.DEMO_MARK).exists():
         stack.stop(settings)
         for name in ("kafka", "faust", "quarantine", "logs", "cameras", "golden"):

@@ -1,6 +1,8 @@
 """The desk takes in what people signed, once, and puts every refusal on record; on SQLite and PostgreSQL alike."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
@@ -150,6 +152,23 @@ def test_a_code_is_needed_counts_once_and_a_guesser_is_stopped(town: Town) -> No
     with reading(town.sessions) as session:
         assert session.get_one(PersonRow, "security-1").totp_failures == 0
         assert all(row.with_code for row in session.scalars(select(ActRow)))
+
+
+def test_a_code_that_is_given_twice_at_once_counts_once(town: Town) -> None:
+    code = town.phones["security-1"].code(town.now)
+    signed = [sign(town.key("security-1"), town.said("security-1", Deed.ROTATE_KEYS, str(n))) for n in range(4)]
+    start = threading.Barrier(len(signed))
+
+    def give(one: Signed) -> bool:
+        start.wait(10)
+        try:
+            town.desk.admit(one, code, town.now)
+        except BadInput:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(signed)) as threads:
+        assert sum(threads.map(give, signed)) == 1
 
 
 def test_without_a_second_factor_nothing_that_needs_one_is_possible(town: Town) -> None:
