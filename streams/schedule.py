@@ -7,6 +7,7 @@ Source: paper 4.7; NIST SP 800-61r3 (preparation, improvement).
 """
 
 import os
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -56,7 +57,8 @@ def run_job(name: Annotated[str, typer.Argument(help="Which job; `list` names th
     with opened(settings) as sessions:
         with writing(sessions) as session:
             schedule.begin(session, job, began)
-        with Console(stderr=True).status(job.what):
+        console = Console(stderr=True)
+        with console.status(job.what) if console.is_terminal else nullcontext():
             said = jobs.carry_out(name, jobs.Run(settings, sessions, began))
         ended = datetime.now(UTC)
         with writing(sessions) as session:
