@@ -11,6 +11,7 @@ MITRE ATLAS v5.6.1 (techniques AML.T, mitigations AML.M).
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import date
 from enum import StrEnum
 from importlib.resources import files
 from typing import Annotated
@@ -143,11 +144,12 @@ class Playbook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `on_relapse` names the step to go back to when the finding comes back after calm, at most `max_relapses` times before a
     human has to decide; `on_human_close` names the step from which a human's close proceeds, so that safe mode is undone in the
-    closed loop. `calls` is the chain of people, empty where nobody is called.
+    closed loop. `calls` is the chain of people, empty where nobody is called. `changed` is the day on which this version was made.
     """
 
     kind: Kind
     version: Annotated[int, Meta(ge=1)]
+    changed: date = date(2026, 11, 21)
     title: Annotated[str, Meta(min_length=1)]
     techniques: tuple[Technique, ...] = ()
     steps: Annotated[tuple[Step, ...], Meta(min_length=1)]
@@ -244,6 +246,7 @@ def _rules(step: Step, *, last: bool, first: bool) -> tuple[tuple[bool, str], ..
         ),
         ((step.time_limit_s is not None) != limited, f"time_limit_s: {lost} for action {action}"),
         (onset and step.dwell_s is None, "dwell_s: missing for action await_onset"),
+        (onset and step.onset_signals is None, "onset_signals: missing for action await_onset"),
         (step.dwell_s is not None and not (onset or calm), f"dwell_s: not for action {action}"),
         (step.onset_signals is not None and not onset, f"onset_signals: not for action {action}"),
         (onset and not first, "action: await_onset belongs to the first step, and only there"),

@@ -20,8 +20,10 @@ from infra.settings import read_settings
 from responders import keys_cli, people_cli, quarantine_cli, rollout_cli, watch_cli
 from responders.incidents_cli import app as incidents
 from responders.notify.cli import app as notify
+from responders.playbooks_cli import app as playbooks
 from streams import chaos, dlq, evidence, models, naming, quarantine_show, schedule
 from streams.bench import stream as bench
+from streams.baselines import baselines
 from streams.bench.protection import protection, sanitise
 from streams.camera import replay_command
 from streams.demo import demo
@@ -53,6 +55,7 @@ incidents.command("verify")(evidence.verify_bundle)
 incidents.command("report")(report)
 app.add_typer(quarantine_cli.app, name="quarantine")
 app.add_typer(notify, name="notify")
+app.add_typer(playbooks, name="playbooks")
 quarantine_cli.app.command("show")(quarantine_show.show)
 app.add_typer(rollout_cli.app, name="rollouts")
 app.add_typer(people_cli.app, name="people")
@@ -62,6 +65,7 @@ models.app.command("rollback")(naming.rollback)
 app.command("replay")(replay_command)
 app.command("evaluate")(evaluate_command)
 app.command("detect")(detect_command)
+app.command("baselines")(baselines)
 app.add_typer(chaos.app, name="chaos")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(schedule.app, name="schedule")
@@ -156,6 +160,14 @@ def data(context: typer.Context) -> None:
 def bench_detectors(context: typer.Context) -> None:
     """Run lengths and delays of drift detectors beside the oracle. Example: `kerbwatch bench detectors --budget quick`."""
     from streams.bench.detectors import detectors as command
+
+    _call(command, context)
+
+
+@bench.app.command("calibrate", context_settings=_LATE)
+def bench_calibrate(context: typer.Context) -> None:
+    """Fit the adversarial-input score to a model. Example: `kerbwatch bench calibrate --pictures 48`."""
+    from streams.bench.calibrate import calibrate as command
 
     _call(command, context)
 
