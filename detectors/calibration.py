@@ -3,9 +3,9 @@
 Decides what the cues of one frame weigh together; refuses to raise an alarm (`adversarial.py` does, over many frames) and to guess:
 a frame without all cues has no probability. Topic: detections (through `features.py`).
 
-A logistic model on the logarithms of the cues, their squares and products. How far honest pictures' cues move belongs to the weights
-and to what the context looks like, so each digest has coefficients of its own, fitted by `kerbwatch bench calibrate` and kept as data
-with their provenance in `calibrations/`. A digest without is judged by generic ones, and that is said.
+A logistic model on the logarithms of the cues, their squares and products. How far honest pictures' cues move belongs to the
+weights and to what the context looks like, so each digest has coefficients of its own, fitted by `kerbwatch bench calibrate` and
+kept as data with their provenance in `calibrations/`. A digest without is judged by generic ones, and that is said.
 
 Source: Platt 1999 (a score calibrated by a logistic model); Xu, Evans, Qi 2018 (feature squeezing); docs/adversarial.md.
 """
@@ -22,7 +22,7 @@ from streams.events import Context, InputScores
 
 GENERIC = "generic"
 """The calibration for weights that have none of their own."""
-TERMS = ("change", "largest", "signed", "weak", "heat", "high_pass")
+TERMS = ("change", "largest", "signed", "weak", "heat", "high_pass", "blot")
 """What the model is linear and quadratic in, see `terms`."""
 PAIRS = tuple(combinations_with_replacement(range(len(TERMS)), 2))
 _MOST_LOGIT = 12.0
@@ -44,7 +44,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Judged:
-    """A probability that the frame was made to fool the model, were half of all frames; `generic`: by other weights' calibration."""
+    """How likely the frame was made to fool the model, if half of all frames were; `generic`: by other weights' calibration."""
 
     probability: float
     generic: bool
@@ -53,8 +53,10 @@ class Judged:
 def terms(scores: InputScores) -> tuple[float, ...] | None:
     """The cues as the model takes them, one for each of `TERMS`; None unless all are there."""
     inconsistency, largest, signed = scores.inconsistency, scores.largest, scores.signed
-    weak, heat, high_pass = scores.weak, scores.heat, scores.high_pass
-    if inconsistency is None or largest is None or signed is None or weak is None or heat is None or high_pass is None:
+    weak, heat, high_pass, blot = scores.weak, scores.heat, scores.high_pass, scores.blot
+    if inconsistency is None or largest is None or signed is None or weak is None or heat is None:
+        return None
+    if high_pass is None or blot is None:
         return None
     change = -_CHANGE_SCALE * math.log(max(1.0 - inconsistency, 1e-6))
     return (
@@ -64,6 +66,7 @@ def terms(scores: InputScores) -> tuple[float, ...] | None:
         math.log(weak + 1e-3),
         math.log(heat + 1e-3),
         math.log(high_pass + 1e-3),
+        math.log(blot + 1e-3),
     )
 
 
@@ -80,7 +83,7 @@ def judge(scores: InputScores, context: Context) -> Judged | None:
         return None
     own = calibrations().get(scores.reference_digest)
     by_context = own or calibrations()[GENERIC]
-    return Judged(_probability(values, by_context[context]), own is None)
+    return Judged(1.0 / (1.0 + math.exp(-logit(values, by_context[context]))), own is None)
 
 
 def probability(scores: InputScores, context: Context) -> float | None:
@@ -125,6 +128,7 @@ def names() -> tuple[str, ...]:
     return ("bias", *TERMS, *(f"{TERMS[one]}*{TERMS[other]}" for one, other in PAIRS))
 
 
-def _probability(values: Sequence[float], by: Calibration) -> float:
-    logit = sum(weight * value for weight, value in zip(by.weights, expanded(values, by.middle, by.spread), strict=True))
-    return 1.0 / (1.0 + math.exp(-max(-_MOST_LOGIT, min(_MOST_LOGIT, logit))))
+def logit(values: Sequence[float], by: Calibration) -> float:
+    """Logarithm of the odds that a model gives to these terms, within +-12."""
+    said = sum(weight * value for weight, value in zip(by.weights, expanded(values, by.middle, by.spread), strict=True))
+    return max(-_MOST_LOGIT, min(_MOST_LOGIT, said))

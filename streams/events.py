@@ -183,11 +183,10 @@ class Features(Struct, frozen=True, kw_only=True):
 class InputScores(Struct, frozen=True, kw_only=True):
     """Cheap cues of adversarial input, measured by the worker against the weights `reference_digest`.
 
-    inconsistency: how far the centre map moves when the picture is squeezed, 0..1; None where this frame was not sampled.
-    largest, signed, weak, heat, high_pass: what the same second look tells (`inference.service.cues.Cues`); None where it was not
-    taken, and in what older workers said.
-    The reference is always the context's normal model, also while the safe one serves, so that calm means: the normal model
-    would be safe again.
+    inconsistency: how far the centre map moves in a second look at the picture, 0..1; None where this frame was not sampled.
+    largest, signed, weak, heat, high_pass, blot: what the same second look tells (`inference.service.cues.Cues`); None where it
+    was not taken, and in what older workers said. The reference is always the context's normal model, also while the safe one
+    serves, so that calm means: the normal model would be safe again.
     """
 
     reference_digest: Digest
@@ -197,6 +196,7 @@ class InputScores(Struct, frozen=True, kw_only=True):
     weak: Share | None = None
     heat: Share | None = None
     high_pass: Share | None = None
+    blot: Share | None = None
 
 
 class Timings(Struct, frozen=True, kw_only=True):

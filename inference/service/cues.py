@@ -2,19 +2,20 @@
 
 Decides what is measured and how; refuses to judge it: thresholds belong to the detectors. Topic: detections (as part of the event).
 
-Prediction consistency carries the adversarial cue: a picture that was made to fool the model is seen otherwise once it is squeezed,
-an honest one hardly is. One such second look gives several numbers (`Cues`): how much moves says little of an attack on one person,
-how far the one cell goes that moves most does; which way it moves tells people conjured up from people hidden. What the picture's
-finest detail is and how much the model half sees are no cues of an attack: they tell how much noise or weather would move as well.
-Frequency cues alone told no attack from noise, but they cost next to nothing: a leap of one of them (`Glance`) asks for the dear
-look (`sampling.py`).
+Prediction consistency carries the adversarial cue: a picture that was made to fool the model is seen otherwise in the mirror, an
+honest one hardly is. One such second look gives several numbers (`Cues`): how much moves says little of an attack on one person,
+how far the one cell goes that moves most does; which way it moves tells people conjured up from people hidden. A patch bears the
+second look, but it is a blot of fine detail. Fine detail all over and how much the model half sees are no cues of an attack: they
+tell how much noise or weather would move as well. Frequency cues alone told no attack from noise, but they cost next to nothing: a
+leap of one of them (`Glance`) asks for the dear look (`sampling.py`).
 
-Source: Xu, Evans, Qi 2018 (feature squeezing); paper section 4.5.3 (SC-4, input validation).
+Source: Xu, Evans, Qi 2018 (feature squeezing); measured in docs/adversarial.md;
+paper section 4.5.3 (SC-4, input validation).
 """
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -36,6 +37,7 @@ _CHANGE_SCALE = 0.02  # of the mean change: honest street pictures lie below 0.3
 _LEAST_CHANGE = 1e-4  # a smaller mean change has no direction
 _HALF_SEEN = (0.03, 0.4)  # what a cell says that is neither background nor served
 _LEVELS = 255.0
+_BLOCK_PX = 16
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Cues:
     """What one second look tells, all measured on the reference weights; the fields of `InputScores` beside its digest.
 
     inconsistency: see `inconsistency`, 0..1. largest: the change of the cell that changes most, 0..1. signed: mean change over mean
-    absolute change, -1 (squeezing brings people out) to 1 (it wipes people out). weak: share of cells that say 0.03 to 0.4 of the
-    picture as it came, 0..1. heat: mean of that map, 0..1. high_pass: mean absolute difference of the green channel from its 3 x 3
-    median, as a share of 255.
+    absolute change, -1 (the second look brings people out) to 1 (it wipes people out). weak: share of cells that say 0.03 to 0.4 of
+    the picture as it came, 0..1. heat: mean of that map, 0..1. high_pass: mean absolute difference of the green channel from its
+    3 x 3 median, as a share of 255. blot: the same of the 16 x 16 px block where it is largest.
     """
 
     inconsistency: float
@@ -73,6 +75,7 @@ class Cues:
     weak: float
     heat: float
     high_pass: float
+    blot: float
 
 
 def features(picture: Picture, view: "View") -> Features:
@@ -115,7 +118,10 @@ def fingerprint(luma: NDArray[np.uint8]) -> bytes:
 
 
 def squeeze(picture: Picture) -> Picture:
-    """The picture after a 3 x 3 median and JPEG at quality 60: an honest one survives that, a perturbation does not. Same shape."""
+    """The picture after a 3 x 3 median and JPEG at quality 60: an honest one survives that, a perturbation does not. Same shape.
+
+    What vetting of training data looks with (`inference.lifecycle.vetting`).
+    """
     return _SQUEEZE(picture)
 
 
@@ -130,28 +136,43 @@ def inconsistency(plain: "View", squeezed: "View") -> float:
     return _share(1.0 - math.exp(-change / _CHANGE_SCALE)) if math.isfinite(change) else 1.0
 
 
-def second_look(plain: "View", squeezed: "View", picture: Picture) -> Cues:
+def mirrored(picture: Picture) -> Picture:
+    """The picture as the second look takes it, left and right swapped: what is honestly seen is there in the mirror too.
+
+    Of median and JPEG, coarser copies, and the mirror with either, the mirror alone told most attacks from corruptions.
+    """
+    return np.ascontiguousarray(picture[:, ::-1])
+
+
+def second_look(plain: "View", other: "View", picture: Picture) -> Cues:
     """All cues of one sampled frame. A map that is not finite counts as wholly inconsistent.
 
     Args:
         plain: the reference model's view of the picture as it came.
-        squeezed: its view of `squeeze(picture)`.
+        other: its view of `mirrored(picture)`.
         picture: H x W x 3, RGB, 0..255, as it came.
     """
-    change = plain.heat.astype(np.float64) - squeezed.heat
+    change = plain.heat.astype(np.float64) - other.heat[:, ::-1]
     mean = float(np.abs(change).mean())
     known = math.isfinite(mean)
     low, high = _HALF_SEEN
     green = cv2.extractChannel(picture, 1)
-    fine = float(cv2.norm(green, cv2.medianBlur(green, 3), cv2.NORM_L1)) / green.size / _LEVELS
+    fine = cv2.absdiff(green, cv2.medianBlur(green, 3))
     return Cues(
-        inconsistency=inconsistency(plain, squeezed),
+        inconsistency=_share(1.0 - math.exp(-mean / _CHANGE_SCALE)) if known else 1.0,
         largest=_share(float(np.abs(change).max())) if known else 1.0,
         signed=max(-1.0, min(1.0, float(change.mean()) / (mean + _LEAST_CHANGE))) if known else 0.0,
         weak=_share(float(((plain.heat > low) & (plain.heat < high)).mean())),
         heat=_share(float(plain.heat.mean(dtype=np.float64))),
-        high_pass=_share(fine),
+        high_pass=_share(float(cv2.mean(fine)[0]) / _LEVELS),
+        blot=_share(float(_block_means(fine).max()) / _LEVELS),
     )
+
+
+def _block_means(of: Any) -> NDArray[np.float64]:
+    rows, columns = (max(1, size // _BLOCK_PX) for size in of.shape)
+    whole = of[: rows * _BLOCK_PX, : columns * _BLOCK_PX]
+    return np.asarray(cv2.resize(whole.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA), np.float64)
 
 
 def _share(value: float) -> float:

@@ -111,8 +111,8 @@ class Judge:
         network, scores = lineup.reference.network, dict[int, cues.Cues]()
         same = lineup.reference == lineup.serving and not cleaned
         plain = [views[number] for number in glances] if same else self.forward.look(network, pictures)
-        squeezed = self.forward.look(network, [cues.squeeze(picture) for picture in pictures])
-        for (number, glance), before, after in zip(glances.items(), plain, squeezed, strict=True):
+        others = self.forward.look(network, [cues.mirrored(picture) for picture in pictures])
+        for (number, glance), before, after in zip(glances.items(), plain, others, strict=True):
             if before is not None and after is not None:
                 scores[number] = seen = cues.second_look(before, after, frames[number].picture)
                 self.sampler.saw(frames[number].frame.camera_id, seen.inconsistency, glance)

@@ -1,7 +1,7 @@
 """Coefficients of the adversarial-input score from measured cues: a ridge-penalised logistic fit, and how well it tells.
 
-It decides how pictures weigh against one another (attacks as much as all else together, each kind of either as much as the next) and
-refuses to choose pictures: `calibration_cases.py` does. No topic.
+It decides how pictures weigh against one another (attacks as much as all else together, each kind of either as much as the next)
+and refuses to choose pictures: `calibration_cases.py` does. No topic.
 
 Source: Platt 1999; AUROC as the Mann-Whitney statistic.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.optimize import minimize  # type: ignore[import-untyped]
+from scipy.special import expit  # type: ignore[import-untyped]
 
 from detectors.calibration import PAIRS, TERMS, Calibration, expanded, terms
 from streams.events import InputScores
@@ -23,14 +23,15 @@ _LEAST_SPREAD = 1e-3
 
 @dataclass(frozen=True)
 class Row:
-    """One picture's cues. kind: what was done to it, weighed as one; base: the picture it was made from."""
+    """One picture's cues. kind: what was done to it, weighed as one; base: the picture it was made from; fitted: not held out."""
 
     base: str
     context: str
     origin: str
+    fitted: bool
     attack: bool
     kind: str
-    strength: float
+    strength: int
     sent: str
     scores: InputScores
 
