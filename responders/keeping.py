@@ -5,7 +5,6 @@ It decides nothing; it refuses to write the same thing twice or to change what i
 Source: paper SC-10 (audit trails), 4.7 (evidence preservation); RFC 6962 section 2.1 (leaf hash).
 """
 
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -14,6 +13,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from infra.db import alone_on, insert_into
+from infra.merkle import leaf_hash
 from infra.tables import AuditRow, ComparisonRow, JudgedFrame, RolloutRow, ServedRow
 from responders.comparison import Tally
 from streams import codec
@@ -128,8 +128,3 @@ def record_audit(session: Session, batch: Sequence[bytes]) -> int:
     )
     session.flush()
     return len(new)
-
-
-def leaf_hash(body: bytes) -> bytes:
-    """SHA-256 of 0x00 and the entry's bytes, 32 bytes (RFC 6962 section 2.1)."""
-    return hashlib.sha256(b"\0" + body).digest()

@@ -8,6 +8,7 @@ Source: paper 4.7 (evidence preservation, drills), 4.6 (golden dataset), SC-10; 
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,11 +21,12 @@ from infra.db import Sessions, reading, writing
 from infra.files import write_whole
 from infra.settings import Settings
 from infra.tables import Assignment, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
-from responders import auditing, outbox
+from responders import auditing, checks, outbox, playbooks
 from responders.incident import RESPONDER
 from responders.playbooks import State
 from responders.quarantine import Standing, destroy
 from responders.schedule import Outcome
+from responders.store import Store
 from streams import commands
 from streams.errors import KerbwatchError, Tampered, Unavailable
 from streams.events import Digest, UtcTime, event_id
@@ -165,16 +167,23 @@ def golden(run: Run) -> Said:
         now = performance(Context.URBAN, samples, boxes, served.threshold)
         if now is None:
             return Said("nobody is in the golden set's pictures: there is nothing to measure", Outcome.SKIPPED)
-        first = next((one for one in known if (one.golden, one.weights) == (opened.golden.digest, digest)), None)
         told.append(f"{digest[:12]} {now:.3f}")
-        if first is None:
-            known.append(Audited(golden=opened.golden.digest, weights=digest, performance=now, time=run.now))
-        elif abs(first.performance - now) > _SAME:
-            moved.append(f"{digest[:12]} did {first.performance:.3f} on {first.time:%Y-%m-%d} and does {now:.3f} now")
+        audit = Audited(golden=opened.golden.digest, weights=digest, performance=now, time=run.now)
+        if fault := other_than_before(known, audit):
+            moved.append(fault)
+        known.append(audit)
     write_whole(path, b"".join(msgspec.json.encode(one) + b"\n" for one in known))
     if moved:
         raise Tampered(f"the same weights no longer answer the golden set the same: {'; '.join(moved)}; verify models and library")
     return Said(f"golden set {opened.golden.digest[:12]} proven, {len(samples)} pictures asked: {', '.join(told)}")
+
+
+def other_than_before(known: Sequence[Audited], now: Audited) -> str:
+    """How these weights differ from their first answer to this golden set; "" where they do not or this is the first."""
+    first = next((one for one in known if (one.golden, one.weights) == (now.golden, now.weights)), now)
+    if abs(first.performance - now.performance) <= _SAME:
+        return ""
+    return f"{now.weights[:12]} did {first.performance:.3f} on {first.time:%Y-%m-%d} and does {now.performance:.3f} now"
 
 
 def _audits(path: Path) -> list[Audited]:
@@ -225,8 +234,22 @@ BY_NAME: dict[str, Callable[[Run], Said]] = {
 
 
 def carry_out(name: str, run: Run) -> Said:
-    """Do the job; what goes wrong is said, not raised."""
+    """Do the job; what goes wrong is said, not raised. What was tampered with opens an incident."""
     try:
-        return BY_NAME[name](run)
+        said = BY_NAME[name](run)
     except KerbwatchError as error:
+        if isinstance(error, Tampered):
+            _tell(name, str(error), run)
         return Said(str(error), Outcome.FAILED, waits=f"scheduled job {name} failed: {error}")
+    if said.outcome is Outcome.DONE:
+        _tell(name, "", run)
+    return said
+
+
+def _tell(name: str, fault: str, run: Run) -> None:
+    signal = checks.found(name, fault, run.now)
+    if signal is None:
+        return
+    store = Store(run.sessions, playbooks.load(), run.settings.worker_lost_s, run.settings.clock_allowance_s)
+    with suppress(Unavailable):  # nothing was ever set up here, so there is nothing to respond with
+        store.accept(signal, run.now)

@@ -10,9 +10,9 @@ from pydantic import SecretStr
 from infra import backup
 from infra.backup import Census, back_up, copies
 from infra.db import Sessions, open_database, reading, writing
+from infra.merkle import leaf_hash
 from infra.settings import Settings
 from infra.tables import AuditRow, InboxRow
-from responders.keeping import leaf_hash
 from streams.errors import Tampered, Unavailable
 
 pytest_plugins = ["databases"]

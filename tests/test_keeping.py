@@ -8,9 +8,10 @@ from incident_events import NORMAL, at
 from sqlalchemy import select, update
 
 from infra.db import Sessions, reading, writing
+from infra.merkle import leaf_hash
 from infra.settings import Settings
 from infra.tables import AuditRow, JudgedFrame, QuarantinedFrame
-from responders.keeping import leaf_hash, record_audit, record_judged
+from responders.keeping import record_audit, record_judged
 from responders.quarantine import listed, offsets_of, open_frame, set_aside
 from streams import codec
 from streams.errors import BadInput, Tampered, Unavailable

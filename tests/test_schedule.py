@@ -8,6 +8,7 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from incident_events import NOON, NORMAL, SAFE, act, at, status
 from incident_events import signal as finding
@@ -23,11 +24,11 @@ from responders.keeping import record_audit
 from responders.schedule import JOBS, LEASE, Job, Outcome
 from responders.scheduler import Scheduler
 from responders.store import Store
-from streams import codec, jobs
+from streams import codec, commands, jobs
 from streams.__main__ import app
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Context, ModelState, Phase, event_id
-from streams.jobs import Run
+from streams.jobs import Audited, Run, other_than_before
 from streams.topics import MODEL_STATE
 
 pytest_plugins = ["databases"]
@@ -267,6 +268,32 @@ def test_evidence_waits_for_the_log_and_is_sealed_in_the_end(database: Settings,
 def test_a_golden_audit_without_a_golden_set_is_skipped_not_failed(database: Settings, sessions: Sessions) -> None:
     said = jobs.carry_out("golden", Run(database, sessions, NOON))
     assert (said.outcome, said.waits) == (Outcome.SKIPPED, "")
+
+
+def test_the_same_weights_must_answer_the_golden_set_as_they_did_first() -> None:
+    first = Audited(golden="a" * 64, weights="b" * 64, performance=0.9, time=NOON)
+    later = msgspec.structs.replace(first, time=at(60))
+    assert other_than_before([], first) == other_than_before([first], later) == ""
+    worse = msgspec.structs.replace(later, performance=0.7)
+    assert other_than_before([first, later], worse) == "bbbbbbbbbbbb did 0.900 on 2026-11-21 and does 0.700 now"
+    assert other_than_before([first], msgspec.structs.replace(worse, weights="c" * 64)) == ""
+
+
+def test_the_drill_of_the_month_runs_apart_from_the_deployment(
+    database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[str], Settings]] = []
+
+    def command(words: list[str], settings: Settings, limit_s: float = 0) -> str:  # noqa: ARG001 - the real one has it
+        asked.append((words, settings))
+        return json.dumps([{"name": "first"}, {"name": "second"}]) if "--list" in words else "{}"
+
+    monkeypatch.setattr(commands, "command", command)
+    said = [jobs.carry_out("drill", Run(database, sessions, NOON + timedelta(days=days))).text for days in (0, 30)]
+    assert sorted(said) == ["first passed", "second passed"]
+    for _, settings in asked:
+        assert (settings.home, settings.database_url) == (database.home.resolve() / "drill", None)
+        assert settings.kafka_port not in {database.kafka_port, database.kafka_controller_port}
 
 
 def test_the_command_lists_and_runs_and_tells_people_what_failed(
