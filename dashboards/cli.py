@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from dashboards.build import GENERATED, REFRESH, stale, write
-from dashboards.push import push as push_all
 from infra.settings import read_settings
 
 app = typer.Typer(no_args_is_help=True, help="Grafana dashboards, made from the metric definitions.")
@@ -17,6 +15,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 @app.command()
 def build(as_json: JsonOption = False) -> None:
     """Write the dashboards' JSON into the repository. Example: `kerbwatch dashboards build`."""
+    from dashboards.build import GENERATED, write  # noqa: PLC0415 - Grafana's libraries are loaded only by these commands
+
     changed = write()
     if as_json:
         typer.echo(json.dumps({"changed": changed}))
@@ -27,6 +27,8 @@ def build(as_json: JsonOption = False) -> None:
 @app.command()
 def check(as_json: JsonOption = False) -> None:
     """Exit with 1 if the committed JSON is stale. Example: `kerbwatch dashboards check --json`."""
+    from dashboards.build import REFRESH, stale  # noqa: PLC0415 - same
+
     names = stale()
     if as_json:
         typer.echo(json.dumps({"stale": names}))
@@ -42,6 +44,8 @@ def push(as_json: JsonOption = False) -> None:
 
     Example: `KERBWATCH_GRAFANA_URL=http://localhost:3000 kerbwatch dashboards push`.
     """
+    from dashboards.push import push as push_all  # noqa: PLC0415 - same
+
     pushed = push_all(read_settings())
     if as_json:
         typer.echo(json.dumps([asdict(each) for each in pushed]))

@@ -13,9 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
@@ -160,6 +157,10 @@ def migrate(settings: Settings) -> None:
 
     Raises Unavailable if it cannot be reached or was made by a newer kerbwatch.
     """
+    from alembic import command  # noqa: PLC0415 - a third of a second that only migrating needs
+    from alembic.config import Config  # noqa: PLC0415 - same
+    from alembic.util.exc import CommandError  # noqa: PLC0415 - same
+
     engine = engine_of(settings)
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))

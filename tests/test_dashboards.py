@@ -407,7 +407,7 @@ def test_check_finds_a_stale_file_and_build_mends_it(tmp_path: Path, monkeypatch
     (tmp_path / "watch.json").write_text("{}", encoding="utf-8")
     assert build.write(tmp_path) == ("left-over.json", "watch.json")
     assert build.stale(tmp_path) == ()
-    monkeypatch.setattr("dashboards.cli.stale", lambda: ("watch.json",))
+    monkeypatch.setattr("dashboards.build.stale", lambda: ("watch.json",))
     told = CliRunner().invoke(app, ["check"])
     assert told.exit_code == 1
     assert build.REFRESH in told.output
