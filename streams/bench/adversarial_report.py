@@ -35,7 +35,7 @@ from streams.bench.adversarial_streams import OnOff, Stream, median_delay, strea
 
 AIM, HARM = 0.95, 10.0
 """Share to be flagged at 5 % false flags, of every attack that is not adaptive and adds so many points to the miss rate."""
-_RARE_ATTACK = ("pgd", "eps 8/255")
+_RARE_ATTACK = ("pgd", "eps 8/255", "untargeted", "jpeg 92")
 _LEAST_FPR = 0.004
 _STREAMED = ("streets", "footage")  # an album has no calm: each picture is another place
 
@@ -74,14 +74,10 @@ def figures(readings: Sequence[Reading], every: int, *, own_calibration: bool) -
     rows, on_off = [], []
     for them in attacks(readings).values():
         row = attack_row(them, apart, plain)
-        for rare in (
-            (False, True)
-            if (row.attack, row.strength, row.objective, row.sent) == (*_RARE_ATTACK, "untargeted", "jpeg 92")
-            else (False,)
-        ):
-            told, onoff = _streamed(row, them, shown, plain, rare=rare)
-            rows.append(told)
-            on_off += [onoff] if onoff is not None else []
+        ways = (False, True) if (row.attack, row.strength, row.objective, row.sent) == _RARE_ATTACK else (False,)
+        for told, worthwhile in (_streamed(row, them, shown, plain, rare=rare) for rare in ways):
+            rows += [] if told is None else [told]
+            on_off += [] if worthwhile is None else [worthwhile]
     looked = {
         data: float(np.mean([stream.looked for key, found in shown.items() if key[0] == data for stream in found] or [1.0]))
         for data in _STREAMED
@@ -103,14 +99,14 @@ def _streamed(
     plain: dict[tuple[str, str, int], Reading],
     *,
     rare: bool,
-) -> tuple[AttackRow, OnOff | None]:
+) -> tuple[AttackRow | None, OnOff | None]:
     """The row with its delay, and what the system is worth against it; `rare`: only one frame in ten is attacked."""
     under = []
     for camera in dict.fromkeys((one.case.data, one.case.camera) for one in them):
         mine = [one for one in them if one.case.camera == camera[1]]
         under += [stream.under(mine, rare=rare) for stream in shown[camera]]
-    if not under:
-        return row, None
+    if not under:  # every stream alarmed before its attack
+        return None if rare else row, None
     median, caught = median_delay([delay for _, delay in under])
     row = structs.replace(row, delay_frames=median, caught=round(caught, 3))
     before = [plain[place(one)].matched for frames, _ in under for one in frames]

@@ -73,7 +73,7 @@ class _Camera:
         alarm = False
         if looked:
             assert one.scores.inconsistency is not None
-            self.sampler.saw("camera", one.scores.inconsistency, glance)
+            self.sampler.saw("camera", one.scores, glance)
             self.state, verdict = _EVASION.detector.step(self.state, Observation(self.sequence, 0.0, one.probability))
             alarm = verdict.status is Status.ALARM
         self.sequence += 1
