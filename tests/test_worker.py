@@ -12,7 +12,7 @@ from inference.service.forward import Forward
 from inference.service.serving import View
 from streams import topics
 from streams.errors import Refusal, Unavailable
-from streams.events import Context, DeadLetter, Detections, Kind, Mode, Phase, Signal, WorkerStatus
+from streams.events import Candidate, Context, DeadLetter, Detections, Kind, Mode, Phase, RolloutPhase, Signal, WorkerStatus
 from streams.sources.base import Picture
 
 
@@ -89,6 +89,32 @@ def test_weights_that_were_tampered_with_are_not_served_and_not_reported(site: S
     assert {serving.weights_digest for serving in last.serving} == {NORMAL}
     assert site.read(topics.DETECTIONS)[0].weights_digest == NORMAL
     assert site.read(topics.DEAD_LETTER)[0].topic == topics.MODEL_STATE.name
+
+
+def test_weights_that_were_tampered_with_are_signalled_once_until_an_order_verifies(site: Site) -> None:
+    site.rounds()
+    site.serve(Context.URBAN, OTHER, Mode.NORMAL, "decision-8")
+    site.rounds(3)
+    site.serve(Context.URBAN, SAFE, Mode.SAFE, "decision-9", later_s=1)
+    site.rounds(3)
+    signals: list[Signal] = site.read(topics.SIGNALS)
+    assert [(one.kind, one.phase, one.detector) for one in signals] == [
+        (Kind.TAMPERING, Phase.RAISED, "model-check"),
+        (Kind.TAMPERING, Phase.CALM, "model-check"),
+    ]
+    assert "not what they were" in signals[0].message
+
+
+def test_a_candidate_that_was_tampered_with_is_signalled_though_it_serves_nothing(site: Site) -> None:
+    site.rounds()
+    candidate = Candidate(weights_digest=OTHER, phase=RolloutPhase.SHADOW, share=0.0, rollout_id="r")
+    site.serve(Context.URBAN, decision="decision-8", candidate=candidate, later_s=1)
+    site.rounds(3)
+    [signal] = site.read(topics.SIGNALS)
+    assert (signal.phase, signal.detector, signal.context) == (Phase.RAISED, "standby-check", Context.URBAN)
+    site.serve(Context.URBAN, decision="decision-9", later_s=2)
+    site.rounds(3)
+    assert site.read(topics.SIGNALS)[-1].phase is Phase.CALM
 
 
 def test_a_bad_frame_is_dead_lettered_signalled_and_the_stream_goes_on(site: Site) -> None:

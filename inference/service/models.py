@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from inference.service.serving import View
-from streams.errors import BrokenContract, KerbwatchError, Unavailable
+from streams.errors import BrokenContract, KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Mode, ModelState, RolloutPhase, rollout_share
 from streams.sources.base import Picture
 
@@ -61,6 +61,7 @@ class Models:
     _loaded: dict[str, Network] = field(default_factory=dict)
     _coming: dict[str, Future[Network]] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)
+    _tampered: set[str] = field(default_factory=set)
     _states: dict[Context, ModelState] = field(default_factory=dict)
 
     def assign(self, state: ModelState) -> bool:
@@ -94,6 +95,8 @@ class Models:
                 self._loaded[digest] = future.result()
             else:
                 self._failed[digest] = f"model {digest[:12]} does not load: {error}"
+                if isinstance(error, Tampered):
+                    self._tampered.add(digest)
         if done:
             self._forget_unused()
         return bool(done)
@@ -133,6 +136,15 @@ class Models:
     def faults(self) -> tuple[str, ...]:
         """Why models that were to be at hand are not, in plain words."""
         return tuple(self._failed.values())
+
+    @property
+    def tampered(self) -> dict[Context, str]:
+        """Contexts for which a model is to be at hand whose bytes are not what they should be, and the reason."""
+        return {
+            context: self._failed[digest]
+            for context, state in self._states.items()
+            for digest in sorted(_ahead(state) & self._tampered & self._failed.keys())
+        }
 
     def _open(self, digest: str) -> None:
         """Have a network in memory now."""

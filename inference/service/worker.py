@@ -25,6 +25,7 @@ from kafka.errors import KafkaError
 
 from inference.provenance.registry import registry_of
 from inference.service.backlog import Backlog, Batches
+from inference.service.doubts import SERVES, STANDS_BY, Doubts
 from inference.service.intake import Accepted, Intake
 from inference.service.judge import Judge
 from inference.service.models import Models, Network
@@ -40,7 +41,7 @@ from infra.provision import app_id
 from infra.settings import Settings
 from streams import codec, topics
 from streams.codec import Message
-from streams.errors import BadInput, KerbwatchError, Refusal, Unavailable
+from streams.errors import BadInput, KerbwatchError, Refusal, Tampered, Unavailable
 from streams.events import Context, Event, Health, Mode, ModelState, Offset, Serving, Signal, WorkerStatus, event_id
 from streams.topics import Role
 
@@ -89,6 +90,8 @@ class Worker:
         self._steady_s = steady_s
         self._source = f"inference/{worker_id}"
         self._refusals = Refusals(self._source)
+        self._doubts = Doubts(self._source, worker_id)
+        self._untrusted: dict[tuple[Context, str], str] = {}
         self._serving: dict[Context, Serving] = {}
         self._fault = ""
         self._reported_s = float("-inf")
@@ -144,10 +147,13 @@ class Worker:
                 except KerbwatchError as error:
                     # The context keeps its weights; the responder sees no report of the new ones and escalates.
                     self._fault = str(error)
+                    if isinstance(error, Tampered):
+                        self._untrusted[state.context, SERVES if state.mode is Mode.NORMAL else STANDS_BY] = self._fault
                     log.exception("model-state not obeyed", offset=record.offset)
                     self._dead_letter(message, error)
                     continue
                 self._fault = ""
+                self._untrusted = {key: why for key, why in self._untrusted.items() if key[0] is not state.context}
                 changed = True
                 self._serving[state.context] = Serving(
                     context=state.context,
@@ -158,6 +164,9 @@ class Worker:
                 )
                 self._metrics.serving(self._serving.values())
                 log.info("serving", context=state.context, mode=state.mode, digest=state.weights_digest[:12])
+        ready = {(context, STANDS_BY): why for context, why in self._judge.models.tampered.items()}
+        for signal in self._doubts.told(self._untrusted | ready, self._now()):
+            self._signal(signal)
         return changed
 
     def _positions(self) -> tuple[Offset, ...]:
