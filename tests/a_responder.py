@@ -182,11 +182,13 @@ class _FilePort:
     ledger: Ledger
     faults: _Faults
     runner: str
+    takes_s: float
 
     def send(self, topic: Topic, key: str, event: Event) -> None:
         where = _caller(sys._getframe(1))
         self.faults.point(f"{where}: send")
         assert key == getattr(event, topic.key)
+        time.sleep(self.takes_s)
         self.ledger.add(topic.name, event.id, self.runner, codec.encode(event))
         self.faults.point(f"{where}: send")
 
@@ -231,7 +233,8 @@ class _Story:
         self.store = Store(self.sessions, patient(), worker_lost_s=6, clock_allowance_s=5)
         self.rollouts = Rollouts(self.store)
         self.ledger = Ledger(self.home / "sent")
-        self.port = _FilePort(self.ledger, self.faults, life.runner)
+        # Beside another, a send takes a while, as with a real broker: time enough for the other to come in between.
+        self.port = _FilePort(self.ledger, self.faults, life.runner, 0.0 if shift_s is None else 0.005)
         self.channel = _FileChannel(self.ledger, self.faults, life.runner)
         self.began, self.step = time.monotonic(), 0
 

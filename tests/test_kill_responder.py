@@ -29,6 +29,7 @@ pytest_plugins = ["databases"]
 PROCESSES = multiprocessing.get_context("forkserver")
 ROUNDS = 200
 LIFE_S = 120.0
+NEVER = 10**9
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,10 @@ def test_a_responder_that_is_killed_somewhere_leaves_nothing_undone_and_nothing_
         assert died_and_told(place(), reference.outcome, Life(die_at_point=point), same=number % 2 == 0)
     assert died_and_told(place(), reference.outcome, Life(die_at_line=chance.randrange(reference.lines // 2)), same=False)
     died_beside_another(place(), reference.outcome, chance.randrange(len(reference.points) // 2))
+
+
+def test_two_responders_at_the_same_work_send_nothing_twice(reference: Reference, place: Callable[[], Settings]) -> None:
+    assert not died_beside_another(place(), reference.outcome, NEVER)
 
 
 @pytest.mark.slow
