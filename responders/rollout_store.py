@@ -55,7 +55,7 @@ def nobody_vouches(context: Context, digest: str) -> None:
     raise BadInput(f"model {digest[:12]} is not promoted for {context} here: the responder does that (`kerbwatch up`)")
 
 
-_ALARMS = (Kind.EVASION, Kind.HEALTH)
+_ALARMS = (Kind.EVASION, Kind.POISONING, Kind.COMPROMISE, Kind.HEALTH)
 """Incidents that speak against the model that judged; drift, traffic and bad input speak of the camera."""
 
 

@@ -19,7 +19,7 @@ from infra.tables import AssignedRow, Assignment, IncidentRow, JudgedFrame, Serv
 from streams.errors import BadInput
 from streams.events import Context, Kind, Mode, Window
 
-SUSPECTING = (Kind.EVASION, Kind.HEALTH)
+SUSPECTING = (Kind.EVASION, Kind.POISONING, Kind.COMPROMISE, Kind.HEALTH)
 """Incidents that speak against the model that judged; drift, traffic and bad input speak of the camera."""
 _PLACE = re.compile(r"([a-z0-9][a-z0-9._-]{0,63}):(\d{1,18}):(\d{1,18})")
 
