@@ -301,7 +301,8 @@ def _timeline(changes: Sequence[Change]) -> tuple[Line, ...]:
     lines = []
     for (actor, action), run in groupby(changes, key=lambda change: (change.actor, change.action)):
         same = list(run)
-        lines.append(Line(same[0].time, actor, action, same[-1].what, len(same)))
+        what = same[0].what if len(same) == 1 else f"{same[0].what} \N{HORIZONTAL ELLIPSIS} {same[-1].what}"
+        lines.append(Line(same[0].time, actor, action, what, len(same)))
     return tuple(lines)
 
 
