@@ -166,7 +166,7 @@ def _kept(folder: Path, digests: list[str]) -> Iterator[tuple[dict[str, Reading]
         file = stack.enter_context(path.open("ab"))
 
         def keep(reading: Reading) -> None:
-            file.write(b"\n" + msgspec.json.encode(reading, enc_hook=float))  # labels of footage are numpy's numbers
+            file.write(b"\n" + msgspec.json.encode(reading))
             file.flush()
 
         yield known, keep

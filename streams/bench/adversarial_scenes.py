@@ -92,7 +92,13 @@ def _street(context: Context, weather: Weather, seed: int, frames: int) -> list[
 
 
 def _scenes(data: str, camera: str, context: Context, found: Sequence[Sample]) -> list[Scene]:
-    return [Scene(data, camera, number, context, one.picture, one.people) for number, one in enumerate(found)]
+    return [Scene(data, camera, number, context, one.picture, tuple(map(_plain, one.people))) for number, one in enumerate(found)]
+
+
+def _plain(person: Person) -> Person:
+    """With Python's numbers: those of footage's labels are numpy's, which no message takes."""
+    box, visible = (tuple(float(side) for side in sides) for sides in (person.box_px, person.visible_px))
+    return Person((box[0], box[1], box[2], box[3]), (visible[0], visible[1], visible[2], visible[3]), bool(person.ignore))
 
 
 def _resized(sample: Sample) -> Sample:
