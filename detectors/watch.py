@@ -19,6 +19,8 @@ from typing import NotRequired, TypedDict, cast
 from msgspec.structs import replace as with_fields
 
 from detectors.base import Json, Observation, State, Status, Verdict
+from detectors.baselines import Origin
+from detectors.baselines import follow as taught_by
 from detectors.catalogue import RUNNING, Baseline, Entry
 from detectors.features import observations, sighting
 from detectors.lately import follow
@@ -51,6 +53,7 @@ class _Cell(TypedDict):
 
     state: State
     finding: _Finding | None
+    origin: NotRequired[Origin]  # which frames taught it; absent for traffic rules, and where it is not known
 
 
 class _Told(TypedDict):
@@ -253,11 +256,15 @@ def _change_epoch(after: _Memory, event: Detections, watching: Sequence[Watching
 
 def _look(entry: Entry, cell: _Cell | None, reading: Observation, place: _Place, heard: Heard) -> tuple[_Cell, Signal | None]:
     """One detector, one reading: its cell afterwards, and what is to be said."""
-    state, finding = (cell["state"], cell["finding"]) if cell is not None else (entry.detector.start(), None)
-    state, verdict = entry.detector.step(state, reading)
+    before: _Cell = {"state": entry.detector.start(), "finding": None} if cell is None else cell
+    state, verdict = entry.detector.step(before["state"], reading)
     heard(entry, verdict)
-    finding, signal = _tell(entry, finding, reading.sequence, (reading, verdict), place)
-    return {"state": state, "finding": finding}, signal
+    finding, signal = _tell(entry, before["finding"], reading.sequence, (reading, verdict), place)
+    after: _Cell = {"state": state, "finding": finding}
+    origin = taught_by(before.get("origin"), place.event, state, verdict.status, new=cell is None)
+    if origin is not None:
+        after["origin"] = origin
+    return after, signal
 
 
 def _tell(

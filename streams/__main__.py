@@ -22,8 +22,8 @@ from responders.incidents_cli import app as incidents
 from responders.notify.cli import app as notify
 from responders.playbooks_cli import app as playbooks
 from streams import chaos, dlq, evidence, models, naming, quarantine_show, schedule
-from streams.bench import stream as bench
 from streams.baselines import baselines
+from streams.bench import stream as bench
 from streams.bench.protection import protection, sanitise
 from streams.camera import replay_command
 from streams.demo import demo

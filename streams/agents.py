@@ -26,6 +26,7 @@ from faust.streams import Stream
 from faust.types import EventT, StreamT
 
 from detectors.base import Verdict
+from detectors.baselines import completed
 from detectors.watch import Watching, watch
 from inference.provenance.registry import registry_of
 from infra.db import Sessions, open_database, reading, writing
@@ -57,6 +58,7 @@ from responders.scheduler import Scheduler
 from responders.store import Store
 from streams import codec, topics
 from streams.app import EXIT_FAULT, Rim, base_app
+from streams.baselines import on_record
 from streams.codec import Message
 from streams.errors import BadInput, BrokenContract, Unavailable
 from streams.events import AuditEntry, Detections, Event, IncidentChange, Kind, QuarantineOrder, Signal, WorkerStatus
@@ -125,6 +127,8 @@ class _Watcher:
         for signal in signals:
             self._rim.metrics.signalled(signal)
         await self._rim.send(topics.SIGNALS, event.camera_id, *signals)
+        for baseline in completed(event.camera_id, states[camera], state):
+            await self._rim.send(topics.AUDIT, self._rim.source, on_record(baseline, self._rim.source, event.time))
         states[camera] = state
         self._rim.metrics.watched(event, datetime.now(UTC))
 
