@@ -43,7 +43,8 @@ def run(*events: Happening, kind: Kind = Kind.EVASION) -> tuple[Incident, list[D
     """A whole story; the first event is the signal that opens it."""
     first = events[0]
     assert not isinstance(first, (Act, Tick))
-    incident, decisions = opened(first, BOOKS[kind]), []
+    incident = opened(first, BOOKS[kind])
+    decisions: list[Decision] = []
     for event in events:
         decisions += decide(incident, event)
         incident = evolve(incident, event)

@@ -28,7 +28,8 @@ def tick(seconds: float, asked: Mode = Mode.NORMAL, agreeing: tuple[str, ...] = 
 def play(kind: Kind, *events: Happening) -> tuple[Incident, list[Decision]]:
     first = events[0]
     assert isinstance(first, Signal)
-    incident, decisions = opened(first, BOOKS[kind]), []
+    incident = opened(first, BOOKS[kind])
+    decisions: list[Decision] = []
     for event in events:
         decisions += decide(incident, event)
         incident = evolve(incident, event)
@@ -224,7 +225,7 @@ def test_a_rejected_step_is_left_out_with_the_reports_it_would_have_led_to_and_w
 
 
 def test_an_approval_needs_the_right_role_and_two_different_people() -> None:
-    story = [signal(Phase.RAISED, 1, 5, kind=Kind.COMPROMISE), tick(4, Mode.SAFE)]
+    story = (signal(Phase.RAISED, 1, 5, kind=Kind.COMPROMISE), tick(4, Mode.SAFE))
     both = act(Verb.APPROVE, "x", 6, actor="operator-1", roles=(Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER))
     incident, decisions = play(Kind.COMPROMISE, *story, approval("operator-2", Role.DEVOPS_ENGINEER, 5), both, both)
     assert incident.step.name == "roll_back"

@@ -3,6 +3,7 @@
 import re
 from importlib.resources import files
 
+import msgspec
 import pytest
 
 from responders import playbooks
@@ -46,6 +47,53 @@ def test_a_fault_is_named_by_file_and_key(old: str, new: str, says: str) -> None
     with pytest.raises(BadInput, match=r"evasion\.toml") as caught:
         playbooks.parse(EVASION.replace(old, new, 1), "evasion.toml")
     assert re.search(says, str(caught.value)), str(caught.value)
+
+
+BREAKS = [
+    ("evasion", 'undo = "restore"\n', "", r"undo: missing for serve safe"),
+    ("evasion", 'undo = "restore"', 'undo = "watch"', r"undo: 'watch' is no later step that serves the normal mode"),
+    ("evasion", 'on_failure = "safe_mode"', 'on_failure = "await_safe_mode"', r"on_failure: 'await_safe_mode' is no other step"),
+    ("evasion", "retries = 1\n", "retries = 99\n", r"\$\.steps\[2\]\.retries"),
+    ("evasion", 'role = "R7"', 'role = "R8"', r"calls\[1\]\.role: R8 is called earlier"),
+    ("evasion", 'role = "R7"', 'role = "R9"', r"calls\[1\]\.role"),
+    ("evasion", "cameras = 3", "cameras = 1", r"\$\.grading\.cameras"),
+    ("drift", 'approval = ["R8"]', 'approval = ["R8", "R8"]', r"approval: a role is named twice"),
+    ("drift", 'when = { at_least = "high" }', "when = { }", r"when: names nothing"),
+    ("drift", 'when = { at_least = "high" }', 'when = { at_least = "high", below = "high" }', r"when: no severity is below"),
+    ("drift", 'when = { at_least = "high" }', 'when = { causes = ["bad luck"] }', r"\$\.steps\[2\]\.when\.causes"),
+    ("drift", "onset_signals = 2\n", "", r"onset_signals: missing for action await_onset"),
+    ("drift", "dwell_s = 30\nstate", "state", r"dwell_s: missing for action await_onset"),
+    ("drift", 'state = "suspected"', 'state = "open"', r"state: suspected belongs to await_onset"),
+    ("traffic", 'approval = ["R6"]\n', "", r"approval: missing for action manual"),
+    ("traffic", "time_limit_s = 86400\n", "", r"time_limit_s: missing for action manual"),
+    ("health", "time_limit_s = 900", "time_limit_s = 900\nretries = 1", r"retries: not for action await_calm"),
+    ("health", "time_limit_s = 900", 'time_limit_s = 900\napproval = ["R6"]', r"approval: not for action await_calm"),
+    ("health", "changed = 2026-11-21", 'changed = "yesterday"', r"\$\.changed"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "says"), BREAKS, ids=[f"{name}: {new or old}" for name, old, new, _ in BREAKS])
+def test_a_fault_is_named_by_the_line_on_which_it_stands(name: str, old: str, new: str, says: str) -> None:
+    text = files("responders").joinpath("playbooks", f"{name}.toml").read_text(encoding="utf-8")
+    assert old in text
+    broken = text.replace(old, new, 1)
+    with pytest.raises(BadInput) as caught:
+        playbooks.parse(broken, f"{name}.toml")
+    said = str(caught.value)
+    assert re.search(says, said), said
+    lines = broken.splitlines()
+    key = text[: text.index(old)].count("\n") + 1 + new.rstrip().count("\n")
+    found = int(re.search(r"line (\d+)", said)[1])  # type: ignore[index]
+    # Where the key is missing, the line is that of the table that it belongs to.
+    headers = [number for number, line in enumerate(lines[:key], start=1) if line.startswith("[[")]
+    assert found in {key, headers[-1] if headers else 0}
+
+
+def test_an_old_incidents_playbook_still_decodes() -> None:
+    old = b"""{"kind":"drift","version":1,"title":"t","techniques":[],"steps":[{"name":"close","action":"close","state":"closed",
+    "function":"recover","mode":null,"time_limit_s":null,"mitigations":[]}],"on_relapse":null,"max_relapses":0,
+    "on_human_close":null}"""
+    assert msgspec.json.decode(old, type=playbooks.Playbook).version == 1
 
 
 def test_a_playbook_that_never_closes_is_refused() -> None:
