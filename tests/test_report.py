@@ -142,6 +142,7 @@ def test_the_page_loads_nothing_and_runs_nothing_of_others(site: Settings, sessi
     assert "@import" not in text
     assert not re.search(r"url\(", text)
     assert "default-src 'none'" in text
+    assert "<code>kerbwatch quarantine list</code>" in text
 
 
 def test_markdown_keeps_others_words_plain_and_names_its_drawings(site: Settings, sessions: Sessions) -> None:
@@ -197,7 +198,7 @@ def test_deadlines_count_from_awareness_and_know_severity_and_kind(site: Setting
     found = replace(found, incident=msgspec.structs.replace(found.incident, severity=Severity.HIGH))
     said = compose(found, deadlines(own), at(3600))
     assert [(due.deadline.name, due.at, due.left) for due in said.dues] == [("board", at(1804), at(1804) - at(3600))]
-    assert "passed 29 min 56 s" in html.page(said)
+    assert "passed 29 min 56 s ago" in html.page(said)
     assert "acknowledged by" in said.aware
     assert {72.0, 24.0, 360.0} == {one.hours for one in deadlines(None)}
 

@@ -31,7 +31,7 @@ def page(content: Content) -> str:
 
 
 def _coded(text: str) -> Markup:
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S704 - escaped before it becomes markup
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before it becomes markup
 
 
 def percent(share: float | None) -> str:
