@@ -458,6 +458,13 @@ def test_a_mail_server_that_refuses_everybody_or_is_away_is_told_in_words(
     assert PASSWORD not in str(caught.value) + repr(mail)
 
 
+def test_a_call_that_nobody_is_named_for_is_mailed_to_all_rather_than_to_nobody() -> None:
+    mail = email_of(with_mail(Post(port=25), "R4=security@example.org, R6=vendor@example.org"))
+    assert mail is not None
+    assert mail.written_to("R4") == ("security@example.org",)
+    assert mail.written_to("R8") == mail.written_to("") == ("security@example.org", "vendor@example.org")
+
+
 @pytest.mark.parametrize("to", ["", "nobody", "R9=a@example.org", "R4=", "a@example.org,oops"])
 def test_recipients_that_do_not_hold_are_refused(to: str) -> None:
     with pytest.raises(BadInput, match="KERBWATCH_MAIL_TO"):

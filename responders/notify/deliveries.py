@@ -83,12 +83,16 @@ def post(session: Session, incident: Incident, decision: Decision, now: datetime
     """Write what is to be told of a decision; withdraw waiting pages where somebody took over."""
     if decision.action in _TAKES_OVER:
         _withdraw(session, incident.id, now)
-    bodies = session.scalars(select(NoticeRow.body).where(NoticeRow.incident_id == incident.id).order_by(NoticeRow.created_at))
-    told = [msgspec.json.decode(body, type=Notice) for body in bodies]
-    paged = [Paged(one.role, one.severity) for one in told if one.sort is Sort.PAGE]
+    paged = _pages_of(session, incident.id) if decision.action == "closed" else ()
     notice = notice_of(incident, decision, now, paged)
     if notice is not None:
         _write(session, notice, now)
+
+
+def _pages_of(session: Session, incident_id: str) -> tuple[Paged, ...]:
+    bodies = session.scalars(select(NoticeRow.body).where(NoticeRow.incident_id == incident_id).order_by(NoticeRow.created_at))
+    told = (msgspec.json.decode(body, type=Notice) for body in bodies)
+    return tuple(Paged(one.role, one.severity) for one in told if one.sort is Sort.PAGE)
 
 
 def remind(session: Session, notice: Notice, now: datetime) -> None:

@@ -45,10 +45,8 @@ class Email:
     name: ChannelName = ChannelName.EMAIL
 
     def send(self, notices: Sequence[Notice]) -> None:
-        """As `Channel.send`; a refused recipient is an error only if nobody is left. Nobody to write to is no error."""
+        """As `Channel.send`; a refused recipient is an error only if nobody is left."""
         to = self.written_to(notices[0].role)
-        if not to:
-            return
         where = f"mail server {self.host}:{self.port}"
         try:
             with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT_S) as server:
@@ -67,11 +65,9 @@ class Email:
             raise Unavailable(f"{where} cannot be used: {error or type(error).__name__}") from None
 
     def written_to(self, role: str) -> tuple[str, ...]:
-        """The addresses for a called role; for a notice that calls none, everybody without a role, or all if each has one."""
-        if role:
-            return tuple(one.address for one in self.recipients if one.role in {"", role})
-        general = tuple(one.address for one in self.recipients if not one.role)
-        return general or tuple(dict.fromkeys(one.address for one in self.recipients))
+        """The addresses without a role and those of the called one; all of them rather than nobody."""
+        meant = [one.address for one in self.recipients if one.role in {"", role}]
+        return tuple(dict.fromkeys(meant or [one.address for one in self.recipients]))
 
     def mail(self, notices: Sequence[Notice], to: Sequence[str]) -> EmailMessage:
         """The mail as it is sent."""
