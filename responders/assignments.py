@@ -13,6 +13,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from infra.db import alone_on
 from infra.tables import AssignedRow, Assignment
 from responders import outbox
 from streams.errors import Unavailable
@@ -33,6 +34,9 @@ def begin(session: Session, context: Context, normal_digest: str, safe_digest: s
     The first decision's id is "initial-CONTEXT". While an incident needs safe mode, the new safe model is asked for.
     """
     row = session.get(Assignment, context, with_for_update=True)
+    if row is None:  # there is nothing to lock yet, and another set-up may be making it
+        alone_on(session, Assignment.__tablename__)
+        row = session.get(Assignment, context, with_for_update=True)
     shipped = {Mode.NORMAL: normal_digest, Mode.SAFE: safe_digest}
     if row is None:
         row = Assignment(context=context, asked_mode=Mode.NORMAL, changes=0, normal_digest=normal_digest, safe_digest=safe_digest)

@@ -201,17 +201,17 @@ def test_two_hundred_deaths_at_every_point_any_line_and_any_time(
         settings = place()
         return settings if number % 4 else Settings(home=settings.home, database_url=fresh_postgresql())
 
+    for number in range(24):
+        deaths["beside"] += died_beside_another(anywhere(number), reference.outcome, chance.randrange(len(reference.points)))
+    for number in range(24):
+        after_s = chance.uniform(0.1, reference.took_s)
+        deaths["time"] += died_and_told(anywhere(number), reference.outcome, Life(), same=number % 4 < 2, after_s=after_s)
+    for number in range(24):
+        life = Life(die_at_line=chance.randrange(reference.lines))
+        deaths["line"] += died_and_told(anywhere(number), reference.outcome, life, same=number % 4 < 2)
     for point in range(len(reference.points)):
         life = Life(die_at_point=point)
         deaths["point"] += died_and_told(anywhere(point), reference.outcome, life, same=point % 4 < 2)
-    for number in range(40):
-        life = Life(die_at_line=chance.randrange(reference.lines))
-        deaths["line"] += died_and_told(anywhere(number), reference.outcome, life, same=number % 4 < 2)
-    for number in range(30):
-        after_s = chance.uniform(0.1, reference.took_s)
-        deaths["time"] += died_and_told(anywhere(number), reference.outcome, Life(), same=number % 4 < 2, after_s=after_s)
-    for number in range(30):
-        deaths["beside"] += died_beside_another(anywhere(number), reference.outcome, chance.randrange(len(reference.points)))
     logging.getLogger(__name__).info("%d deaths: %s", sum(deaths.values()), dict(deaths))
     assert sum(deaths.values()) >= ROUNDS
     assert deaths["point"] >= 0.9 * len(reference.points)
