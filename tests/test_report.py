@@ -25,7 +25,7 @@ from responders.report.deadlines import deadlines
 from responders.store import Store
 from streams import codec
 from streams.errors import BadInput, Unavailable
-from streams.events import Box, Context, Detections, Evidence, Kind, ModelState, Phase, Severity
+from streams.events import Box, Cause, Context, Detections, Diagnosis, Evidence, Kind, ModelState, Phase, Severity
 from streams.ledger import Truth
 from streams.report import _effects, _snapshots
 from streams.topics import DETECTIONS, MODEL_STATE, SIGNALS
@@ -34,7 +34,10 @@ EVIL = "<script>alert(1)</script> | [x](javascript:1) `"
 PICTURE = b"\x89PNG\r\n\x1a\n of people"
 PERSON = Truth((100.0, 50.0, 40.0, 100.0), (100.0, 50.0, 40.0, 100.0), ignore=False)
 RAISED = msgspec.structs.replace(
-    signal(Phase.RAISED, 10, 14), message=f"squeezed answer moves {EVIL}", evidence=(Evidence("inconsistency", 0.31),)
+    signal(Phase.RAISED, 10, 14),
+    message=f"squeezed answer moves {EVIL}",
+    evidence=(Evidence("inconsistency", 0.31),),
+    diagnosis=Diagnosis(cause=Cause.ATTACK, confidence=0.87, evidence=(f"boxes vanish {EVIL}", "edges stay")),
 )
 
 
@@ -182,6 +185,8 @@ def test_the_effect_counts_people_whom_the_camera_knows_of(site: Settings, sessi
 def test_causes_weights_and_gaps_are_told(site: Settings, sessions: Sessions) -> None:
     said = content(tell(site, sessions, whole=True))
     assert (said.causes[0].detector, said.causes[0].numbers) == ("squeeze", (("inconsistency", 0.31),))
+    assert "Most likely: <b>attack</b> (87% sure). boxes vanish" in html.page(said)
+    assert "Most likely: attack \\(87% sure\\)" in markdown.document(said)[0]
     assert sum(one.suspicious for one in said.served) == sum(point.suspicious for point in said.points) == 31
     assert "nothing" in said.missing
     assert "60 looked at, 31 suspicious" in dict(said.provenance)["frames"]

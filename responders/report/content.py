@@ -19,7 +19,7 @@ import msgspec
 from responders.material import FrameFact, Logged, Material
 from responders.records import Change
 from responders.report.deadlines import Deadline, Due, aware, dues
-from streams.events import Box, Detections, Mode, Signal
+from streams.events import Box, Detections, Diagnosis, Mode, Phase, Signal
 from streams.topics import DETECTIONS, SIGNALS
 
 _SHORT = 12
@@ -120,6 +120,7 @@ class Content:
     points: tuple[Point, ...]
     snapshots: tuple[Snapshot, ...]
     effects: tuple[Effect, ...]
+    diagnosis: Diagnosis | None
     causes: tuple[Cause, ...]
     served: tuple[Served, ...]
     timeline: tuple[Line, ...]
@@ -160,6 +161,7 @@ def compose(
         points=tuple(_point(frame, begin) for frame in material.frames),
         snapshots=tuple(snapshots),
         effects=tuple(effects),
+        diagnosis=_diagnosis(material.events),
         causes=_causes(material.events),
         served=_served(material),
         timeline=_timeline(material.shown.timeline),
@@ -267,10 +269,20 @@ def _point(frame: FrameFact, begin: datetime) -> Point:
     )
 
 
+def _signals(events: Sequence[Logged]) -> list[Signal]:
+    signals = (msgspec.json.decode(one.value, type=Signal) for one in events if one.topic == SIGNALS.name)
+    return sorted(signals, key=lambda signal: signal.time)
+
+
+def _diagnosis(events: Sequence[Logged]) -> Diagnosis | None:
+    """What triage was surest of, of all that it said; None where it said nothing."""
+    said = [signal.diagnosis for signal in _signals(events) if signal.diagnosis is not None and signal.phase is not Phase.CALM]
+    return max(said, key=lambda one: one.confidence, default=None)
+
+
 def _causes(events: Sequence[Logged]) -> tuple[Cause, ...]:
     first: dict[str, Signal] = {}
-    signals = (msgspec.json.decode(one.value, type=Signal) for one in events if one.topic == SIGNALS.name)
-    for signal in sorted(signals, key=lambda signal: signal.time):
+    for signal in _signals(events):
         first.setdefault(signal.detector, signal)
     return tuple(
         Cause(

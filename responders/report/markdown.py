@@ -39,6 +39,9 @@ def document(content: Content) -> tuple[str, Mapping[str, str]]:
     if content.effects:
         rows = [(e.period, str(e.frames), str(e.people), percent(e.missed), f"{e.false_per_frame:.2f}") for e in content.effects]
         parts += ["## Effect on people", _table(("period", "frames", "people", "missed", "false boxes a frame"), rows)]
+    if (said := content.diagnosis) is not None:
+        likely = f"Most likely: {said.cause} ({percent(said.confidence)} sure). {'; '.join(said.evidence)}."
+        parts += ["## Diagnosis", _plain(likely)]
     if content.causes:
         parts += ["## Causes", _list([f"{cause.detector}: {cause.words}" for cause in content.causes])]
     if content.dues:
