@@ -180,6 +180,25 @@ def test_assigning_the_same_weights_again_asks_for_nothing(system: System) -> No
     assert system.wire.asked().decision_id != "initial-urban"
 
 
+def test_two_set_ups_at_once_assign_once(sessions: Sessions) -> None:
+    made, faults, together = [], [], threading.Barrier(4)
+
+    def assign() -> None:
+        try:
+            together.wait(10)
+            made.append(System(sessions).store.assign(Context.URBAN, NORMAL, SAFE, at(0)))
+        except Exception as error:  # noqa: BLE001 - a thread's fault is shown by the assertion below
+            faults.append(error)
+
+    threads = [threading.Thread(target=assign) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert faults == []
+    assert sorted(made) == [False, False, False, True]
+
+
 def test_a_second_camera_of_the_context_keeps_safe_mode_until_both_are_calm(system: System) -> None:
     system.give(RAISED, signal(Phase.RAISED, 10, 14, camera="cam2"))
     system.report("w1")
