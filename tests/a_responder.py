@@ -46,8 +46,8 @@ from streams.events import Context, Event, ModelState, Phase
 from streams.topics import Topic
 
 ROOT = Path(__file__).parent.parent
-AGENTS = ROOT / "streams" / "agents.py"
-RESPONDER = ("_Responder", "_Lane")
+AGENT = ROOT / "streams" / "responding.py"
+RESPONDER = ("Responder", "_Lane")
 STORY_S = 60.0
 STRIDE_S = 1000.0
 """Between two steps of the story, longer than every hold, back-off and lease."""
@@ -57,7 +57,7 @@ SHIFT_S = 300.0
 
 def modules_of_the_responder() -> dict[str, Path]:
     """The modules of `responders` that the responder's agent and its lanes name in their code."""
-    tree = ast.parse(AGENTS.read_text(encoding="utf-8"))
+    tree = ast.parse(AGENT.read_text(encoding="utf-8"))
     imported = {
         alias.asname or alias.name: node.module or ""
         for node in ast.walk(tree)
@@ -331,11 +331,7 @@ class _Story:
             self.rollouts.hear(rollout.id, Failed(self.clock(), "nothing to learn from"), self.clock())
 
     def test(self) -> None:
-        notice = trial("webhook", "tester", at(0))
-        with reading(self.sessions) as session:
-            if any(row.key == notice.key and row.state == deliveries.DONE for row in deliveries.listed(session)):
-                return
-        deliveries.attempt(self.sessions, self.channel, notice, self.clock, self.life.runner)
+        deliveries.attempt(self.sessions, self.channel, trial("webhook", "tester", at(0)), self.clock, self.life.runner)
 
 
 def live(settings: Settings, life: Life, shift_s: "Synchronized[float] | None" = None) -> None:

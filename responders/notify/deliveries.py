@@ -144,7 +144,7 @@ def _paged_on(session: Session, incident_id: str) -> Sequence[str]:
     return session.scalars(select(NotificationRow.channel).where(*told).distinct()).all()
 
 
-def _add(session: Session, notice: Notice, channel: ChannelName, now: datetime, *, not_before: datetime, runner: str = "") -> None:
+def _add(session: Session, notice: Notice, channel: ChannelName, now: datetime, *, not_before: datetime, runner: str = "") -> bool:
     row = {
         "key": notice.key,
         "incident_id": notice.incident_id or None,
@@ -159,7 +159,8 @@ def _add(session: Session, notice: Notice, channel: ChannelName, now: datetime, 
         "leased_until": now + LEASE if runner else None,
         "created_at": now,
     }
-    session.execute(insert_into(session, NotificationRow).values(row).on_conflict_do_nothing())
+    new = insert_into(session, NotificationRow).values(row).on_conflict_do_nothing().returning(NotificationRow.number)
+    return session.scalar(new) is not None
 
 
 def deliver(sessions: Sessions, channel: Channel, clock: Callable[[], datetime], runner: str) -> Delivered:
@@ -177,12 +178,16 @@ def deliver(sessions: Sessions, channel: Channel, clock: Callable[[], datetime],
 
 
 def attempt(sessions: Sessions, channel: Channel, notice: Notice, clock: Callable[[], datetime], runner: str) -> str:
-    """Send one notice now, without another try, and record how that went; returns the error, "" for none."""
+    """Send one notice now, without another try, and record how that went; returns the error, "" for none.
+
+    One that is on record already is left to whoever sends it.
+    """
     now = clock()
     with writing(sessions) as session:
         _write(session, notice, now, dispatched=True)
         session.flush()
-        _add(session, notice, channel.name, now, not_before=now, runner=runner)
+        if not _add(session, notice, channel.name, now, not_before=now, runner=runner):
+            return ""
     error = _send(channel, [notice])
     with writing(sessions) as session:
         row = and_(NotificationRow.key == notice.key, NotificationRow.channel == channel.name)
