@@ -13,15 +13,18 @@ Apps are made by a function, never at import time. Source: paper 4.7; Faust issu
 import asyncio
 import os
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import faust
 import structlog
 from aiokafka.errors import KafkaError
+from faust.streams import Stream
 from faust.tables.table import Table
-from faust.types import EventT, TopicT
+from faust.types import EventT, StreamT, TopicT
 from mode.utils.futures import maybe_async
 
 from infra.certificates import ssl_context
@@ -36,6 +39,11 @@ from streams.topics import DEAD_LETTER, Role, Topic
 ROLES = {Service.WATCH: Role.WATCHER, Service.RESPOND: Role.RESPONDER, Service.KEEP: Role.KEEPER}
 """Which role each service speaks to the broker as."""
 
+Batch = Sequence[EventT[bytes]]
+T = TypeVar("T")
+
+_BATCH = 256
+_WITHIN_S = 0.02
 _RETRY_S = 0.5
 _STALL_S = 30.0
 _STALL_CHECK_S = 5.0
@@ -195,6 +203,34 @@ class Rim:
         for name, count in by_topic.items():
             self.metrics.waiting(name, count)
         return sum(by_topic.values())
+
+
+def on_batches(rim: Rim, topic: Topic, name: str, handle: Callable[[Batch], Awaitable[None]]) -> None:
+    """One agent on one topic (concurrency 1, acknowledged in order: issue #606)."""
+
+    async def agent(stream: StreamT[bytes]) -> None:
+        assert isinstance(stream, Stream)
+        async for batch in stream.take_events(_BATCH, within=_WITHIN_S):
+            try:
+                await handle(batch)
+            except Exception:
+                # Single events are guarded; what fails here is storing. Faust would acknowledge the batch and lose it, so the
+                # process ends before it can, and reads the batch again when it is started again.
+                log.exception("a batch could not be stored; ending to be started again", agent=name, topic=topic.name)
+                os._exit(EXIT_FAULT)
+
+    rim.app.agent(rim.topic(topic), name=name)(agent)
+
+
+class Apart:
+    """Blocking calls, one after another, in a thread of their own."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "blocking")
+
+    async def __call__(self, call: Callable[..., T], *arguments: Any) -> T:
+        """What `call` returns; what it raises is raised here."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(call, *arguments))
 
 
 def message_of(event: EventT[bytes]) -> Message:
