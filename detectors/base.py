@@ -27,6 +27,8 @@ class Observation:
     sequence: int
     time_s: float
     value: float
+    parts: tuple[float, ...] = ()
+    """The numbers of a reading that is more than one; `value` is then their length (Euclidean)."""
 
 
 class Status(StrEnum):

@@ -167,7 +167,23 @@ _ENTRIES = (
 
 ALL: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 """Every detector by name."""
-RUNNING: tuple[Entry, ...] = tuple(entry for entry in _ENTRIES if entry.runs)
+_EMBEDDING = EmbeddingDrift(arl=DRIFT_ARL)
+VECTORS: dict[str, Entry] = {
+    "drift-embedding": Entry(
+        name="drift-embedding",
+        detector=_EMBEDDING,
+        kind=Kind.DRIFT,
+        reads="embedding",
+        baseline=Baseline.SERVING,
+        severity=Severity.LOW,
+        runs=True,
+        why="another kind of picture, by what the model makes of it, that no single feature shows",
+        arl=DRIFT_ARL,
+        learn=_EMBEDDING.learn,
+        remind=300,
+        trial=Trial(level=0.0, spread=1.0, shift=2.0, phis=_ANY_DEPENDENCE, within=600, wider=2.0),
+    )
+}
+"""Detectors of whole embeddings; apart, because what checks and draws single numbers cannot feed them."""
+RUNNING: tuple[Entry, ...] = tuple(entry for entry in (*_ENTRIES, *VECTORS.values()) if entry.runs)
 """What watches every camera, evasion first: what follows looks at its verdict."""
-VECTORS: dict[str, EmbeddingDrift] = {"drift-embedding": EmbeddingDrift(arl=DRIFT_ARL)}
-"""Detectors of whole embeddings. None runs by default: the watch reads single numbers."""

@@ -12,7 +12,6 @@ Source: Hotelling 1947; Sherman, Morrison 1950 (the inverse covariance, one embe
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypedDict, cast
@@ -73,8 +72,9 @@ class EmbeddingDrift:
         }
         return cast("State", memory)
 
-    def step(self, state: State, sequence: int, embedding: Sequence[float]) -> tuple[State, Verdict]:
-        """One embedding further; `state` is left untouched; never raises on any numbers."""
+    def step(self, state: State, seen: Observation) -> tuple[State, Verdict]:
+        """One embedding (`seen.parts`) further; `state` is left untouched; never raises on any numbers."""
+        embedding = seen.parts
         if len(embedding) != self.size:
             return state, Verdict(Status.REFUSED, reason=f"the embedding has {len(embedding)} numbers, not {self.size}")
         if not all(math.isfinite(part) and abs(part) <= self.limit for part in embedding):
@@ -88,7 +88,7 @@ class EmbeddingDrift:
         if learned >= self.unseen:
             # With n embeddings the squared distance per dimension is near 1 when multiplied by n.
             square = max(NEAREST, min(FURTHEST, reach * learned / self.size))
-            inner, verdict = self.inner.step(inner, Observation(sequence, 0.0, math.log(square)))
+            inner, verdict = self.inner.step(inner, Observation(seen.sequence, seen.time_s, math.log(square)))
         after: _Memory = {**memory, "inner": inner}
         if verdict.status is not Status.ALARM and learned < 20 * self.learn:
             share = learned / (learned + 1)

@@ -5,6 +5,7 @@ the traffic rules see of it.
 Topic: detections.
 """
 
+import math
 import struct
 
 from detectors.base import Observation
@@ -37,7 +38,10 @@ def observations(event: Detections, offset: int = 0) -> dict[str, Observation]:
         values |= {"score_mean": features.score_mean, "score_max": features.score_max, "height_mean_px": features.height_mean_px}
     if event.scores.inconsistency is not None:
         values["inconsistency"] = event.scores.inconsistency
-    return {name: Observation(sequence, time_s, value) for name, value in values.items()}
+    readings = {name: Observation(sequence, time_s, value) for name, value in values.items()}
+    if features.embedding:
+        readings["embedding"] = Observation(sequence, time_s, math.hypot(*features.embedding), parts=features.embedding)
+    return readings
 
 
 def sighting(event: Detections, offset: int = 0, raised: tuple[str, ...] = ()) -> Sighting:

@@ -169,8 +169,9 @@ def test_a_change_between_embeddings_is_caught_and_survives_a_restart() -> None:
     seen[600:] *= 2.0
     state, restarted, found = detector.start(), detector.start(), []
     for number, embedding in enumerate(seen.tolist()):
-        state, verdict = detector.step(state, number, embedding)
-        restarted, again = detector.step(json.loads(json.dumps(restarted, allow_nan=False)), number, embedding)
+        reading = Observation(number, 0.0, 0.0, parts=tuple(embedding))
+        state, verdict = detector.step(state, reading)
+        restarted, again = detector.step(json.loads(json.dumps(restarted, allow_nan=False)), reading)
         assert again == verdict
         found += [number] if verdict.status is Status.ALARM else []
     assert 600 <= found[0] < 660
@@ -180,7 +181,7 @@ def test_a_change_between_embeddings_is_caught_and_survives_a_restart() -> None:
 @pytest.mark.parametrize("wild", [[0.0], [math.nan] * 4, [0.0, 0.0, math.inf, 0.0], [1e300] * 4])
 def test_an_embedding_that_is_none_is_refused_with_a_reason(wild: list[float]) -> None:
     detector = EmbeddingDrift(arl=1_000, size=4, learn=300)
-    state, verdict = detector.step(detector.start(), 0, wild)
+    state, verdict = detector.step(detector.start(), Observation(0, 0.0, 0.0, parts=tuple(wild)))
     assert (verdict.status, state) == (Status.REFUSED, detector.start())
     assert verdict.reason
 
