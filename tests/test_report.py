@@ -1,5 +1,6 @@
 """A report says what happened, since when, what was done and whether it is over, and shows nothing to whom it must not."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from a_run import judged
 from incident_events import NORMAL, SAFE, act, at, signal, status
+from typer.testing import CliRunner
 
 from infra.db import Sessions, migrate, open_database, reading, writing
 from infra.settings import Settings
@@ -24,7 +26,8 @@ from responders.report.content import Content, Snapshot, compose
 from responders.report.deadlines import deadlines
 from responders.store import Store
 from streams import codec
-from streams.errors import BadInput, Unavailable
+from streams.__main__ import app
+from streams.errors import BadInput, KerbwatchError, Unavailable
 from streams.events import Box, Cause, Context, Detections, Diagnosis, Evidence, Kind, ModelState, Phase, Severity
 from streams.ledger import Truth
 from streams.report import _effects, _snapshots
@@ -169,6 +172,22 @@ def test_frames_before_during_and_after_show_boxes_and_no_picture(site: Settings
         ("after containment", 0, None),
     ]
     assert "<image" not in plots.frame(shots[0])
+
+
+def test_nobody_gets_pictures_without_the_right_to_open_the_quarantine(
+    site: Settings, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = tell(site, sessions, whole=True).incident.id
+    monkeypatch.setenv("KERBWATCH_HOME", str(site.home))
+    words = ["incidents", "report", id_[:8], "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, [*words, "--pictures", "--actor", "stranger"])
+    assert isinstance(refused.exception, KerbwatchError)
+    assert not (tmp_path / "out").exists()
+    with reading(sessions) as session:
+        assert any(b"people.refuse" in row.payload for row in session.query(EffectRow).filter_by(topic="audit"))
+    told = CliRunner().invoke(app, [*words, "--json"])
+    assert json.loads(told.stdout)["files"] == ["onset.svg", "report.html", "report.md"]
+    assert "all events by offset" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_the_effect_counts_people_whom_the_camera_knows_of(site: Settings, sessions: Sessions) -> None:
