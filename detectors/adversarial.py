@@ -1,74 +1,89 @@
 """Adversarial input: is somebody tampering with a camera's pictures so that the model misjudges them.
 
-Decides about one camera's inconsistency scores (how far the model's view moves when the picture is squeezed, 0..1), which arrive
-only for sampled frames; refuses to call one strange frame an attack, and refuses to take missing samples for calm.
-Topic: detections (through `features.py`).
+Decides over one camera's frames, of which only some are sampled. Each sample is a probability that this frame was made to fool the
+model (`calibration.py`), and beside it how far the model's view of it moved. Refuses to call one strange frame an attack, and
+refuses to take missing samples for calm. Topic: detections (through `features.py`).
 
-A camera's usual level is learned from its own samples, as median and median absolute deviation of the last usual ones. Until enough
-are there, and ever after as a cap, a prior measured on many clean scenes stands in: a sample that is strange by the prior is never
-learned, so a camera attacked from its first frame cannot make the attack its normal. A one-sided CUSUM of the clipped, standardised
-scores says when the strangeness is more than a passing one.
+Honest scenes differ more from one another than frames of one scene do, so both numbers are judged by the camera's own usual level
+and spread: median and median absolute deviation of its last usual samples. Until enough are there, and ever after as a cap, a prior
+measured on many scenes stands in: what is strange by the prior is never learned, so a camera attacked from its first frame cannot
+make the attack its usual. Corruptions move the view but lower the probability: only both together, summed, are strange.
 
-Source: Page 1954 (CUSUM); Xu, Evans, Qi 2018 (feature squeezing); measured figures in `catalogue.py`.
+The alarm is a bet on an attack that changes one frame in ten and moves those by three spreads: a sample whose odds for that are R
+multiplies the stake by 0.9 + 0.1 R, which never falls below 1 (a CUSUM). So a rare attack gathers evidence from its few frames,
+which calm ones between hardly take away. Where honest odds average 1 or less, the mean number of samples between false alarms is at
+least the declared one. One sample's odds are capped: no single frame alarms.
+
+Source: Page 1954, Lorden 1971 (CUSUM, its run length); Xu, Evans, Qi 2018 (feature squeezing); figures in docs/adversarial.md.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TypedDict, cast
 
 from detectors.base import Observation, State, Status, Verdict
 
+_LOGIT_MOST = 12.0
+_ROBUST = 1.4826  # a normal law's standard deviation over its median absolute deviation
+_SUM_SPREAD = 1.85  # of two numbers of spread 1 with a correlation of 0.7
+
 
 class _Memory(TypedDict):
-    """The state."""
+    """The state. Pairs are of the logit of the probability and of how far the view moved."""
 
-    usual: list[float]  # the last usual scores, oldest first
-    level: float
-    spread: float
+    usual: list[list[float]]  # the last usual samples, oldest first
+    levels: list[float]
+    spreads: list[float]
     last_usual: int  # sequence of the last usual sample before the stretch that is suspected
-    total: float  # the CUSUM, in spreads
+    total: float  # logarithm of the stake
     since: int | None
     alarm: bool
     calm: int  # usual samples in a row while alarmed
 
 
 @dataclass(frozen=True)
-class Inconsistency:
-    """A CUSUM on inconsistency scores; all thresholds in spreads above the usual level.
+class Evasion:
+    """A CUSUM of bets on probabilities of attack.
 
-    prior_level, prior_spread: median score and its spread over clean scenes, for before a camera has its own; the least own spread
-    is `least_spread`. learn: usual samples before the own level counts; memory: how many are kept. allowance: strangeness that is
-    forgiven per sample; clip: the most that one sample counts; alarm: the sum that alarms. usual: below it a sample is usual;
-    dwell: so many usual samples in a row end an alarm.
+    arl: declared mean number of samples between false alarms. level, spread: of the logit over honest pictures of many cameras,
+    for before a camera has its own; moved, moved_spread: of how far the view moves. The least own spread is the share `least` of
+    these. learn: usual samples before the own level counts; memory: how many are kept. rate: the share of frames that an attack
+    is bet to change; shift: by how many spreads; most: the most that the logarithm of one sample's odds counts. usual: spreads
+    below which a sample is usual; dwell: so many usual samples in a row end an alarm, more than lie between two frames of an
+    attack of that rate.
     """
 
-    prior_level: float
-    prior_spread: float
-    least_spread: float
+    arl: int
+    level: float
+    spread: float
+    moved: float
+    moved_spread: float
+    least: float = 0.3
     learn: int = 16
     memory: int = 64
-    allowance: float = 1.5
-    clip: float = 4.0
-    alarm: float = 7.5
+    rate: float = 0.1
+    shift: float = 3.0
+    most: float = 6.0
     usual: float = 2.0
-    dwell: int = 8
+    dwell: int = 20
 
     @property
     def name(self) -> str:
         """Every parameter that can change a verdict."""
         return (
-            f"inconsistency(prior={self.prior_level:g}+-{self.prior_spread:g},least={self.least_spread:g},learn={self.learn},"
-            f"memory={self.memory},allowance={self.allowance:g},clip={self.clip:g},alarm={self.alarm:g},usual={self.usual:g},"
-            f"dwell={self.dwell})"
+            f"evasion(arl={self.arl:g},level={self.level:g}+-{self.spread:g},moved={self.moved:g}+-{self.moved_spread:g},"
+            f"least={self.least:g},learn={self.learn},memory={self.memory},rate={self.rate:g},shift={self.shift:g},"
+            f"most={self.most:g},usual={self.usual:g},dwell={self.dwell})"
         )
 
     def start(self) -> State:
         """Before the first sample."""
         memory: _Memory = {
             "usual": [],
-            "level": self.prior_level,
-            "spread": self.prior_spread,
+            "levels": [self.level, self.moved],
+            "spreads": [self.spread, self.moved_spread],
             "last_usual": -1,
             "total": 0.0,
             "since": None,
@@ -80,43 +95,65 @@ class Inconsistency:
     def step(self, state: State, seen: Observation) -> tuple[State, Verdict]:
         """One sample further; never raises."""
         if not (math.isfinite(seen.value) and 0.0 <= seen.value <= 1.0):
-            return state, Verdict(Status.REFUSED, reason="an inconsistency score is a number from 0 to 1")
+            return state, Verdict(Status.REFUSED, reason="a probability is a number from 0 to 1")
         memory = cast("_Memory", state)
-        strange = (seen.value - memory["level"]) / memory["spread"]
-        by_prior = (seen.value - self.prior_level) / self.prior_spread
+        beside = seen.beside if seen.beside is not None and 0.0 <= seen.beside <= 1.0 else None
+        known = beside is not None
+        sample = [_logit(seen.value), memory["levels"][1] if beside is None else beside]
+        strange = _together(sample, memory["levels"], memory["spreads"], known=known)
+        by_prior = _together(sample, (self.level, self.moved), (self.spread, self.moved_spread), known=known)
         usual = strange < self.usual and by_prior < self.usual
-        total = max(0.0, memory["total"] + max(-self.clip, min(self.clip, strange)) - self.allowance)
+        odds = min(self.shift * strange - self.shift**2 / 2, self.most)
+        total = max(0.0, memory["total"] + math.log1p(self.rate * math.expm1(odds)))
         after: _Memory = {**memory, "total": total}
+        score = max(0.0, strange)
         if memory["alarm"]:
-            return self._go_on(after, strange, usual=usual, sequence=seen.sequence)
+            return self._go_on(after, score, seen, usual=usual)
         if total == 0.0:
             after["since"] = None
             if usual:
                 after["last_usual"] = seen.sequence
-                self._learn(after, seen.value)
+                self._learn(after, sample)
         elif memory["since"] is None:
             after["since"] = memory["last_usual"] + 1
-        evidence, since = total / self.alarm, after["since"]
+        evidence, since = total / math.log(self.arl), after["since"]
         if evidence >= 1.0:
             after["alarm"], after["calm"] = True, 0
-            return cast("State", after), Verdict(Status.ALARM, max(0.0, strange), evidence, since, unusual=not usual)
+            return cast("State", after), Verdict(Status.ALARM, score, evidence, since, unusual=not usual, leads=seen.note)
         if since is not None and not usual:
-            return cast("State", after), Verdict(Status.SUSPICIOUS, max(0.0, strange), evidence, since)
+            return cast("State", after), Verdict(Status.SUSPICIOUS, score, evidence, since, leads=seen.note)
         learning = len(after["usual"]) < self.learn
-        return cast("State", after), Verdict(Status.LEARNING if learning else Status.NORMAL, max(0.0, strange), evidence)
+        return cast("State", after), Verdict(Status.LEARNING if learning else Status.NORMAL, score, evidence)
 
-    def _go_on(self, after: _Memory, strange: float, *, usual: bool, sequence: int) -> tuple[State, Verdict]:
+    def _go_on(self, after: _Memory, score: float, seen: Observation, *, usual: bool) -> tuple[State, Verdict]:
         """During an alarm: has calm been proven."""
-        after["total"] = min(after["total"], self.alarm)
+        after["total"] = min(after["total"], math.log(self.arl))
         after["calm"] = after["calm"] + 1 if usual else 0
         if after["calm"] < self.dwell:
-            verdict = Verdict(Status.ALARM, max(0.0, strange), 1.0, after["since"], unusual=not usual)
+            verdict = Verdict(Status.ALARM, score, 1.0, after["since"], unusual=not usual, leads=seen.note)
             return cast("State", after), verdict
-        after["alarm"], after["calm"], after["total"], after["since"], after["last_usual"] = False, 0, 0.0, None, sequence
-        return cast("State", after), Verdict(Status.NORMAL, max(0.0, strange))
+        after["alarm"], after["calm"], after["total"], after["since"] = False, 0, 0.0, None
+        after["last_usual"] = seen.sequence
+        return cast("State", after), Verdict(Status.NORMAL, score)
 
-    def _learn(self, after: _Memory, value: float) -> None:
-        after["usual"] = usual = [*after["usual"], round(value, 4)][-self.memory :]  # finer is noise, and the state travels
-        if len(usual) >= self.learn:
-            after["level"] = level = median(usual)
-            after["spread"] = max(1.4826 * median([abs(each - level) for each in usual]), self.least_spread)
+    def _learn(self, after: _Memory, sample: list[float]) -> None:
+        kept = [round(value, 3) for value in sample]  # finer is noise, and the state travels
+        after["usual"] = usual = [*after["usual"], kept][-self.memory :]
+        if len(usual) < self.learn:
+            return
+        columns = list(zip(*usual, strict=True))
+        after["levels"] = levels = [median(column) for column in columns]
+        found = [_ROBUST * median([abs(value - level) for value in column]) for column, level in zip(columns, levels, strict=True)]
+        after["spreads"] = [max(self.least * self.spread, found[0]), max(self.least * self.moved_spread, found[1])]
+
+
+def _together(sample: Sequence[float], levels: Sequence[float], spreads: Sequence[float], *, known: bool) -> float:
+    """How many spreads the sample lies above the level: of both numbers' sum where both are known."""
+    logit, moved = ((value - level) / spread for value, level, spread in zip(sample, levels, spreads, strict=True))
+    return (logit + moved) / _SUM_SPREAD if known else logit
+
+
+def _logit(probability: float) -> float:
+    if not 0.0 < probability < 1.0:
+        return math.copysign(_LOGIT_MOST, probability - 0.5)
+    return max(-_LOGIT_MOST, min(_LOGIT_MOST, math.log(probability) - math.log1p(-probability)))

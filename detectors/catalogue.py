@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from detectors.adversarial import Inconsistency
+from detectors.adversarial import Evasion
 from detectors.base import Detector
 from detectors.drift import Drift
 from detectors.embedding import EmbeddingDrift
@@ -67,6 +67,9 @@ class Entry:
         return f"{self.name}/{self.detector.name}"
 
 
+EVASION_PER_DAY = 0.1
+"""False alarms of `evasion` for each camera and day that are budgeted."""
+_LOOKS_PER_DAY = 86_400 * 5 // 32  # second looks of a calm camera at 5 frames/s, one frame in 32
 DRIFT_ARL = 200_000  # readings: eleven hours at 5 frames/s, per feature
 _ANY_DEPENDENCE = (0.0, 0.5, 0.9)
 
@@ -110,17 +113,17 @@ def _yardstick(word: str, detector: Detector, *, learn: int, why: str) -> Entry:
 _ENTRIES = (
     Entry(
         name="evasion",
-        detector=Inconsistency(prior_level=0.17, prior_spread=0.08, least_spread=0.04),
+        detector=Evasion(arl=round(_LOOKS_PER_DAY / EVASION_PER_DAY), level=-1.0, spread=1.5, moved=0.15, moved_spread=0.08),
         kind=Kind.EVASION,
-        reads="inconsistency",
+        reads="attack_probability",
         baseline=Baseline.REFERENCE,
         severity=Severity.HIGH,
         runs=True,
-        why="the one cue that told attacks from noise, blur and weather; opens the evasion playbook",
-        arl=20_000,
+        why="cues of a second look, weighed together, tell attacks from noise, blur and weather; opens the evasion playbook",
+        arl=round(_LOOKS_PER_DAY / EVASION_PER_DAY),
         learn=16,
         remind=5,
-        trial=Trial(level=0.12, spread=0.03, shift=0.2, phis=(0.0, 0.5), within=5),
+        trial=Trial(level=0.08, spread=0.03, shift=0.9, phis=(0.0, 0.5), within=10),
     ),
     _drift("brightness", Baseline.PICTURE, resolution=2e-3, level=0.45, spread=0.02, why="light, exposure, a covered lens"),
     _drift("contrast", Baseline.PICTURE, resolution=1e-3, level=0.2, spread=0.02, why="fog, dirt, a failing sensor"),

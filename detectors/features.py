@@ -8,6 +8,7 @@ Topic: detections.
 import math
 import struct
 
+from detectors import calibration
 from detectors.base import Observation
 from detectors.sighting import CELLS, Sighting
 from streams.events import Detections
@@ -16,15 +17,16 @@ PICTURE = frozenset({"brightness", "contrast", "sharpness"})
 """Features of the picture alone, whichever weights judged it."""
 VIEW = frozenset({"people", "heat", "score_mean", "score_max", "height_mean_px"})
 """Features of the serving model's view: comparable only under the same weights."""
-INPUT = frozenset({"inconsistency"})
-"""Input scores, measured against the context's normal weights."""
+INPUT = frozenset({"attack_probability"})
+"""What input scores, measured against the context's normal weights, come to."""
+_GENERIC = "by the generic calibration: these weights have none of their own"
 
 
 def observations(event: Detections, offset: int = 0) -> dict[str, Observation]:
     """The frame's readings by feature name.
 
     `offset` is added to the frame's sequence, so that sequences keep growing over a camera's restarts. Scores and heights exist
-    only where a person was found, the inconsistency only where the frame was sampled.
+    only where a person was found, the probability of an attack only where the frame was sampled.
     """
     sequence, time_s, features = event.sequence + offset, event.camera_time.timestamp(), event.features
     values = {
@@ -36,11 +38,13 @@ def observations(event: Detections, offset: int = 0) -> dict[str, Observation]:
     }
     if features.people:
         values |= {"score_mean": features.score_mean, "score_max": features.score_max, "height_mean_px": features.height_mean_px}
-    if event.scores.inconsistency is not None:
-        values["inconsistency"] = event.scores.inconsistency
     readings = {name: Observation(sequence, time_s, value) for name, value in values.items()}
     if features.embedding:
         readings["embedding"] = Observation(sequence, time_s, math.hypot(*features.embedding), parts=features.embedding)
+    judged = calibration.judge(event.scores, event.context)
+    if judged is not None:
+        note = _GENERIC if judged.generic else ""
+        readings["attack_probability"] = Observation(sequence, time_s, judged.probability, event.scores.inconsistency, note)
     return readings
 
 

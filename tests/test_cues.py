@@ -1,9 +1,11 @@
 """What is measured of a picture and of the model's view of it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,11 +16,12 @@ from numpy.typing import NDArray
 import inference
 from detectors import catalogue
 from detectors.base import Observation, Status
+from detectors.calibration import judge
 from inference.attacks.gradient import fgsm
 from inference.provenance.registry import Registry, read_card
 from inference.service import cues
 from inference.service.serving import load
-from streams.events import Box
+from streams.events import Box, Context, InputScores
 from streams.sources.base import Picture
 from streams.sources.street import Street
 
@@ -81,27 +84,58 @@ def test_a_view_that_is_not_finite_is_wholly_inconsistent_and_still_makes_an_eve
     assert 0 <= cues.features(np.zeros((32, 32, 3), np.uint8), view(heat)).heat <= 1
 
 
-def test_the_shipped_model_tells_attacked_street_pictures_from_honest_ones_as_the_catalogue_assumes(tmp_path: Path) -> None:
+def test_a_second_look_is_in_the_mirror_and_says_how_far_and_which_way_the_map_moves() -> None:
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[16:32, 32:48] = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    assert (cues.mirrored(picture) == picture[:, ::-1]).all()
+    person = np.full((16, 24), 0.1, np.float32)
+    person[4:8, 3:6] = 0.9
+    same = cues.second_look(view(person), view(person[:, ::-1]), picture)
+    assert (same.inconsistency, same.largest, same.signed) == (0, 0, 0)
+    hidden = cues.second_look(flat(), view(person[:, ::-1]), picture)
+    conjured = cues.second_look(view(person), flat(), picture)
+    assert hidden.largest == conjured.largest == pytest.approx(0.8)
+    assert -1 <= hidden.signed < -0.9 < 0.9 < conjured.signed <= 1
+    assert hidden.inconsistency == conjured.inconsistency > 0.5
+    assert conjured.heat > hidden.heat
+    assert hidden.weak == 1.0 > conjured.weak
+    assert same.blot > 10 * same.high_pass > 0
+
+
+@pytest.mark.parametrize("wild", [np.nan, np.inf])
+def test_cues_of_a_view_that_is_not_finite_are_what_the_event_allows(wild: float) -> None:
+    seen = cues.second_look(view(np.full((16, 24), wild, np.float32)), flat(), np.zeros((20, 20, 3), np.uint8))
+    assert (seen.inconsistency, seen.largest) == (1.0, 1.0)
+    decoded = msgspec.json.decode(msgspec.json.encode(InputScores(reference_digest="a" * 64, **asdict(seen))), type=InputScores)
+    assert decoded.heat is not None
+
+
+def test_the_shipped_model_and_its_calibration_tell_attacked_street_pictures_from_honest_ones(tmp_path: Path) -> None:
     weights = Path(inference.__file__).parent / "weights"
     registry = Registry(tmp_path)
     digest = registry.put(weights / "csp-nano.safetensors", read_card(weights / "csp-nano.json"))
     served, network = load(registry, digest, threads=1), registry.network(digest)
     detector = catalogue.ALL["evasion"].detector
+
+    def likely(picture: Picture, context: str) -> float:
+        plain, other = served.look([picture, cues.mirrored(picture)])
+        scores = InputScores(reference_digest=digest, **asdict(cues.second_look(plain, other, picture)))
+        judged = judge(scores, Context(context))
+        assert judged is not None
+        assert not judged.generic
+        return judged.probability
+
     for context in ("urban", "highway"):
-        street = Street(context, seed=21, fps=4.0)
-        honest = [sent(street.shot(20 * number).picture) for number in range(4)]
-        attacked = [sent(fgsm(network, street.shot(20 * number).picture, None, 0.03)) for number in range(2)]
-        usual, strange = (
-            [cues.inconsistency(*served.look([picture, cues.squeeze(picture)])) for picture in pictures]
-            for pictures in (honest, attacked)
-        )
+        street = Street(Context(context), seed=921, fps=4.0)
+        usual = [likely(sent(street.shot(20 * number).picture), context) for number in range(4)]
+        strange = [likely(sent(fgsm(network, street.shot(20 * number).picture, None, 0.03)), context) for number in range(2)]
         assert max(usual) < min(strange)
         state = detector.start()
-        for number in range(16):
+        for number in range(32):
             state, verdict = detector.step(state, Observation(4 * number, 0.0, usual[number % 4]))
-        assert verdict.status is Status.NORMAL
+            assert verdict.status is not Status.ALARM
         statuses = []
-        for number in range(16, 23):
+        for number in range(32, 44):
             state, verdict = detector.step(state, Observation(4 * number, 0.0, strange[number % 2]))
             statuses.append(verdict.status)
         assert Status.ALARM in statuses

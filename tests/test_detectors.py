@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looks import look
 
 import detectors
 from detectors import catalogue, checks, traffic
@@ -94,20 +95,66 @@ def test_a_camera_attacked_from_its_first_frame_alarms_and_never_learns_the_atta
     detector = catalogue.ALL["evasion"].detector
     state, statuses = detector.start(), []
     for sequence in range(60):
-        state, verdict = detector.step(state, Observation(4 * sequence, 0.0, 0.4))
+        state, verdict = detector.step(state, Observation(4 * sequence, 0.0, 0.98))
         statuses.append(verdict.status)
-    assert Status.ALARM in statuses[:6]
+    assert Status.ALARM in statuses[:8]
     assert statuses[-1] is Status.ALARM
+
+
+def test_an_attack_on_one_frame_in_ten_is_caught_and_its_alarm_outlives_the_frames_between() -> None:
+    detector = catalogue.ALL["evasion"].detector
+    state, statuses = detector.start(), []
+    for sequence in range(200):
+        state, verdict = detector.step(state, Observation(sequence, 0.0, 0.999 if sequence >= 50 and sequence % 10 == 0 else 0.03))
+        statuses.append(verdict.status)
+    first = statuses.index(Status.ALARM)
+    assert 50 < first <= 100
+    assert set(statuses[first:]) == {Status.ALARM}
+
+
+def test_one_strange_frame_is_no_attack_however_strange() -> None:
+    detector = catalogue.ALL["evasion"].detector
+    state = detector.start()
+    for sequence in range(400):
+        state, verdict = detector.step(state, Observation(sequence, 0.0, 1.0 if sequence % 80 == 79 else 0.03))
+        assert verdict.status is not Status.ALARM
+
+
+def test_a_camera_whose_honest_pictures_look_odd_gets_a_level_of_its_own_but_only_so_far() -> None:
+    detector = catalogue.ALL["evasion"].detector
+    state = detector.start()
+    for sequence in range(64):
+        state, _ = detector.step(state, Observation(sequence, 0.0, 0.3 if sequence % 2 else 0.7))
+    _, odd = detector.step(state, Observation(64, 0.0, 0.8))
+    _, fresh = detector.step(detector.start(), Observation(0, 0.0, 0.8))
+    assert odd.score < fresh.score
+    for sequence in range(64, 80):
+        state, verdict = detector.step(state, Observation(sequence, 0.0, 0.999))
+    assert verdict.status is Status.ALARM
+
+
+def test_a_view_that_moves_without_being_likely_to_be_attacked_is_weather() -> None:
+    detector = catalogue.ALL["evasion"].detector
+    state = detector.start()
+    for sequence in range(200):
+        worse = sequence >= 100
+        state, verdict = detector.step(state, Observation(sequence, 0.0, 0.01 if worse else 0.1, 0.25 if worse else 0.12))
+        assert verdict.status is not Status.ALARM
+
+
+def test_an_attack_judged_by_a_foreign_calibration_says_so() -> None:
+    _, signals = story(attack())
+    assert "generic calibration" in signals[0].message
 
 
 def test_the_suspicious_stretch_begins_right_after_the_last_usual_sample() -> None:
     detector = catalogue.ALL["evasion"].detector
     state = detector.start()
     for sequence in range(0, 120, 4):
-        state, _ = detector.step(state, Observation(sequence, 0.0, 0.12))
+        state, _ = detector.step(state, Observation(sequence, 0.0, 0.05))
     verdicts = []
     for sequence in range(120, 140, 4):
-        state, verdict = detector.step(state, Observation(sequence, 0.0, 0.3))
+        state, verdict = detector.step(state, Observation(sequence, 0.0, 0.999))
         verdicts.append(verdict)
     alarm = next(verdict for verdict in verdicts if verdict.status is Status.ALARM)
     assert alarm.since_sequence == 117
@@ -120,13 +167,13 @@ def test_the_suspicious_stretch_begins_right_after_the_last_usual_sample() -> No
 def judged(
     sequence: int,
     *,
-    score: float | None = None,
+    attacked: bool = False,
     epoch: int = 1000,
     context: Context = Context.URBAN,
     digest: str = NORMAL,
     **seen: float,
 ) -> Detections:
-    """A judged frame; every fourth carries an inconsistency score unless one is given."""
+    """A judged frame; every fourth was looked at twice and is honest, unless it is said to be attacked."""
     wobble = math.sin(sequence * 12.9898) * 0.5
     usual: dict[str, float] = {
         "brightness": 0.45 + 0.01 * wobble,
@@ -134,7 +181,7 @@ def judged(
         "sharpness": 0.05,
         "heat": 0.02,
     } | seen
-    sampled = 0.12 + 0.05 * wobble if sequence % 4 == 0 else None
+    looked = attacked or sequence % 4 == 0
     time = START + timedelta(seconds=sequence / 4)
     return Detections(
         id=event_id("detections", "cam", epoch, sequence), source="inference/w1", time=time, subject="cam",
@@ -142,7 +189,7 @@ def judged(
         camera_time=time, boxes=(),
         weights_digest=digest, mode=Mode.NORMAL, decision_id="d", timings=Timings(decode_ms=1, infer_ms=1, scores_ms=1),
         features=Features(people=0, score_mean=0, score_max=0, height_mean_px=0, **usual),
-        scores=InputScores(reference_digest=NORMAL, inconsistency=sampled if score is None else score),
+        scores=look(NORMAL, attacked=attacked, wobble=wobble) if looked else InputScores(reference_digest=NORMAL),
     )  # fmt: skip
 
 
@@ -154,8 +201,8 @@ def story(events: list[Detections], state: dict | None = None) -> tuple[dict, li
     return state, signals
 
 
-def attack(first: int = 200, last: int = 260, end: int = 330) -> list[Detections]:
-    return [judged(n, score=0.35 if first <= n <= last else None) for n in range(end)]
+def attack(first: int = 200, last: int = 260, end: int = 360) -> list[Detections]:
+    return [judged(n, attacked=first <= n <= last) for n in range(end)]
 
 
 def test_an_attack_is_raised_told_and_calmed_with_windows_that_hold_every_bad_frame() -> None:
@@ -195,12 +242,12 @@ def test_a_repeated_frame_changes_nothing_and_a_crash_before_storing_sends_the_s
 
 def test_a_frame_that_comes_late_is_not_judged_twice() -> None:
     state, _ = story(attack(end=210))
-    assert watch(state, judged(5, score=0.9)) == (state, ())
+    assert watch(state, judged(5, attacked=True)) == (state, ())
 
 
 def test_a_camera_that_starts_again_keeps_its_baselines_and_its_alarm() -> None:
     state, before = story(attack(end=240))
-    again = [judged(n, score=0.35 if n < 20 else None, epoch=2000) for n in range(120)]
+    again = [judged(n, attacked=n < 20, epoch=2000) for n in range(140)]
     _, after = story(again, state)
     assert [signal.phase for signal in before if signal.phase is Phase.RAISED] == [Phase.RAISED]
     assert Phase.RAISED not in {signal.phase for signal in after}
@@ -213,14 +260,14 @@ def test_a_camera_that_starts_again_keeps_its_baselines_and_its_alarm() -> None:
 
 def test_a_clock_set_back_does_not_blind_the_watch() -> None:
     state, _ = story([judged(n) for n in range(200)])
-    _, signals = story([judged(n, score=0.35, epoch=10) for n in range(0, 40, 4)], state)
+    _, signals = story([judged(n, attacked=True, epoch=10) for n in range(0, 40, 4)], state)
     assert signals[0].phase is Phase.RAISED
     assert signals[0].window == type(signals[0].window)(epoch=10, first_sequence=0, last_sequence=signals[0].window.last_sequence)
 
 
 def test_an_attack_raises_no_drift_even_where_it_changes_the_picture() -> None:
     clean = [judged(n) for n in range(600)]
-    bad = [judged(n, score=0.35, sharpness=0.07 if n > 620 else 0.05) for n in range(600, 1000)]
+    bad = [judged(n, attacked=True, sharpness=0.07 if n > 620 else 0.05) for n in range(600, 1000)]
     _, signals = story(clean + bad)
     assert {signal.kind for signal in signals} == {Kind.EVASION}
 

@@ -1,15 +1,27 @@
 """What of a judged frame reaches the detectors."""
 
-from test_detectors import judged
+import msgspec
+from test_detectors import NORMAL, judged
 
 from detectors import catalogue
 from detectors.features import INPUT, PICTURE, VIEW, observations
-from streams.events import Features
+from streams.events import Features, InputScores
 
 
 def test_a_score_that_was_not_measured_is_absent_and_not_zero() -> None:
-    assert "inconsistency" not in observations(judged(1))
-    assert observations(judged(4))["inconsistency"].value > 0
+    assert "attack_probability" not in observations(judged(1))
+    assert (
+        0
+        < observations(judged(4))["attack_probability"].value
+        < 0.5
+        < observations(judged(5, attacked=True))["attack_probability"].value
+    )
+
+
+def test_a_look_by_an_older_worker_that_lacks_cues_is_no_reading() -> None:
+    event = judged(4)
+    older = msgspec.structs.replace(event, scores=InputScores(reference_digest=NORMAL, inconsistency=0.9))
+    assert "attack_probability" not in observations(older)
 
 
 def test_scores_exist_only_where_somebody_was_seen() -> None:

@@ -2,11 +2,15 @@
 
 from itertools import pairwise
 
-from inference.service.cues import Glance
+from inference.service.cues import Cues, Glance
 from inference.service.sampling import Sampler
 
 CALM = Glance(detail=0.017, heat=0.011)
 ATTACKED = Glance(detail=0.027, heat=0.016)
+
+
+def seen(inconsistency: float, largest: float = 0.4, blot: float = 0.1) -> Cues:
+    return Cues(inconsistency=inconsistency, largest=largest, signed=0.0, weak=0.03, heat=0.011, high_pass=0.01, blot=blot)
 
 
 def settled(every: int, key: bytes = b"k") -> Sampler:
@@ -14,7 +18,7 @@ def settled(every: int, key: bytes = b"k") -> Sampler:
     sampler = Sampler(every, key)
     for sequence in range(2000):
         if sampler.wants("gate", sequence, CALM):
-            sampler.saw("gate", 0.15, CALM)
+            sampler.saw("gate", seen(0.15), CALM)
     return sampler
 
 
@@ -37,7 +41,7 @@ def test_a_new_camera_is_looked_at_eight_times_as_often() -> None:
     sampler, looks = Sampler(32, b"k"), 0
     for sequence in range(96):
         if sampler.wants("gate", sequence, CALM):
-            sampler.saw("gate", 0.15, CALM)
+            sampler.saw("gate", seen(0.15), CALM)
             looks += 1
     assert looks == 24
 
@@ -46,11 +50,11 @@ def test_a_leap_of_the_glance_is_looked_at_in_that_very_frame_and_a_leaping_scor
     sampler = settled(32)
     for sequence in range(2000, 2100):
         assert sampler.wants("gate", sequence, ATTACKED)
-        sampler.saw("gate", 0.29, ATTACKED)
+        sampler.saw("gate", seen(0.29), ATTACKED)
     assert sampler.hot("gate")
-    for sequence in range(2100, 2112):
+    for sequence in range(2100, 2124):
         assert sampler.wants("gate", sequence, CALM)
-        sampler.saw("gate", 0.15, CALM)
+        sampler.saw("gate", seen(0.15), CALM)
     assert not sampler.hot("gate")
 
 
@@ -59,7 +63,7 @@ def test_honest_change_becomes_usual_and_costs_a_few_looks() -> None:
     looks = 0
     for sequence in range(2000, 2320):
         if sampler.wants("gate", sequence, dusk):
-            sampler.saw("gate", 0.16, dusk)
+            sampler.saw("gate", seen(0.16), dusk)
             looks += 1
     assert looks < 30
 
@@ -69,7 +73,7 @@ def test_a_flickering_camera_gets_a_look_in_eight_and_the_calm_ones() -> None:
     for sequence in range(2000, 2000 + 1600):
         flicker = Glance(detail=0.017 * (2.5 if sequence // 3 % 2 else 0.4), heat=0.011)
         if sampler.wants("gate", sequence, flicker):
-            sampler.saw("gate", 0.15, flicker)
+            sampler.saw("gate", seen(0.15), flicker)
             looks += 1
     assert looks <= 12 + 1600 / 8 + 1600 / 32
 
@@ -77,15 +81,23 @@ def test_a_flickering_camera_gets_a_look_in_eight_and_the_calm_ones() -> None:
 def test_the_sampler_looks_closer_after_a_leap_and_does_not_learn_from_it() -> None:
     sampler = settled(32)
     free = next(sequence for sequence in range(2000, 2064) if not sampler.wants("gate", sequence, CALM))
-    sampler.saw("gate", 0.9, CALM)
+    sampler.saw("gate", seen(0.9), CALM)
     assert sampler.wants("gate", free, CALM)
     assert not sampler.hot("bridge")
     for _ in range(100):
-        sampler.saw("gate", 0.9, CALM)
+        sampler.saw("gate", seen(0.9), CALM)
     assert sampler.hot("gate")
-    for _ in range(20):
-        sampler.saw("gate", 0.15, CALM)
+    for _ in range(30):
+        sampler.saw("gate", seen(0.15), CALM)
     assert not sampler.wants("gate", free, CALM)
+
+
+def test_an_attack_on_one_person_and_a_patch_keep_all_frames_looked_at_too() -> None:
+    for strange in (seen(0.16, largest=0.8), seen(0.16, blot=0.2)):
+        sampler = settled(32)
+        assert not sampler.hot("gate")
+        sampler.saw("gate", strange, CALM)
+        assert sampler.hot("gate")
 
 
 def test_another_model_in_service_sees_other_heat_and_startles_nobody() -> None:

@@ -23,6 +23,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looks import look
 from numpy.typing import NDArray
 
 from detectors import traffic
@@ -273,7 +274,7 @@ def test_frames_under_way_when_a_camera_restarted_are_no_second_sender() -> None
 
 
 def calm(
-    number: int, *, score: float | None = None, context: Context = Context.URBAN, embedding: Sequence[float] = ()
+    number: int, *, attacked: bool | None = None, context: Context = Context.URBAN, embedding: Sequence[float] = ()
 ) -> Detections:
     """A frame of a calm camera without a picture: cheap enough for thousands."""
     moment = START + timedelta(seconds=number / FPS)
@@ -283,7 +284,7 @@ def calm(
         sequence=number, frame_id="f", frame_partition=0, frame_offset=number, camera_time=moment, boxes=(),
         weights_digest="a" * 64, mode=Mode.NORMAL, decision_id="d", timings=Timings(infer_ms=1, scores_ms=1),
         features=msgspec.structs.replace(GREY, fingerprint=cells.astype(">u2").tobytes(), embedding=tuple(embedding)),
-        scores=InputScores(reference_digest="a" * 64, inconsistency=score),
+        scores=InputScores(reference_digest="a" * 64) if attacked is None else look("a" * 64, attacked=attacked),
     )  # fmt: skip
 
 
@@ -349,7 +350,7 @@ def test_other_weights_are_never_compared() -> None:
 
 def test_alarms_set_off_again_and_again_are_told_once_as_chaff() -> None:
     evasion = [entry for entry in RUNNING if entry.kind is Kind.EVASION]
-    events = [calm(n, score=0.4 if n > 100 and n % 150 < 10 else 0.12 + 0.01 * math.sin(n)) for n in range(2000)]
+    events = [calm(n, attacked=n > 100 and n % 150 < 10) for n in range(2000)]
     signals = watched(events, evasion)
     provoked = sum(s.phase is Phase.RAISED and s.kind is Kind.EVASION for s in signals)
     chaff = [s for s in signals if s.detector == "chaff"]

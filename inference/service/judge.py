@@ -115,7 +115,7 @@ class Judge:
         for (number, glance), before, after in zip(glances.items(), plain, others, strict=True):
             if before is not None and after is not None:
                 scores[number] = seen = cues.second_look(before, after, frames[number].picture)
-                self.sampler.saw(frames[number].frame.camera_id, seen.inconsistency, glance)
+                self.sampler.saw(frames[number].frame.camera_id, seen, glance)
         return scores
 
     def _compare(

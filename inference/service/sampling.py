@@ -1,9 +1,9 @@
 """Decides which frames get the second look that an inconsistency score costs: few in calm, all while something looks strange.
 
-A second look costs as much as the first, so in calm one frame in many gets it, at places that a camera cannot foresee. Three things
-ask for more: a camera that is new, a leap of one of the cheap numbers that are at hand for every frame (`cues.Glance`), and a score
-that leaps. It refuses to call anything an attack: that is the detectors' word. No clock and no chance inside; fed by `frames`
-through the judge.
+A second look costs as much as the first, so in calm one frame in many gets it, at places that a camera cannot foresee. Three
+things ask for more: a camera that is new, a leap of one of the cheap numbers that are at hand for every frame (`cues.Glance`), and
+a cue of the second look that leaps. It refuses to call anything an attack: that is the detectors' word. No clock and no chance
+inside; fed by `frames` through the judge.
 
 Source: paper 4.5.3 (SC-4), section 6 (the defences' cost in operation); measured in docs/measurements.md.
 """
@@ -11,12 +11,12 @@ Source: paper 4.5.3 (SC-4), section 6 (the defences' cost in operation); measure
 import hashlib
 from dataclasses import dataclass, field
 
-from inference.service.cues import Glance
+from inference.service.cues import Cues, Glance
+from streams.events import InputScores
 
-# Clean town streets vary by 0.03 around their level and FGSM at 8/255 begins 0.05 above it; a leap too many costs one look.
-_HOT_LEAP = 0.04
-_HOT_RATIO = 1.2
-_HOT_FRAMES = 12
+_HOT = {"inconsistency": (0.06, 1.3), "largest": (0.2, 1.4), "blot": (0.04, 1.5)}
+"""How far above its usual level a cue leaps, as a step and as a ratio; one leap too many costs `_HOT_FRAMES` looks."""
+_HOT_FRAMES = 24  # more than the usual frames in a row that end an alarm
 _USUAL_SHARE = 0.1
 _NEW_SCORES = 24
 """A camera is new for so many scores: half as many again as the evasion detector learns from."""
@@ -29,7 +29,7 @@ _STARTLED_MOST, _STARTLED_EACH = 12.0, 0.125
 
 @dataclass
 class _Camera:
-    usual: float | None = None
+    usual: dict[str, float] = field(default_factory=dict)
     glance: Glance | None = None
     hot: int = 0
     scored: int = 0
@@ -40,8 +40,8 @@ class _Camera:
 class Sampler:
     """Which frames get the second look; one in `every` of a calm camera.
 
-    All frames are looked at for a while after a score that leaps above the camera's usual level, which follows only scores that did
-    not leap, so that an attack cannot become usual. A leaping glance gets a look too, within a budget of one frame in eight: a
+    All frames are looked at for a while after a cue that leaps above the camera's usual level, which follows only looks at which
+    none did, so that an attack cannot become usual. A leaping glance gets a look too, within a budget of one frame in eight: a
     flickering camera cannot double the worker's load. `key` makes the places of calm looks unforeseeable.
     """
 
@@ -64,20 +64,21 @@ class Sampler:
         every = self.every if camera.scored >= _NEW_SCORES else max(1, self.every // _NEW_TIMES)
         return sequence % every == self._place(camera_id, sequence // every, every)
 
-    def saw(self, camera_id: str, score: float, glance: Glance) -> None:
-        """Take note of a score (0..1) and of its frame's glance."""
+    def saw(self, camera_id: str, seen: Cues | InputScores, glance: Glance) -> None:
+        """Take note of what a second look told, and of its frame's glance."""
         camera = self._cameras.setdefault(camera_id, _Camera())
         camera.scored += 1
-        usual = score if camera.usual is None else camera.usual
-        if score > max(usual + _HOT_LEAP, usual * _HOT_RATIO):
+        now = {name: value for name in _HOT if (value := getattr(seen, name)) is not None}
+        usual = {**now, **camera.usual}
+        if any(value > max(usual[name] + _HOT[name][0], usual[name] * _HOT[name][1]) for name, value in now.items()):
             camera.hot = _HOT_FRAMES
             return
         camera.hot = max(0, camera.hot - 1)
-        camera.usual = usual + _USUAL_SHARE * (score - usual)
+        camera.usual = {name: level + _USUAL_SHARE * (now.get(name, level) - level) for name, level in usual.items()}
         _follow(camera, glance, _FOLLOW_SCORED)
 
     def hot(self, camera_id: str) -> bool:
-        """Whether the camera's last scores leapt: its frames may be evidence."""
+        """Whether the camera's last looks leapt: its frames may be evidence."""
         camera = self._cameras.get(camera_id)
         return camera is not None and camera.hot > 0
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ from rich.table import Table
 from detectors import calibration
 from detectors.calibration import GENERIC, Calibration
 from inference.provenance.registry import Registry, registry_of, shipped
-from inference.service.cues import mirrored, second_look
+from inference.service import cues
 from inference.service.serving import load, white_box
 from infra.keys import model_key
 from infra.settings import read_settings
@@ -52,6 +53,13 @@ class Kept(msgspec.Struct, frozen=True):
     strength: int
     sent: str
     file: str
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What was measured of an encoded picture."""
+
+    file: str
+    scores: InputScores
 
 
 @dataclass(frozen=True)
@@ -165,14 +173,22 @@ def _kept(folder: Path) -> Iterator[Kept]:
 
 
 def _measured(registry: Registry, digest: str, folder: Path, bases: Container[str]) -> Iterator[Row]:
+    """Rows of these bases; cues are kept beside the pictures, by the code that reads them."""
+    kept = folder / f"cues-{sha256(Path(cues.__file__).read_bytes()).hexdigest()[:12]}.jsonl"
+    known = {}
+    if kept.exists():
+        known = {one.file: one.scores for one in (msgspec.json.decode(line, type=Seen) for line in kept.read_bytes().splitlines())}
     served = load(registry, digest, threads=1)
     for one in _kept(folder):
         if one.base not in bases:
             continue
-        picture = drawn.decoded((folder / one.file).read_bytes())
-        plain, other = served.look([picture, mirrored(picture)])
-        seen = second_look(plain, other, picture)
-        scores = InputScores(reference_digest=digest, **asdict(seen))
+        scores = known.get(one.file)
+        if scores is None:
+            picture = drawn.decoded((folder / one.file).read_bytes())
+            plain, other = served.look([picture, cues.mirrored(picture)])
+            scores = InputScores(reference_digest=digest, **asdict(cues.second_look(plain, other, picture)))
+            with kept.open("ab") as file:
+                file.write(msgspec.json.encode(Seen(one.file, scores)) + b"\n")
         yield Row(one.base, one.context, one.origin, one.fitted, one.attack, one.kind, one.strength, one.sent, scores)
 
 

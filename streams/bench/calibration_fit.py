@@ -19,6 +19,7 @@ from detectors.calibration import PAIRS, TERMS, Calibration, expanded, terms
 from streams.events import InputScores
 
 _LEAST_SPREAD = 1e-3
+_CLEAN = 6.0  # clean pictures weigh as much as six kinds of corruption: they are what a camera mostly shows
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def fit(rows: Sequence[Row], ridge: float = 1.0) -> Calibration:
     values = np.array([known for row in rows if (known := terms(row.scores)) is not None])
     attack = np.array([row.attack for row in rows], np.float64)
     kinds = Counter((row.attack, row.kind) for row in rows)
-    weights = np.array([1.0 / kinds[row.attack, row.kind] for row in rows])
+    weights = np.array([(_CLEAN if row.kind == "clean" else 1.0) / kinds[row.attack, row.kind] for row in rows])
     for side in (0.0, 1.0):
         weights[attack == side] *= len(rows) / 2 / weights[attack == side].sum()
     middle, spread = values.mean(axis=0), np.maximum(values.std(axis=0), _LEAST_SPREAD)
