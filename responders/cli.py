@@ -21,7 +21,8 @@ from sqlalchemy.orm import Session
 from infra.db import Sessions, open_database, reading
 from infra.settings import Settings, read_settings
 from responders import records
-from responders.records import Listed
+from responders.records import Listed, Shown
+from responders.roles import named
 from streams.errors import KerbwatchError
 from streams.events import Severity
 
@@ -131,21 +132,9 @@ def show(incident: Id, as_json: AsJson = False) -> None:
         print_json(full)
         return
     console = Console()
-    short = full.incident
-    console.print(f"[bold]incident {short.id}[/]  {short.kind} on {short.camera} ({short.context})")
-    console.print(f"state {short.state}, severity {short.severity}, {short.signals} signals, {full.relapses} relapses")
-    if short.escalated:
-        console.print(f"[bold red]escalated: {plain(short.escalated)}[/]")
-    if full.diagnosis is not None:
-        console.print(f"diagnosis: [bold]{full.diagnosis.cause.replace('_', ' ')}[/], {full.diagnosis.confidence:.0%} sure")
-        for words in full.diagnosis.evidence:
-            console.print(f"  - {plain(words)}")
-    _print_clocks(console, short, full.acknowledged_by)
-    steps = table("", "step", "does", "state", "NIST", title=f"playbook {full.playbook} ({', '.join(full.techniques)})")
-    for step in full.steps:
-        does = f"{step.action} {step.mode or ''}".strip()
-        steps.add_row(">" if step.name == full.step else "", step.name, does, step.state, step.function)
-    console.print(steps)
+    _print_head(console, full)
+    _print_clocks(console, full.incident, full.acknowledged_by)
+    _print_steps(console, full)
     timeline = table("time (UTC)", "state", "actor", "what", title="timeline")
     for change in full.timeline:
         timeline.add_row(f"{change.time:%H:%M:%S.%f}"[:-3], change.state, plain(change.actor), plain(change.what))
@@ -158,6 +147,37 @@ def show(incident: Id, as_json: AsJson = False) -> None:
         )
     console.print(effects)
     console.print(f"{full.frames_quarantined} frames in quarantine")
+
+
+def _print_head(console: Console, full: Shown) -> None:
+    short = full.incident
+    console.print(f"[bold]incident {short.id}[/]  {short.kind} on {short.camera} ({short.context})")
+    console.print(f"state {short.state}, severity {short.severity}, {short.signals} signals, {full.relapses} relapses")
+    if short.escalated:
+        console.print(f"[bold red]escalated: {plain(short.escalated)}[/]")
+    if full.graded:
+        console.print(f"[dim]severity by this rule: {plain(full.graded)}[/]")
+    if full.asks:
+        console.print(f"[bold]step {full.step} waits for approval by {named(full.asks)}: kerbwatch incidents approve[/]")
+    for label, value in (("called", " ".join(full.called)), ("assigned to", full.assignee)):
+        if value:
+            console.print(f"{label}: {plain(value)}")
+    if full.snoozed_until is not None:
+        console.print(f"snoozed until {utc(full.snoozed_until)} UTC")
+    if full.diagnosis is not None:
+        console.print(f"diagnosis: [bold]{full.diagnosis.cause.replace('_', ' ')}[/], {full.diagnosis.confidence:.0%} sure")
+        for words in full.diagnosis.evidence:
+            console.print(f"  - {plain(words)}")
+
+
+def _print_steps(console: Console, full: Shown) -> None:
+    outcomes = {one.step: one.outcome for one in full.ended}
+    steps = table("", "step", "does", "state", "NIST", "outcome", title=f"playbook {full.playbook} ({', '.join(full.techniques)})")
+    for step in full.steps:
+        does = f"{step.action} {step.mode or ''}".strip()
+        here = ">" if step.name == full.step else ""
+        steps.add_row(here, step.name, does, step.state, step.function, outcomes.get(step.name, ""))
+    console.print(steps)
 
 
 def _print_clocks(console: Console, short: Listed, acknowledged_by: str) -> None:

@@ -15,9 +15,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from infra.tables import EffectRow, IncidentRow, QuarantinedFrame, TimelineRow
-from responders.incident import Resolution
+from responders.incident import Ended, Resolution
 from responders.outbox import WAITING
 from responders.playbooks import State, Step
+from responders.roles import Role
 from responders.store import impact_of, incident_of
 from streams.errors import BadInput
 from streams.events import Context, Diagnosis, Kind, Severity, Window
@@ -70,13 +71,23 @@ class Effect(Struct, frozen=True):
 
 
 class Shown(Struct, frozen=True, kw_only=True):
-    """One incident in full; `step` is where its playbook stands, `diagnosis` what triage said last."""
+    """One incident in full; `step` is where its playbook stands, `diagnosis` what triage said last.
+
+    ended: how the steps before ended. asks: the roles whose approval the step lacks. graded: the rule by which it is so severe.
+    called: the roles called so far.
+    """
 
     incident: Listed
     playbook: str
     techniques: tuple[str, ...]
     steps: tuple[Step, ...]
     step: str
+    ended: tuple[Ended, ...]
+    asks: tuple[Role, ...]
+    graded: str
+    called: tuple[Role, ...]
+    assignee: str
+    snoozed_until: datetime | None
     relapses: int
     acknowledged_by: str
     diagnosis: Diagnosis | None
@@ -158,6 +169,12 @@ def shown(session: Session, incident_id: str) -> Shown:
         techniques=incident.playbook.techniques,
         steps=incident.playbook.steps,
         step=incident.step.name,
+        ended=incident.ended,
+        asks=incident.asks,
+        graded=incident.graded,
+        called=incident.called,
+        assignee=incident.assignee,
+        snoozed_until=incident.snoozed_until,
         relapses=incident.relapses,
         acknowledged_by=incident.acknowledged_by,
         diagnosis=incident.diagnosis,
@@ -184,7 +201,9 @@ def standing(session: Session) -> Standing:
         select(IncidentRow.kind, IncidentRow.state, func.count()).where(of_open).group_by(IncidentRow.kind, IncidentRow.state)
     )
     alone = session.execute(
-        select(IncidentRow.kind, func.count()).where(of_open, IncidentRow.acknowledged_at.is_(None)).group_by(IncidentRow.kind)
+        select(IncidentRow.kind, func.count())
+        .where(of_open, IncidentRow.state != State.SUSPECTED, IncidentRow.acknowledged_at.is_(None))
+        .group_by(IncidentRow.kind)
     )
     return Standing(
         open={(Kind(kind), state): count for kind, state, count in states},

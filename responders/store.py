@@ -10,6 +10,7 @@ locked in one order.
 Source: README, promises 1, 3 and 4; paper 4.6, 4.7.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -176,6 +177,7 @@ class Store:
         touched: list[str] = []
         decisions: list[Decision] = []
         rows = session.scalars(select(IncidentRow).where(IncidentRow.state != State.CLOSED).order_by(IncidentRow.opened_at)).all()
+        cameras = Counter((row.context, row.kind) for row in rows)  # one open incident a camera, context and kind
         for row in rows:
             model = models.get(Context(row.context))
             if model is None:  # opened while we waited for the locks; the next tick sees it
@@ -187,7 +189,7 @@ class Store:
                 now,
                 Mode(model.asked_mode),
                 *self.obedience(model, workers, now),
-                cameras=len({one.camera_id for one in rows if (one.context, one.kind) == (row.context, row.kind)}),
+                cameras=cameras[row.context, row.kind],
                 judged_at=_judged_at(session, incident) if incident.counts_calm else None,
             )
             made = _step(session, incident, moment, cause_id=cause_id, model=model, now=now)
