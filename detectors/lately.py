@@ -28,7 +28,10 @@ _STRANGE = 3.0  # spreads from usual at which a picture is not usual
 _STEP = 2  # frames within which a change counts as sudden
 _FLOORS = (0.01, 0.006, 0.0008)  # least spreads of brightness, contrast, sharpness
 _VIEW_FLOORS = (0.0015, 0.5)  # of heat and people
+_SAMPLES = 8  # calm samples before their usual logit counts
 _ALONE = 48  # frames without a second model's word after which no canary answers: one is compared every few frames
+_WHOLE = 64  # most numbers of an embedding that is followed
+_FARTHEST = 1e4  # squared spreads that one number of an embedding counts at most
 _KEPT = 6  # contexts and modes remembered
 
 
@@ -46,6 +49,8 @@ class _Level(TypedDict):
 class _Memory(TypedDict):
     places: dict[str, _Level]  # by context: brightness, contrast, sharpness, seconds waited
     views: dict[str, _Level]  # by context and mode: heat, people
+    inner: dict[str, _Level]  # by context and weights: the embedding
+    calm: dict[str, list[float]]  # by context: samples, and the usual logit of an attack
     picture: list[float]  # lately: brightness, contrast, sharpness
     before: list[list[float]]  # the last frames' own
     jump: list[float]  # most that each changed within two frames since it was usual
@@ -55,6 +60,9 @@ class _Memory(TypedDict):
     moves: str
     view: list[float]
     attack: float | None  # probability, lately
+    logit: float  # the same as a logit, over more samples
+    samples: int  # since the picture or the view is not usual any more
+    embedding: list[float]
     second: list[float] | None  # agreement with a second model, people by it and by the one that is new
     shared: int  # frames since a second model was asked
     digest: str
@@ -84,7 +92,9 @@ class Lately:
     moves: how much cells move, over usual. sudden: largest share of a change that came within two frames. off: frames since the
     picture or the model's view is not usual any more.
     heat, people: of the model's view, now over usual. blank: heat is as good as nothing.
-    attack: probability of adversarial input on the frames lately sampled, None without any.
+    attack: probability of adversarial input on the frames lately sampled, None without any. rise: its logit above this camera's
+    usual one, over the `samples` taken since the picture or the view is not usual any more; 0 where that is not known.
+    inner: mean squared distance of the embedding from its usual place under these weights, in spreads.
     newcomer: frames since other weights answer. stranger: weights answer that are neither the reference nor compared with another.
     agreement, missed: of two models on the same frames: F1 of their boxes, and the share of people that the new one does not see.
     moved: frames since another context is claimed. waited_s: seconds beyond usual until a frame is judged. refused: messages
@@ -110,6 +120,9 @@ class Lately:
     people: float = 1.0
     blank: bool = False
     attack: float | None = None
+    rise: float = 0.0
+    samples: int = 0
+    inner: float = 1.0
     newcomer: int = 10**6
     stranger: bool = False
     agreement: float = 1.0
@@ -139,6 +152,9 @@ def follow(state: dict[str, Json], event: Detections, *, learn: bool) -> tuple[d
     features, context = event.features, str(event.context)
     picture = [features.brightness, features.contrast, features.sharpness]
     view = [features.heat, float(features.people)]
+    embedding = list(features.embedding) if len(features.embedding) <= _WHOLE else []
+    key, weights = f"{context}/{event.mode}", f"{context}/{event.weights_digest[:12]}"
+    sample = probability(event.scores, event.context)
     waited_s = max(0.0, event.time.timestamp() - event.camera_time.timestamp())
     last = unpacked(memory["last"])
     cells = told(features.fingerprint)
@@ -153,7 +169,8 @@ def follow(state: dict[str, Json], event: Detections, *, learn: bool) -> tuple[d
         "last": packed(cells),
         "moves": packed(pattern.moves),
         "view": _mixed(memory["view"], view, _FAST),
-        "attack": _attack(memory["attack"], event),
+        "attack": _attack(memory["attack"], sample),
+        "embedding": _mixed(memory["embedding"], embedding, _FAST) if len(memory["embedding"]) == len(embedding) else embedding,
         "second": _second(memory["second"], event),
         "shared": 0 if event.compared is not None else min(memory["shared"] + 1, 10**6),
         "digest": event.weights_digest,
@@ -163,26 +180,36 @@ def follow(state: dict[str, Json], event: Detections, *, learn: bool) -> tuple[d
         "waited": round(memory["waited"] + _FAST * (waited_s - memory["waited"]), 4),
         "refused": round(memory["refused"] + _FAST * (min(event.refused, 1000) - memory["refused"]), 4),
     }
-    place, seen = memory["places"].get(context), memory["views"].get(f"{context}/{event.mode}")
+    place, seen = memory["places"].get(context), memory["views"].get(key)
     lately = _compared(after, pattern, place, seen, event)
     after["jump"] = _jumps(after, place)
     strange = lately.known and (lately.picture > _STRANGE or (lately.seen and not 0.25 < lately.heat < 4.0))  # noqa: PLR2004 times
     after["off"] = min(memory["off"] + 1, 10**6) if strange else 0
-    lately = replace(lately, off=after["off"])
+    _sampled(after, sample)
+    calm = memory["calm"].get(context, [0.0, 0.0])
+    rise = after["logit"] - calm[1] if after["samples"] and calm[0] >= _SAMPLES else 0.0
+    inner = _inner(after["embedding"], memory["inner"].get(weights))
+    lately = replace(lately, off=after["off"], rise=rise, samples=after["samples"], inner=inner)
     usual = place is None or place["count"] < LEARN or _away(place, picture) < _BEYOND
     if learn and usual:
         after["places"] = _kept(memory["places"], context, _learned(place, [*picture, waited_s], _Pattern(cells, moved)))
-        after["views"] = _kept(memory["views"], f"{context}/{event.mode}", _learned(seen, view))
+        after["views"] = _kept(memory["views"], key, _learned(seen, view))
+        if embedding:
+            after["inner"] = _kept(memory["inner"], weights, _learned(memory["inner"].get(weights), embedding))
+        if sample is not None and not strange:
+            count = min(calm[0] + 1.0, _MEMORY / 8)
+            after["calm"] = {**memory["calm"], context: [count, round(calm[1] + (_logit(sample) - calm[1]) / count, 4)]}
     return cast("dict[str, Json]", after), lately
 
 
 def _begin(event: Detections) -> _Memory:
     features = event.features
     return {
-        "places": {}, "views": {}, "picture": [features.brightness, features.contrast, features.sharpness], "before": [],
-        "jump": [0.0, 0.0, 0.0], "off": 0, "cells": "", "last": "", "moves": "", "view": [features.heat, float(features.people)],
-        "attack": None, "second": None, "shared": 10**6, "digest": event.weights_digest, "since_digest": 10**6,
-        "context": str(event.context), "since_context": 10**6,
+        "places": {}, "views": {}, "inner": {}, "calm": {},
+        "picture": [features.brightness, features.contrast, features.sharpness], "before": [], "jump": [0.0, 0.0, 0.0], "off": 0,
+        "cells": "", "last": "", "moves": "", "view": [features.heat, float(features.people)], "embedding": [],
+        "attack": None, "logit": 0.0, "samples": 0, "second": None, "shared": 10**6,
+        "digest": event.weights_digest, "since_digest": 10**6, "context": str(event.context), "since_context": 10**6,
         "waited": max(0.0, event.time.timestamp() - event.camera_time.timestamp()), "refused": 0.0,
     }  # fmt: skip
 
@@ -244,11 +271,34 @@ def _jumps(now: _Memory, place: _Level | None) -> list[float]:
     ]
 
 
-def _attack(before: float | None, event: Detections) -> float | None:
-    found = probability(event.scores, event.context)
-    if found is None or not math.isfinite(found):
+def _attack(before: float | None, sample: float | None) -> float | None:
+    if sample is None:
         return before
-    return round(found if before is None else before + 2 * _FAST * (found - before), 4)
+    return round(sample if before is None else before + 2 * _FAST * (sample - before), 4)
+
+
+def _sampled(now: _Memory, sample: float | None) -> None:
+    """Takes note of a sample, if there is one, since the camera is not as usual."""
+    if now["off"] == 0:
+        now["samples"] = 0
+    elif sample is not None:
+        logit = _logit(sample)
+        now["logit"] = round(logit if now["samples"] == 0 else now["logit"] + _FAST * (logit - now["logit"]), 4)
+        now["samples"] = min(now["samples"] + 1, 10**6)
+
+
+def _logit(share: float) -> float:
+    return math.log(max(share, 1e-6) / max(1.0 - share, 1e-6))
+
+
+def _inner(now: list[float], level: _Level | None) -> float:
+    if level is None or level["count"] < LEARN or len(level["mean"]) != len(now):
+        return 1.0
+    far = [
+        min(_FARTHEST, (value - middle) ** 2 / max(wide, (0.02 * middle) ** 2, 1e-12))
+        for value, middle, wide in zip(now, level["mean"], level["var"], strict=True)
+    ]
+    return sum(far) / max(1, len(far))
 
 
 def _second(before: list[float] | None, event: Detections) -> list[float] | None:

@@ -56,17 +56,19 @@ def diagnose(found: Open, lately: Lately) -> Diagnosis | None:
     if attacked(found, lately):
         totals[Cause.CORRUPTION] = min(totals[Cause.CORRUPTION], totals[Cause.ATTACK] - 1.0)
     best = max(totals, key=lambda cause: totals[cause])
-    if totals[best] < _LEAST or (0 < lately.off < _SETTLED and best is not Cause.ATTACK):
+    hasty = 0 < lately.off < _SETTLED and not (best is Cause.ATTACK and attacked(found, lately))
+    if totals[best] < _LEAST or hasty:
         return None
     odds = [math.exp(_TEMPER * (total - totals[best])) for total in totals.values()]
     return Diagnosis(cause=best, confidence=round(1.0 / sum(odds), 3), evidence=_words(clues, totals, best, lately))
 
 
 def attacked(found: Open, lately: Lately) -> bool:
-    """Whether there is a sign of adversarial input: the detector alarms, or frames look like it, by their samples or by detail."""
-    if "evasion" in found:
+    """Whether there is a sign of adversarial input: the detector alarms, or samples look like it, or do so more than usual."""
+    if "evasion" in found or (lately.attack is not None and lately.attack >= ATTACK_SIGN):
         return True
-    return lately.attack is not None and lately.attack >= (0.5 if _only_detail(lately) else ATTACK_SIGN)
+    least = 0.8 if lately.samples > 3 else 1.5  # noqa: PLR2004 a logit that calm samples hardly reach so often
+    return lately.samples > 1 and lately.rise >= (least / 2 if _only_detail(lately) else least)
 
 
 def _only_detail(lately: Lately) -> bool:
@@ -103,7 +105,13 @@ def _attack(found: Open, lately: Lately) -> Iterator[Clue]:
         yield Clue(
             Cause.ATTACK, 3.0, "The model's view changes when pictures are squeezed, as it does under attack: evasion alarms."
         )
-    if lately.attack is not None:
+    if lately.samples > 3:  # noqa: PLR2004 fewer may be chance
+        times = math.exp(max(-9.0, min(9.0, lately.rise)))
+        words = (
+            f"Since the change, sampled frames look adversarial with {times:.1f} times the odds that this camera's usually have."
+        )
+        yield Clue(Cause.ATTACK, max(-2.0, min(3.0, 2.0 * lately.rise - 0.8)), words)
+    elif lately.attack is not None:
         sign = lately.attack
         words = f"Frames lately sampled look adversarial with probability {sign:.2f}."
         yield Clue(Cause.ATTACK, 3.0 * (sign - 0.5) if sign > 0.5 else 2.0 * (sign - 0.5), words)  # noqa: PLR2004 even odds
@@ -174,6 +182,11 @@ def _camera(found: Open, lately: Lately) -> Iterator[Clue]:
         yield Clue(Cause.CAMERA, 3.0, f"The picture is all but {colour} (brightness {lately.level:.2f}).")
     if lately.contrast_share < 0.25 and lately.sudden > 0.8:  # noqa: PLR2004 as drills show
         yield Clue(Cause.CAMERA, 2.0, f"Contrast fell at once to {lately.contrast_share:.0%} of usual.")
+    yield from _specks(lately)
+
+
+def _specks(lately: Lately) -> Iterator[Clue]:
+    """Pictures of which a part is no view of anything."""
     if lately.striped > 0.3 and lately.sharpness_share > 1.5 and lately.layout < 0.9:  # noqa: PLR2004 as drills show
         yield Clue(Cause.CAMERA, 5.0, "Rows or columns of the picture are all alike, and full of edges: it is torn.")
     if lately.moves > 4 and lately.layout < 0.8:  # noqa: PLR2004 as drills show
@@ -181,6 +194,8 @@ def _camera(found: Open, lately: Lately) -> Iterator[Clue]:
     if lately.sharpness_share > 4 and lately.sudden > 0.8:  # noqa: PLR2004 as drills show
         words = f"Fine detail rose at once to {lately.sharpness_share:.0f} times its usual amount: specks, not a scene."
         yield Clue(Cause.CAMERA, 2.0 * math.log2(lately.sharpness_share / 4.0), words)
+        if lately.contrast_share > 1.5 and lately.moves > 1.6:  # noqa: PLR2004 as drills show
+            yield Clue(Cause.CAMERA, 2.0, f"Contrast rose to {lately.contrast_share:.1f} times with it, and every cell flickers.")
 
 
 def _model(found: Open, lately: Lately) -> Iterator[Clue]:
@@ -188,15 +203,22 @@ def _model(found: Open, lately: Lately) -> Iterator[Clue]:
         yield Clue(Cause.MODEL, 6.0, "The weights that answer are not those that the context's order names.")
     if "answers" in found:
         yield Clue(Cause.MODEL, 2.5, f"The model's answers do not fit: {found['answers']}.")
-    if not (lately.known and lately.seen):
+    steady = lately.known and lately.picture < 3  # noqa: PLR2004 spreads
+    if steady and lately.inner > 100:  # noqa: PLR2004 attacks reach 25
+        yield Clue(
+            Cause.MODEL, 6.0, f"In usual pictures the model's inner features lie {math.sqrt(lately.inner):.0f} spreads from usual."
+        )
+    if not lately.seen:
         return
-    steady = lately.picture < 3  # noqa: PLR2004 spreads
     if steady and lately.blank:
         yield Clue(Cause.MODEL, 4.0, f"The model sees as good as nothing ({lately.heat:.0%} of its usual heat).")
     if steady and lately.heat > 4:  # noqa: PLR2004 as drills show
         yield Clue(Cause.MODEL, 4.0, f"The model sees {lately.heat:.0f} times as much as usual.")
     if steady and (lately.blank or lately.heat > 4):  # noqa: PLR2004 same
-        yield Clue(Cause.MODEL, 1.5, f"The pictures are as usual (within {lately.picture:.1f} spreads): only the answers changed.")
+        # an attack that moves answers so far leaves traces in fine detail
+        weight = 2.5 if lately.picture < 1.5 else 1.5  # noqa: PLR2004 spreads
+        words = f"The pictures are as usual (within {lately.picture:.1f} spreads): only the answers changed."
+        yield Clue(Cause.MODEL, weight, words)
         if lately.newcomer < 600:  # noqa: PLR2004 two minutes at 5 frames/s
             yield Clue(Cause.MODEL, 1.0, f"Other weights answer since {lately.newcomer} frames ago.")
 

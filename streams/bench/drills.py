@@ -67,10 +67,13 @@ class Scene:
 
 
 ROUNDS: dict[str, tuple[Scene, ...]] = {
-    "tuning": (Scene(Context.URBAN, "day", 701), Scene(Context.HIGHWAY, "dusk", 702), Scene(Context.URBAN, "rain", 703)),
+    "tuning": (
+        Scene(Context.URBAN, "day", 701), Scene(Context.HIGHWAY, "dusk", 702), Scene(Context.URBAN, "rain", 703),
+        Scene(Context.URBAN, "day", 951), Scene(Context.URBAN, "dusk", 953),
+    ),
     "test": (
-        Scene(Context.URBAN, "day", 951), Scene(Context.HIGHWAY, "day", 952),
-        Scene(Context.URBAN, "dusk", 953), Scene(Context.HIGHWAY, "rain", 954),
+        Scene(Context.URBAN, "day", 955), Scene(Context.HIGHWAY, "day", 952),
+        Scene(Context.URBAN, "dusk", 956), Scene(Context.HIGHWAY, "rain", 954),
     ),
 }  # fmt: skip
 """Scenes by round; no other benchmark uses these seeds."""
