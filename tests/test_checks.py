@@ -36,7 +36,8 @@ def test_a_log_that_was_changed_opens_one_incident_and_asks_people(database: Set
         [one] = listed(session)
         full = shown(session, one.id)
     assert (one.kind, one.state, one.camera, one.signals) == (Kind.TAMPERING, State.CONTAINED, "log-check", 2)
-    assert full.step == "repair"
+    assert (full.step, full.asks) == ("repair", (Role.DEVOPS_ENGINEER, Role.SECMLOPS_ENGINEER))
+    assert "tampering is at least high" in full.graded
     assert "audit entry 1 is not the one" in full.timeline[0].what
     assert {effect.topic for effect in full.effects} == {"incidents", "audit"}, "no model is switched over a log"
     assert {step.mode for step in full.steps} >= {Mode.SAFE}
