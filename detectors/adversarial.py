@@ -65,7 +65,7 @@ class Evasion:
     memory: int = 64
     rate: float = 0.1
     shift: float = 3.0
-    most: float = 6.0
+    most: float = 7.0
     usual: float = 2.0
     dwell: int = 20
 

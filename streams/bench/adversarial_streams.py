@@ -74,7 +74,9 @@ class _Camera:
         if looked:
             assert one.scores.inconsistency is not None
             self.sampler.saw("camera", one.scores, glance)
-            self.state, verdict = _EVASION.detector.step(self.state, Observation(self.sequence, 0.0, one.probability))
+            self.state, verdict = _EVASION.detector.step(
+                self.state, Observation(self.sequence, 0.0, one.probability, one.scores.inconsistency)
+            )
             alarm = verdict.status is Status.ALARM
         self.sequence += 1
         return alarm
