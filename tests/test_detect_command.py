@@ -106,7 +106,7 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
         (["--column", "speed", "--train-rows", 99], "--train-rows 100 or more"),
         (["--column", "speed", "--train-rows", 900], "it takes 100 for that, and more to judge"),
         (["--column", "speed", "--detector", "drift-brightnes"], "did you mean drift-brightness"),
-        (["--column", "speed", "--detector", "evasion", "--arl", 5000], "has no run length to choose"),
+        (["--column", "speed", "--detector", "adwin-brightness", "--arl", 5000], "has no run length to choose"),
     ],
 )
 def test_what_does_not_hold_is_told_in_words_with_exit_code_two(words: list[object], told: str, tmp_path: Path) -> None:
