@@ -36,6 +36,7 @@ from streams.bench.adversarial_streams import OnOff, Stream, median_delay, strea
 AIM, HARM = 0.95, 10.0
 """Share to be flagged at 5 % false flags, of every attack that is not adaptive and adds so many points to the miss rate."""
 _RARE_ATTACK = ("pgd", "eps 8/255", "untargeted", "jpeg 92")
+_AIMED = {"pgd", "adaptive"}  # of the others, the name says what they are after
 _LEAST_FPR = 0.004
 _STREAMED = ("streets", "footage")  # an album has no calm: each picture is another place
 
@@ -125,35 +126,33 @@ def _streamed(
 
 
 def show(found: Figures, console: Console) -> None:
-    """Tables: attacks (a star where the aim is missed), the worst false flags, on and off, the cost."""
-    table = Table(
-        "data", "attack", "strength", "aim", "sent", "miss rate +", "AUROC", "TPR 5 %", "TPR 1 %", "frames", "caught", box=None
-    )
-    for row in found.attacks:
-        harm = "" if row.miss_rate_added_points is None else f"{row.miss_rate_added_points:.1f}"
-        star = "*" if falls_short(row) else ""
-        delay = "-" if row.delay_frames is None else f"{row.delay_frames:g}"
-        caught = "-" if row.caught is None else f"{row.caught:.0%}"
-        table.add_row(
-            row.data, row.attack, row.strength, row.objective, row.sent, harm, f"{row.auroc:.3f}", f"{row.tpr_at_fpr5:.2f}{star}",
-            f"{row.tpr_at_fpr1:.2f}", delay, caught,
-        )  # fmt: skip
-    console.print(table)
+    """Tables, 80 columns wide: attacks (a star where the aim is missed), false flags, on and off, the cost."""
+    for data in dict.fromkeys(row.data for row in found.attacks):
+        table = Table(f"attacks on {data}", "added", "AUROC", "TPR 5 %", "TPR 1 %", "delay", "caught", box=None)
+        for row in (one for one in found.attacks if one.data == data):
+            harm = "" if row.miss_rate_added_points is None else f"{row.miss_rate_added_points:.1f}"
+            star = "*" if falls_short(row) else ""
+            delay = "-" if row.delay_frames is None else f"{row.delay_frames:g}"
+            caught = "-" if row.caught is None else f"{row.caught:.0%}"
+            flagged = f"{row.tpr_at_fpr5:.2f}{star}"
+            table.add_row(label(row), harm, f"{row.auroc:.3f}", flagged, f"{row.tpr_at_fpr1:.2f}", delay, caught)
+        console.print(table)
     console.print(f"* below {AIM:.0%} although it adds {HARM:g} points to the miss rate; adaptive attacks are told, not judged")
     table = Table("false flags at 5 %", "severity", "streets", "photographs", "footage", box=None)
     cells: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for flag in found.corruptions:
         cells[flag.corruption, flag.severity][flag.data] = flag.flagged
     for key, by_data in cells.items():
-        table.add_row(*key, *(f"{by_data[data]:.0%}" if data in by_data else "" for data in ("streets", "photographs", "footage")))
+        if any(by_data.values()):
+            shares = (f"{by_data[data]:.0%}" if data in by_data else "" for data in ("streets", "photographs", "footage"))
+            table.add_row(*key, *shares)
     console.print(table)
-    table = Table("miss rate of a stream", "attack", "strength", "aim", "sent", "clean", "off", "on", "safe model", box=None)
-    for one in found.on_off:
-        table.add_row(
-            one.data, one.attack, one.strength, one.objective, one.sent,
-            f"{one.clean:.1f}", f"{one.off:.1f}", f"{one.on:.1f}", f"{one.safe:.1f}",
-        )  # fmt: skip
-    console.print(table)
+    console.print(f"none of the other {sum(not any(by_data.values()) for by_data in cells.values())} is flagged once")
+    for data in dict.fromkeys(row.data for row in found.on_off):
+        table = Table(f"miss rate of streams of {data}", "clean", "off", "on", "safe model", box=None)
+        for one in (each for each in found.on_off if each.data == data):
+            table.add_row(label(one), *(f"{rate:.1f}" for rate in (one.clean, one.off, one.on, one.safe)))
+        console.print(table)
     for cost in found.cost:
         console.print(
             f"{cost.data}: inference {cost.infer_ms:.1f} ms, glance {cost.glance_ms:.2f} ms, second look {cost.second_look_ms:.1f} "
@@ -162,6 +161,13 @@ def show(found: Figures, console: Console) -> None:
     console.print(
         f"streams that alarmed in calm: {sum(one.false_alarms for one in found.calm)} of {sum(one.streams for one in found.calm)}"
     )
+
+
+def label(row: AttackRow | OnOff) -> str:
+    """An attack in few words, e.g. "pgd 4/255, hide, png"."""
+    aim = f", {row.objective}" if row.attack in _AIMED and row.objective != "untargeted" else ""
+    strength = row.strength.removeprefix("eps ") if row.strength[0] in "ex" else ""
+    return f"{row.attack} {strength}".strip() + aim + (", png" if row.sent == "png" else "")
 
 
 def falls_short(row: AttackRow) -> bool:
@@ -181,13 +187,14 @@ def draw(readings: Sequence[Reading], found: Figures, folder: Path) -> None:
     panels: dict[str, dict[str, list[Reading]]] = defaultdict(lambda: defaultdict(list))
     for (name, strength, objective, sent, _), them in attacks(readings).items():
         if sent.endswith("jpeg"):
-            panel = f"{name}, {objective}" if name in {"pgd", "adaptive"} else name
+            panel = f"{name}, {objective}" if name in _AIMED else name
             panels[panel][strength] += them
     columns = 3
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(10, 3 * rows), sharex=True, sharey=True, squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
+    for number, axis in enumerate(axes.flat):
+        axis.set_visible(number < len(panels))
+        axis.tick_params(labelbottom=number + columns >= len(panels))
     for axis, (name, strengths) in zip(axes.flat, panels.items(), strict=False):
         for strength, them in strengths.items():
             beyond = np.sort(np.maximum(apart.beyond(them), _LEAST_FPR))
