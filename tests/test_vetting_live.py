@@ -22,7 +22,7 @@ from streams.sources.open import open_source
 EPS = 0.03
 RULES = Rules()
 ENOUGH = 0.9
-TAKEN = slice(0, 60, 10)
+TAKEN = slice(0, 40, 10)
 
 
 class Site:
@@ -34,7 +34,7 @@ class Site:
         self.safe: Served = load(registry, digests[Mode.SAFE], threads=1)
         self.normal: Served = load(registry, digests[Mode.NORMAL], threads=1)
         self.white: CspNano = registry.network(digests[Mode.NORMAL])
-        golden = as_sent(GOLDEN_PLACES)
+        golden = as_sent(GOLDEN_PLACES[:3])  # twelve pictures: as few as teach limits
         self.known = {
             served: known(reference(golden), golden, list(ask(served, golden)), RULES) for served in (self.safe, self.normal)
         }
