@@ -103,7 +103,7 @@ def _usual(lately: Lately) -> tuple[str, ...]:
 def _attack(found: Open, lately: Lately) -> Iterator[Clue]:
     if "evasion" in found:
         yield Clue(
-            Cause.ATTACK, 3.0, "The model's view changes when pictures are squeezed, as it does under attack: evasion alarms."
+            Cause.ATTACK, 3.0, "The model sees otherwise at a second look, as it does under attack: the evasion detector alarms."
         )
     if lately.samples > 3:  # noqa: PLR2004 fewer may be chance
         times = math.exp(max(-9.0, min(9.0, lately.rise)))

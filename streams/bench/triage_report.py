@@ -6,8 +6,6 @@ but for the pictures that it writes. No topic.
 Source: docs/triage.md says what each figure means.
 """
 
-import os
-import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from inference.measure.artefacts import machine
 from streams.bench.drills import AFTER, CLEAN, FPS, HEIGHT_PX, ROUNDS, WIDTH_PX, Drill
 from streams.events import Cause, Diagnosis
 
@@ -87,7 +86,7 @@ def figures(outcomes: Sequence[Outcome], command: str, weights: Mapping[str, str
     return {
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "weights": dict(weights),
         "settings": {
             "size": f"{WIDTH_PX}x{HEIGHT_PX}", "fps": FPS, "clean_frames": CLEAN, "frames_under_harm": AFTER,
@@ -207,9 +206,9 @@ def draw_drill(one: Outcome, path: Path) -> None:
         if str(diagnosis.cause) != told:
             told = str(diagnosis.cause)
             words = f"triage: {_short(diagnosis.cause)}, {diagnosis.confidence:.0%} sure"
-            scores.annotate(words, (into, 0.5), (into + 3, 0.35), fontsize=9, arrowprops={"arrowstyle": "->"})
+            scores.annotate(words, (into, 1.0), (into + 3, 1.6), fontsize=9, arrowprops={"arrowstyle": "->"})
     scores.set(ylim=(0, 2.0), ylabel="probability, evidence")
-    scores.legend(loc="lower right", fontsize=8)
+    scores.legend(loc="upper right", fontsize=8)
     first = one.moments[0]
     picture.plot(
         frames,
@@ -220,7 +219,7 @@ def draw_drill(one: Outcome, path: Path) -> None:
         frames, [moment.heat / max(first.heat, 1e-6) for moment in one.moments], label="model's heat, over the first frame's"
     )
     picture.set(xlabel=f"frames since the harm began ({one.drill.name}, {one.drill.scene.name})")
-    picture.legend(loc="lower left", fontsize=8)
+    picture.legend(loc="upper left", fontsize=8)
     evidence = "\n".join(one.last.evidence) if one.last is not None else ""
     figure.text(0.02, 0.005, evidence, fontsize=8, va="bottom")
     figure.tight_layout(rect=(0, 0.08, 1, 1))
