@@ -4,8 +4,6 @@ It decides where results go and what is said meanwhile; what is trained and meas
 topic.
 """
 
-import os
-import platform
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -22,6 +20,7 @@ from inference.experiments.data import HERE, Data, citypersons, here
 from inference.experiments.grid import BUDGETS, Cell, Grid, Starts
 from inference.experiments.overheads import EFFORTS, measure
 from inference.experiments.overheads_report import write as write_overheads
+from inference.measure.artefacts import machine
 from inference.provenance.registry import SHIPPED, digest_of
 from infra.settings import read_settings
 from streams.errors import BadInput, KerbwatchError
@@ -136,17 +135,6 @@ def _figure7(session: _Session) -> list[Path]:
         (line, seed, session.grid.trained(cell) / "curves.jsonl") for seed in session.seeds for line, cell in paper.figure7(seed)
     ]
     return figures.convergence("figure7", curves, session.out)
-
-
-def machine() -> str:
-    """The machine in words, for results: processor, cores, Python."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def _data(name: str, shared_data: Path, tests: int) -> Data:

@@ -14,7 +14,7 @@ from statistics import fmean
 import msgspec
 import numpy as np
 
-from inference.experiments import artefacts
+from inference.measure import artefacts
 from inference.training.curves import whole
 
 SUBSET = "reasonable"

@@ -8,8 +8,8 @@ Source: paper section 6.
 
 from pathlib import Path
 
-from inference.experiments import artefacts
 from inference.experiments.overheads import Overheads
+from inference.measure import artefacts
 
 PAPER_LATENCY, PAPER_QUANTISED, PAPER_KEPT = 47 / 39, 1.08, 0.94
 """The paper's ratios: protected model over unprotected; quantised over unprotected; share of robustness that quantising keeps."""

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from scipy import stats  # type: ignore[import-untyped] # ships no types
 
-from inference.experiments import artefacts
 from inference.experiments.grid import SUBSETS
 from inference.experiments.paper import ATTACKS, STRATEGIES
+from inference.measure import artefacts
 
 PAPER: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "clean": ((9.9, 11.3, 39.8, 35.8), (11.4, 14.0, 41.2, 38.3)),

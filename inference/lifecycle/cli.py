@@ -23,6 +23,7 @@ from inference.lifecycle.golden import SHARE, Review, Reviewer, choose, current,
 from inference.lifecycle.held import held, hold
 from inference.lifecycle.rules import FULL, QUICK, name_of
 from inference.lifecycle.vetting import Rules, ask, known, vet
+from inference.measure.artefacts import machine
 from inference.provenance.manifest import differences, load_manifest, manifest_of, save_manifest
 from inference.provenance.registry import Registry, read_card, registry_of, shipped
 from inference.provenance.verdicts import Verdict
@@ -209,8 +210,6 @@ def trial_command(
 
     Example: kerbwatch data trial --rates 0.01,0.05,0.1,0.2,0.5 --out docs/results
     """
-    from inference.experiments.cli import machine  # noqa: PLC0415 - that command needs `find_model` from here
-
     settings = read_settings()
     shares = _rates(rates)
     model_key(settings)

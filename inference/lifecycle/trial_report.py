@@ -7,8 +7,8 @@ It decides how precision and recall are laid out: a line for each harm and share
 from collections.abc import Iterable
 from pathlib import Path
 
-from inference.experiments import artefacts
 from inference.lifecycle.trial import BOTH, Harm, Row, Trial
+from inference.measure import artefacts
 
 NAME = "poisoning"
 

@@ -9,8 +9,6 @@ Source: `docs/adversarial.md` says what each figure means.
 """
 
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,6 +27,7 @@ import typer
 from rich.console import Console
 
 from detectors.calibration import calibrations
+from inference.measure.artefacts import machine
 from inference.provenance.registry import registry_of, shipped
 from inference.service import cues, sanitise
 from inference.service.serving import Served, load, white_box
@@ -101,7 +100,7 @@ def adversarial(
         told = {
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+            "machine": machine(),
             "weights": weights,
             "settings": {"budget": budget.value, **asdict(BUDGETS[budget]), "score_every": settings.score_every},
             **msgspec.to_builtins(found),

@@ -8,7 +8,6 @@ Source: `docs/detection.md` says what each figure means.
 
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +26,7 @@ from rich.table import Table
 from detectors import catalogue
 from detectors.base import Observation
 from detectors.drift import RESTS, Drift
+from inference.measure.artefacts import machine
 from infra.settings import read_settings
 from streams.bench import drift_recordings
 from streams.bench.drift_trials import (
@@ -163,7 +163,7 @@ def measure(budget: Budget, workers: int, say: Callable[[str], None]) -> Figures
     recorded = drift_recordings.measure(read_settings().shared_data, tuple(plan.readings))
     return Figures(
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        machine=machine(),
         budget=budget,
         run_lengths=tuple(run_lengths),
         delays=tuple(found),

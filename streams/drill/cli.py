@@ -7,7 +7,6 @@ Source: paper 4.7 (the response plan is exercised); Principles of Chaos Engineer
 """
 
 import json
-import platform
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from inference.measure.artefacts import machine
 from infra.db import open_database
 from infra.settings import Settings, read_settings
 from streams import stack
@@ -70,7 +70,7 @@ def drill(
         chosen,
         outcomes,
         command=f"kerbwatch drill{words}{f' --rounds {rounds_}' if rounds_ else ''}",
-        machine=f"{platform.machine()}, Python {platform.python_version()}, {platform.system()} {platform.release()}",
+        machine=machine(),
         date=f"{datetime.now(UTC):%Y-%m-%d}",
     )
     told = json.dumps(scoreboard.as_json(made), indent=2)
