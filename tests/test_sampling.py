@@ -93,11 +93,22 @@ def test_the_sampler_looks_closer_after_a_leap_and_does_not_learn_from_it() -> N
 
 
 def test_an_attack_on_one_person_and_a_patch_keep_all_frames_looked_at_too() -> None:
-    for strange in (seen(0.16, largest=0.8), seen(0.16, blot=0.2)):
+    for strange in (seen(0.16, largest=0.9), seen(0.16, blot=0.2)):
         sampler = settled(32)
         assert not sampler.hot("gate")
         sampler.saw("gate", strange, CALM)
         assert sampler.hot("gate")
+
+
+def test_one_leap_costs_half_as_many_looks_as_two() -> None:
+    sampler = settled(32)
+    for leaps, looks in ((1, 12), (2, 24)):
+        for _ in range(leaps):
+            sampler.saw("gate", seen(0.9), CALM)
+        for _ in range(looks):
+            assert sampler.hot("gate")
+            sampler.saw("gate", seen(0.15), CALM)
+        assert not sampler.hot("gate")
 
 
 def test_another_model_in_service_sees_other_heat_and_startles_nobody() -> None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from inference.service.cues import Cues, Glance
 from streams.events import InputScores
 
-_HOT = {"inconsistency": (0.06, 1.3), "largest": (0.2, 1.4), "blot": (0.04, 1.5)}
-"""How far above its usual level a cue leaps, as a step and as a ratio; one leap too many costs `_HOT_FRAMES` looks."""
-_HOT_FRAMES = 24  # more than the usual frames in a row that end an alarm
+_HOT = {"inconsistency": (0.06, 1.3), "largest": (0.3, 1.6), "blot": (0.04, 1.5)}
+"""How far above its usual level a cue leaps, as a step and as a ratio; one leap too many costs `_HOT_FIRST` looks."""
+_HOT_FIRST = 12  # more than lie between two frames of an attack on one in ten
+_HOT_FRAMES = 24  # after a second leap: more than the usual frames in a row that end an alarm
 _USUAL_SHARE = 0.1
 _NEW_SCORES = 24
 """A camera is new for so many scores: half as many again as the evasion detector learns from."""
@@ -71,7 +72,7 @@ class Sampler:
         now = {name: value for name in _HOT if (value := getattr(seen, name)) is not None}
         usual = {**now, **camera.usual}
         if any(value > max(usual[name] + _HOT[name][0], usual[name] * _HOT[name][1]) for name, value in now.items()):
-            camera.hot = _HOT_FRAMES
+            camera.hot = _HOT_FRAMES if camera.hot else _HOT_FIRST
             return
         camera.hot = max(0, camera.hot - 1)
         camera.usual = {name: level + _USUAL_SHARE * (now.get(name, level) - level) for name, level in usual.items()}
