@@ -24,6 +24,8 @@ from responders.store import Store, incident_of
 from streams.errors import BadInput
 from streams.events import Kind
 
+__all__ = ["app"]
+
 
 class What(StrEnum):
     """What may wait for people's approval in an incident."""

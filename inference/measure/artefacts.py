@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import matplotlib as mpl
 import msgspec
 
 from infra.files import write_whole
@@ -52,6 +51,8 @@ def machine() -> str:
 
 def pyplot() -> Any:
     """Matplotlib's pyplot, drawing into files only."""
+    import matplotlib as mpl  # noqa: PLC0415 - half a second, and few commands draw
+
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
 

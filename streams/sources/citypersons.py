@@ -13,7 +13,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import scipy.io  # type: ignore[import-untyped] # ships no types
 
 from streams.errors import BadInput, Refusal
 from streams.sources.base import Person, Shot
@@ -49,7 +48,9 @@ def read_mat(path: Path) -> Mapping[str, tuple[Person, ...]]:
     """People by frame file name from `anno_train.mat` or `anno_val.mat`. Raises BadInput naming the file if it is not one."""
     try:
         with path.open("rb") as file:
-            return _table(scipy.io.loadmat(file))
+            from scipy.io import loadmat  # type: ignore[import-untyped] # noqa: PLC0415 - ships no types; slow, and seldom needed
+
+            return _table(loadmat(file))
     except OSError as error:
         raise BadInput(f"annotations {path} are not readable: {error}; check path and permissions") from error
     except Exception as error:
