@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from inference.service.cues import Cues, Glance
 from streams.events import InputScores
 
-_HOT = {"inconsistency": (0.06, 1.3), "largest": (0.3, 1.6), "blot": (0.04, 1.5)}
+_HOT = {"inconsistency": (0.09, 1.55), "largest": (0.3, 1.6), "blot": (0.04, 1.5)}
 """How far above its usual level a cue leaps, as a step and as a ratio; one leap too many costs `_HOT_FIRST` looks."""
 _HOT_FIRST = 12  # more than lie between two frames of an attack on one in ten
 _HOT_FRAMES = 24  # after a second leap: more than the usual frames in a row that end an alarm
