@@ -30,7 +30,7 @@ from responders.rollout_cli import complete_rollout
 from responders.rollout_store import Rollouts
 from responders.store import Store
 from streams import codec
-from streams.__main__ import app
+from streams.command_line import app
 from streams.demo_retraining import Story, introduce
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Comparison, Context, Detections, Kind, Mode, ModelState, Phase, RolloutPhase

@@ -16,8 +16,8 @@ from infra.db import migrate, open_database, writing
 from infra.settings import Settings
 from responders.keeping import record_audit
 from streams import codec
-from streams.__main__ import app
 from streams.baselines import on_record
+from streams.command_line import app
 from streams.events import Context, Detections
 
 LEARN = ALL["drift-brightness"].learn

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from infra.metrics import Service
 from infra.settings import Settings
-from streams.__main__ import app, main
+from streams.__main__ import main
+from streams.command_line import app
 from streams.demo import demo_home
 
 ROOT = Path(__file__).parent.parent
@@ -70,7 +71,7 @@ def test_no_message_sends_an_operator_to_a_command_that_does_not_exist() -> None
 
 
 def test_help_of_the_whole_command_loads_neither_torch_nor_faust() -> None:
-    code = "import streams.__main__, sys; sys.exit(bool({'torch', 'faust', 'jgo'} & set(sys.modules)))"
+    code = "import streams.command_line, sys; sys.exit(bool({'torch', 'faust', 'jgo'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 

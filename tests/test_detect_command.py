@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from detectors import catalogue
 from infra.settings import Settings
-from streams.__main__ import app
+from streams.command_line import app
 from streams.detect import choose, detect, read_column
 from streams.errors import BadInput
 

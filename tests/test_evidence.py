@@ -26,7 +26,7 @@ from responders.evidence import About, Proven, SignedAct, Verified, seal, verify
 from responders.keeping import record_audit
 from responders.store import Store
 from streams import codec
-from streams.__main__ import app
+from streams.command_line import app
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Context, ModelState, Phase, event_id
 from streams.evidence import seal_incident

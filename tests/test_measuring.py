@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from inference.lifecycle.measuring import detector_of, line, measure_detector, merged
 from inference.measure.miss_rate import Annotation
 from infra.settings import Settings
-from streams.__main__ import app
+from streams.command_line import app
 from streams.errors import BadInput, Unavailable
 from streams.events import Box
 from streams.sources.base import Picture

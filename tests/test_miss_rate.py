@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from inference.measure.files import read
 from inference.measure.miss_rate import EVERYBODY, SETUPS, Annotation, Mode, Rolling, evaluate, match
 from infra.settings import Settings
-from streams.__main__ import app
+from streams.command_line import app
 from streams.errors import BadInput
 from streams.events import Box
 

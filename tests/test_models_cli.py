@@ -19,7 +19,7 @@ from responders import playbooks
 from responders.keeping import record_judged
 from responders.roles import Role
 from responders.store import Store
-from streams.__main__ import app
+from streams.command_line import app
 from streams.errors import BadInput, Tampered
 from streams.events import Context, Mode
 from streams.models import find

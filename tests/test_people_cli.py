@@ -20,7 +20,7 @@ from infra.tables import EffectRow
 from responders.acts import key_id, public_of
 from responders.login import first_operator
 from streams import codec
-from streams.__main__ import app
+from streams.command_line import app
 from streams.errors import BadInput, Tampered
 from streams.events import AuditEntry
 from streams.topics import AUDIT

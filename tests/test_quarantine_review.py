@@ -34,7 +34,7 @@ from responders.quarantine_cli import complete_frame
 from responders.roles import Role
 from responders.store import Store
 from streams import codec, topics
-from streams.__main__ import app
+from streams.command_line import app
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Box, Context, Detections, Frame, ModelState, Phase, QuarantineOrder, Window, event_id
 from streams.frame_log import read_detections

@@ -26,7 +26,7 @@ from responders.report.content import Content, Snapshot, compose
 from responders.report.deadlines import deadlines
 from responders.store import Store
 from streams import codec
-from streams.__main__ import app
+from streams.command_line import app
 from streams.errors import BadInput, KerbwatchError, Unavailable
 from streams.events import Box, Cause, Context, Detections, Diagnosis, Evidence, Kind, ModelState, Phase, Severity
 from streams.ledger import Truth

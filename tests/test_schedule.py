@@ -25,7 +25,7 @@ from responders.schedule import JOBS, LEASE, Job, Outcome
 from responders.scheduler import Scheduler
 from responders.store import Store
 from streams import codec, commands, jobs
-from streams.__main__ import app
+from streams.command_line import app
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Context, ModelState, Phase, event_id
 from streams.jobs import Audited, Run, other_than_before
