@@ -18,7 +18,6 @@ from responders.playbooks import State
 from streams.drill.filming import Filmed
 from streams.drill.scenario import Expect, Scenario
 from streams.drill.staging import Stage
-from streams.drill.storm import PREFIX
 from streams.events import Mode
 from streams.ledger import Entry
 
@@ -94,9 +93,9 @@ def reached(row: IncidentRow, end: State | None) -> bool:
     return row.state == end
 
 
-def expected(rows: Sequence[IncidentRow], expect: Expect, camera: Filmed) -> bool:
+def expected(rows: Sequence[IncidentRow], expect: Expect, witness: Filmed) -> bool:
     """Whether everything that must be opened is there, and where it must be."""
-    mine = [row for row in rows if row.camera_id == camera.camera_id or row.camera_id.startswith(PREFIX)]
+    mine = [row for row in rows if row.camera_id != witness.camera_id]
     kinds = {row.kind for row in mine}
     if not set(expect.incidents) <= kinds or (expect.any_of and not kinds & set(expect.any_of)):
         return False
@@ -111,11 +110,11 @@ def judge(scenario: Scenario, stage: Stage, notes: Notes, after: Sequence[str]) 
     expect, subject = scenario.expect, stage.cameras[scenario.context]
     witness = next(camera for context, camera in stage.cameras.items() if context is not scenario.context)
     rows = since(stage, notes.began)
-    mine = [row for row in rows if row.camera_id == subject.camera_id or row.camera_id.startswith(PREFIX)]
+    mine = [row for row in rows if row.camera_id != witness.camera_id]
     sent = [entry for entry in subject.entries() if entry.attack and entry.camera_time >= notes.began]
     wanted = {*expect.incidents, *expect.any_of}
     first = next((row for row in mine if row.kind in wanted), None)
-    false = tuple(f"{row.kind} on {row.camera_id}" for row in rows if _unexplained(row, subject, wanted | set(expect.allowed)))
+    false = tuple(f"{row.kind} on {row.camera_id}" for row in rows if _unexplained(row, witness, wanted | set(expect.allowed)))
     detect, contain, recover = _clocks(first, sent, notes)
     faults = [f"{kind} was not opened" for kind in expect.incidents if kind not in {row.kind for row in mine}]
     if expect.any_of and not {row.kind for row in mine} & set(expect.any_of):
@@ -158,10 +157,9 @@ def judge(scenario: Scenario, stage: Stage, notes: Notes, after: Sequence[str]) 
     )
 
 
-def _unexplained(row: IncidentRow, subject: Filmed, kinds: set[str]) -> bool:
-    if row.camera_id.startswith(PREFIX):
-        return False
-    return row.camera_id != subject.camera_id or row.kind not in kinds
+def _unexplained(row: IncidentRow, witness: Filmed, kinds: set[str]) -> bool:
+    """Nothing may be opened on the witness; elsewhere (the subject, a worker, a storm's cameras) what the scenario explains."""
+    return row.camera_id == witness.camera_id or row.kind not in kinds
 
 
 def _clocks(row: IncidentRow | None, sent: Sequence[Entry], notes: Notes) -> tuple[float | None, float | None, float | None]:

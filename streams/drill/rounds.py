@@ -88,7 +88,7 @@ class _Watch:
         while time.monotonic() < until and not self._stop.is_set():
             self._look()
             rows = referee.since(self._stage, self._notes.began)
-            if _is_over(subject) and referee.expected(rows, expect, subject):
+            if _is_over(subject) and referee.expected(rows, expect, self._witness[0]):
                 return
             self._stop.wait(_LOOK_S)
 
