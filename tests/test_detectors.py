@@ -187,7 +187,8 @@ def judged(
         id=event_id("detections", "cam", epoch, sequence), source="inference/w1", time=time, subject="cam",
         camera_id="cam", context=context, epoch=epoch, sequence=sequence, frame_id="f", frame_partition=0, frame_offset=sequence,
         camera_time=time, boxes=(),
-        weights_digest=digest, mode=Mode.NORMAL, decision_id="d", timings=Timings(decode_ms=1, infer_ms=1, scores_ms=1),
+        weights_digest=digest, mode=Mode.SAFE if digest == SAFE else Mode.NORMAL, decision_id="d",
+        timings=Timings(decode_ms=1, infer_ms=1, scores_ms=1),
         features=Features(people=0, score_mean=0, score_max=0, height_mean_px=0, **usual),
         scores=look(NORMAL, attacked=attacked, wobble=wobble) if looked else InputScores(reference_digest=NORMAL),
     )  # fmt: skip

@@ -62,7 +62,7 @@ class Scene:
 
     def street(self, **changes: Any) -> Street:
         """As a source, or one that differs in `changes`."""
-        wanted = {"context": self.context, "weather": self.weather, "seed": self.seed} | changes
+        wanted: dict[str, Any] = {"context": self.context, "weather": self.weather, "seed": self.seed} | changes
         return Street(**wanted, width_px=WIDTH_PX, height_px=HEIGHT_PX, fps=FPS)
 
 
@@ -150,8 +150,7 @@ def _shared_out(each: int, among: int) -> list[int]:
 def _attack(name: str, make: Callable[[CspNano], Attack], *, weather: str = "") -> Made:
     def made(scene: Scene, seed: int, means: Means) -> Drill:
         if not weather:
-            stretches = (Stretch(make(means.white_box()), LEAD),)
-            return Drill(scene, name, Cause.ATTACK, seed, stretches, after=_ATTACKED)
+            return Drill(scene, name, Cause.ATTACK, seed, (Stretch(make(means.white_box()), LEAD),), after=_ATTACKED)
         begin = LEAD + _BEFORE_ATTACK
         change: Attack = Drift(Corruption.FOG, 20.0) if weather == "fog" else _weather(scene, weather, 5.0)
         stretches = (Stretch(change, LEAD), Stretch(make(means.white_box()), begin))
