@@ -99,11 +99,12 @@ class Judge:
     ) -> dict[int, cues.Cues]:
         """Cues of the sampled frames, by place in the batch, measured on the reference weights."""
         glances: dict[int, cues.Glance] = {}
+        safe = lineup.state.mode is Mode.SAFE
         for number, (accepted, view) in enumerate(zip(frames, views, strict=True)):
             if view is None:
                 continue
             glance = cues.glance(accepted.picture, view, lineup.serving.digest)
-            if self.sampler.wants(accepted.frame.camera_id, accepted.frame.sequence, glance):
+            if self.sampler.wants(accepted.frame.camera_id, accepted.frame.sequence, glance, safe=safe):
                 glances[number] = glance
         if not glances:
             return {}

@@ -33,6 +33,7 @@ class _Camera:
     usual: dict[str, float] = field(default_factory=dict)
     glance: Glance | None = None
     hot: int = 0
+    suspect: bool = False
     scored: int = 0
     looks: float = _STARTLED_MOST
 
@@ -43,21 +44,24 @@ class Sampler:
 
     All frames are looked at for a while after a cue that leaps above the camera's usual level, which follows only looks at which
     none did, so that an attack cannot become usual. A leaping glance gets a look too, within a budget of one frame in eight: a
-    flickering camera cannot double the worker's load. `key` makes the places of calm looks unforeseeable.
+    flickering camera cannot double the worker's load. While the context is in safe mode, every frame is looked at of a camera that
+    leapt: calm is proven by looks, and nobody should wait for it longer than it takes. `key` makes the places of calm looks
+    unforeseeable.
     """
 
     every: int
     key: bytes = b""
     _cameras: dict[str, _Camera] = field(default_factory=dict)
 
-    def wants(self, camera_id: str, sequence: int, glance: Glance) -> bool:
-        """Whether this frame is to be scored; takes note of its glance."""
+    def wants(self, camera_id: str, sequence: int, glance: Glance, *, safe: bool = False) -> bool:
+        """Whether this frame is to be scored; takes note of its glance. `safe`: the context is served by its safe model."""
         camera = self._cameras.setdefault(camera_id, _Camera())
         camera.looks = min(_STARTLED_MOST, camera.looks + _STARTLED_EACH)
         startled = camera.glance is not None and _leaps(camera.glance, glance)
         if not startled:
             _follow(camera, glance, _FOLLOW)
-        if camera.hot > 0:
+        camera.suspect = camera.hot > 0 or (camera.suspect and safe)
+        if camera.suspect:
             return True
         if startled and camera.looks >= 1.0:
             camera.looks -= 1.0
