@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from streams.bench import adversarial_figures as figures
 from streams.bench import adversarial_report as report
 from streams.bench import adversarial_scenes as places
 from streams.bench import adversarial_streams as streams
+from streams.bench import adversarial_usual as usual
 from streams.corruptions import CORRUPTIONS
 from streams.events import Box, Context, InputScores
 from streams.line import JPEG, PNG
@@ -60,7 +62,8 @@ def attacked(probability: float, count: int = 8, **more: Any) -> list[figures.Re
 
 
 def row(them: Sequence[figures.Reading], clean: Sequence[figures.Reading]) -> figures.AttackRow:
-    return figures.attack_row(them, figures.clean_of(clean), {figures.place(one): one for one in clean})
+    plainly = figures.clean_of(clean)
+    return figures.attack_row(them, plainly, plainly, {figures.place(one): one for one in clean})
 
 
 def test_what_stands_apart_has_area_one_and_what_does_not_has_a_half() -> None:
@@ -78,6 +81,54 @@ def test_a_frame_is_compared_with_its_own_contexts_clean_ones() -> None:
     assert row(attacked(0.5, context=Context.HIGHWAY), clean).tpr_at_fpr5 == 0.0
 
 
+def placed(given: Sequence[figures.Reading], **where: Any) -> list[figures.Reading]:
+    """The same elsewhere."""
+    moved = [structs.replace(one, case=structs.replace(one.case, **where)) for one in given]
+    for one, before in zip(moved, given, strict=True):
+        one.__dict__["probability"] = before.probability
+    return moved
+
+
+def test_two_cameras_of_another_level_are_each_told_by_their_own_usual_as_the_detector_weighs_it() -> None:
+    strange = {"camera": "urban-day-905"}  # its clean frames look as the other camera's attacked ones do
+    clean = [*calm(), *placed(calm(level=0.5), **strange)]
+    own = [*placed(calm(24), kind="usual"), *placed(calm(24, level=0.5), kind="usual", **strange)]
+    score = usual.relative([*clean, *own])
+    told = figures.clean_of(clean, score)
+    them = attacked(0.5)
+    assert figures.clean_of(clean).auroc(them) < 0.8
+    assert told.auroc(them) == 1.0
+    assert (told.beyond(them) == 0).all()
+    state = usual._EVASION.start()
+    for one in own[:24]:
+        state, _ = usual._EVASION.step(state, usual._seen(one))
+    assert score(them[0]) == usual._EVASION.step(state, usual._seen(them[0]))[1].score > 2.0
+
+
+def test_without_frames_apart_a_frame_is_judged_by_the_half_it_is_not_in_and_never_by_attacked_ones() -> None:
+    clean = [*calm(20), *(reading(0.6, frame) for frame in range(20, 40))]
+    score = usual.relative(clean)
+    first, second = (reading(0.6, frame, "attack") for frame in (0, 39))
+    assert score(second) > 2.0
+    assert score(first) < 0.1
+    assert usual.relative([*clean, *attacked(0.999, 40)])(second) == score(second)
+
+
+def test_an_album_has_no_usual() -> None:
+    album = placed(calm(), data="photographs", camera="album")
+    score = usual.relative(album)
+    assert [score(one) for one in album] == [one.probability for one in album]
+
+
+def test_usual_frames_are_neither_attacked_nor_corrupted_nor_counted_as_clean() -> None:
+    given = [*scenes("footage", "road"), *scenes("footage", "road", count=24)]
+    given = [replace(one, number=number, usual=number >= 40) for number, one in enumerate(given)]
+    asked = [made.case for made in bench().cases(given)]
+    assert {one.kind for one in asked if one.frame >= 40} == {"usual"}
+    assert sum(one.kind == "usual" for one in asked) == 24
+    assert sum(one.kind == "clean" for one in asked) == 40
+
+
 def test_who_vanishes_is_added_to_the_miss_rate_and_where_nobody_is_none_is_told() -> None:
     assert row(attacked(0.9), calm()).miss_rate_added_points == 100.0
     assert row(attacked(0.9, normal=SEEN), calm()).miss_rate_added_points == 0.0
@@ -89,7 +140,8 @@ def test_who_vanishes_is_added_to_the_miss_rate_and_where_nobody_is_none_is_told
 
 def test_false_flags_are_counted_by_corruption_and_severity_at_the_clean_threshold() -> None:
     fog = [reading(0.05 + 0.4 * (severity > 3), 0, "corruption", name="fog", strength=str(severity)) for severity in (2, 3, 4, 5)]
-    rows = figures.corruption_rows([*fog, *calm()], figures.clean_of(calm()))
+    plainly = figures.clean_of(calm())
+    rows = figures.corruption_rows([*fog, *calm()], plainly, plainly)
     assert [(one.severity, one.flagged) for one in rows if one.corruption == "fog"] == [
         ("2", 0.0),
         ("3", 0.0),
@@ -166,7 +218,8 @@ def test_no_picture_of_the_benchmark_is_one_that_calibration_may_use() -> None:
         pytest.skip(f"no Penn-Fudan in {settings.shared_data}")
     album, square = (make() for make in list(places.cameras(settings.shared_data, 40))[:2])
     assert len(album) == 60
-    assert len(square) == 80
+    assert [len([one for one in square if one.usual is usual]) for usual in (False, True)] == [80, 24]
+    assert len({one.number for one in square}) == 104
     assert places._SQUARE.start >= 620
     assert places._ROAD.start >= 170
 
@@ -230,11 +283,12 @@ def test_the_command_writes_figures_and_plots(
     assert datetime.fromisoformat(told["date"]).tzinfo == UTC
     wanted = {
         "attack", "strength", "adaptive", "objective", "data", "miss_rate_added_points", "auroc", "tpr_at_fpr5", "tpr_at_fpr1",
-        "delay_frames",
+        "delay_frames", "auroc_absolute", "tpr_at_fpr5_absolute", "tpr_at_fpr1_absolute",
     }  # fmt: skip
     assert all(wanted <= set(one) for one in told["attacks"])
     assert {one["attack"] for one in told["attacks"]} == {"pgd", "pgd, one frame in ten", "adaptive"}
-    assert {"corruption", "severity", "data", "flagged", "frames"} == set(told["corruptions"][0])
+    assert {"corruption", "severity", "data", "flagged", "flagged_absolute", "frames"} == set(told["corruptions"][0])
+    assert {"score", "score_absolute", "usual"} < set(told["settings"])
     assert {"settings", "command", "machine", "weights", "cost", "on_off", "calm"} < set(told)
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("adversarial-roc.png", "adversarial-flags.png"))
     command.adversarial(command.Budget.QUICK, None, as_json=False)

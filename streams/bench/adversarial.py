@@ -37,6 +37,7 @@ from streams.bench import adversarial_report as report
 from streams.bench.adversarial_cases import BUDGETS, Bench, Made
 from streams.bench.adversarial_figures import Reading
 from streams.bench.adversarial_scenes import cameras
+from streams.bench.adversarial_usual import SCORES
 from streams.bench.stream import progress
 from streams.errors import BadInput
 from streams.events import InputScores, Mode
@@ -78,7 +79,7 @@ class _Eyes:
             heat=glance.heat,
             people=made.people,
             normal=plain.boxes,
-            safe=() if made.case.kind == "corruption" else self.safe.look([self.clean(picture)], _LOW)[0].boxes,
+            safe=() if made.case.kind in {"corruption", "usual"} else self.safe.look([self.clean(picture)], _LOW)[0].boxes,
             took_ms=((looked - begun) * 1e3, (glanced - looked) * 1e3, (done - glanced) * 1e3),
         )
 
@@ -102,7 +103,7 @@ def adversarial(
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
             "weights": weights,
-            "settings": {"budget": budget.value, **asdict(BUDGETS[budget]), "score_every": settings.score_every},
+            "settings": {"budget": budget.value, **asdict(BUDGETS[budget]), "score_every": settings.score_every, **SCORES},
             **msgspec.to_builtins(found),
         }
     text = json.dumps(told, indent=1)

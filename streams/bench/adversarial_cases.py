@@ -82,9 +82,10 @@ BUDGETS = {
 
 
 class Case(Struct, frozen=True, kw_only=True):
-    """What is judged, without its picture. kind: clean, attack, corruption or weather. frame: of the camera, from 0.
+    """What is judged, without its picture. kind: clean, usual (clean, for the camera's usual), attack or corruption.
 
-    strength: the attack's in words, a corruption's severity. sent: how the camera encoded it. made_by: a digest of what made it.
+    frame: of the camera, from 0. strength: the attack's in words, a corruption's severity. sent: how the camera encoded it.
+    made_by: a digest of what made it.
     """
 
     data: str
@@ -142,7 +143,8 @@ class Bench:
     def cases(self, scenes: Sequence[Scene]) -> Iterator[Made]:
         """Everything that is judged of one camera: its clean frames, attacks on some of them, corruptions of fewer."""
         for scene in scenes:
-            yield _case(scene, partial(encode, scene.picture), "clean")
+            yield _case(scene, partial(encode, scene.picture), "usual" if scene.usual else "clean")
+        scenes = [scene for scene in scenes if not scene.usual]
         attacked, dear, corrupted = self.budget.of(scenes[0])
         for place, scene in enumerate(_spread(scenes, attacked)):
             for way in self._ways(scene, dear=place < dear):

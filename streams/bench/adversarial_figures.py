@@ -1,14 +1,14 @@
 """What the readings of the benchmark of adversarial-input detection amount to: separation, false flags, harm, cost.
 
 It decides what is compared with what: every reading with the clean frames of its own data set and context, so that thresholds are
-those of a camera that stands there; an attacked frame's boxes with the same frame's clean ones. It makes no picture and runs no
-model; how soon streams alarm is in `adversarial_streams.py`. No topic.
+those of a camera that stands there, by the score that it is given (`adversarial_usual.py`); an attacked frame's boxes with the same
+frame's clean ones. It makes no picture and runs no model; how soon streams alarm is in `adversarial_streams.py`. No topic.
 
 Source: Hanley, McNeil 1982 (the area under the curve as a probability of ranks); `docs/adversarial.md`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -57,12 +57,22 @@ class Reading(Struct, frozen=True, kw_only=True, dict=True):
         return match(truth, self.normal, EVERYBODY), match(truth, self.safe, EVERYBODY)
 
 
+Score = Callable[[Reading], float]
+"""How strange a frame is: the calibrated probability (`absolute`), or to its own camera (`adversarial_usual.py`)."""
+
+
+def absolute(one: Reading) -> float:
+    """The calibrated probability, whatever the camera's usual is."""
+    return one.probability
+
+
 class AttackRow(Struct, frozen=True, kw_only=True):
     """One attack at one strength on one data set.
 
     sent: how the camera encoded it. miss_rate_added_points: log-average miss rate with less without the attack, on the same frames
     with people; None where nobody is. auroc: against the clean frames of each frame's context; tpr_at_fpr5, tpr_at_fpr1: share that
-    is flagged at those false positive rates. delay_frames: median frames of a stream from its first attacked one to the alarm, that
+    is flagged at those false positive rates; both by the detector's own score where there is a camera, the same with `_absolute` by
+    the calibrated probability. delay_frames: median frames of a stream from its first attacked one to the alarm, that
     one included; None if most streams end first. caught: share of streams that alarm.
     """
 
@@ -77,17 +87,21 @@ class AttackRow(Struct, frozen=True, kw_only=True):
     auroc: float
     tpr_at_fpr5: float
     tpr_at_fpr1: float
+    auroc_absolute: float
+    tpr_at_fpr5_absolute: float
+    tpr_at_fpr1_absolute: float
     delay_frames: float | None = None
     caught: float | None = None
 
 
 class CorruptionRow(Struct, frozen=True, kw_only=True):
-    """Share of frames flagged at the threshold that flags 5 % of the context's clean ones."""
+    """Share of frames flagged at the threshold that flags 5 % of the context's clean ones; scores as in `AttackRow`."""
 
     corruption: str
     severity: str
     data: str
     flagged: float
+    flagged_absolute: float
     frames: int
 
 
@@ -107,9 +121,10 @@ class Cost(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Clean:
-    """The clean frames' probabilities by data set and context, sorted."""
+    """The clean frames' scores by data set and context, sorted, and what scores the frames that are compared with them."""
 
     of: Mapping[tuple[str, str], NDArray[np.float64]]
+    score: Score = absolute
 
     def beyond(self, readings: Iterable[Reading]) -> NDArray[np.float64]:
         """For each reading the share of its context's clean frames that are at least as strange: where it would be flagged."""
@@ -124,18 +139,18 @@ class Clean:
         shares = []
         for one in readings:
             clean = self.of[one.case.data, one.case.context]
-            at = np.searchsorted(clean, one.probability, side="left" if side == "left" else "right")
+            at = np.searchsorted(clean, self.score(one), side="left" if side == "left" else "right")
             shares.append((len(clean) - int(at)) / len(clean))
         return np.array(shares)
 
 
-def clean_of(readings: Iterable[Reading]) -> Clean:
-    """What all others are compared with."""
+def clean_of(readings: Iterable[Reading], score: Score = absolute) -> Clean:
+    """What all others are compared with, by one score."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for one in readings:
         if one.case.kind == "clean":
-            found[one.case.data, one.case.context].append(one.probability)
-    return Clean({key: np.sort(values) for key, values in found.items()})
+            found[one.case.data, one.case.context].append(score(one))
+    return Clean({key: np.sort(values) for key, values in found.items()}, score)
 
 
 def attacks(readings: Sequence[Reading]) -> dict[tuple[str, ...], list[Reading]]:
@@ -148,9 +163,16 @@ def attacks(readings: Sequence[Reading]) -> dict[tuple[str, ...], list[Reading]]
     return dict(sorted(found.items(), key=lambda item: (item[0][4], item[0])))
 
 
-def attack_row(them: Sequence[Reading], clean: Clean, plain: Mapping[tuple[str, str, int], Reading]) -> AttackRow:
-    """How attacked frames of one kind are told from clean ones, and what they do to the model."""
-    case, beyond = them[0].case, clean.beyond(them)
+def attack_row(them: Sequence[Reading], own: Clean, plainly: Clean, plain: Mapping[tuple[str, str, int], Reading]) -> AttackRow:
+    """How attacked frames of one kind are told from clean ones, and what they do to the model.
+
+    Args:
+        them: the attacked frames.
+        own: clean frames by the detector's score.
+        plainly: the same by the calibrated probability.
+        plain: clean frames by place.
+    """
+    case, beyond, beyond_plainly = them[0].case, own.beyond(them), plainly.beyond(them)
     return AttackRow(
         attack=case.name,
         strength=case.strength,
@@ -160,9 +182,12 @@ def attack_row(them: Sequence[Reading], clean: Clean, plain: Mapping[tuple[str, 
         sent="jpeg 92" if case.sent == JPEG else "png",
         frames=len(them),
         miss_rate_added_points=added([one.matched[0] for one in them], [plain[place(one)].matched[0] for one in them]),
-        auroc=round(clean.auroc(them), 4),
+        auroc=round(own.auroc(them), 4),
         tpr_at_fpr5=round(float((beyond <= FPR[0]).mean()), 4),
         tpr_at_fpr1=round(float((beyond <= FPR[1]).mean()), 4),
+        auroc_absolute=round(plainly.auroc(them), 4),
+        tpr_at_fpr5_absolute=round(float((beyond_plainly <= FPR[0]).mean()), 4),
+        tpr_at_fpr1_absolute=round(float((beyond_plainly <= FPR[1]).mean()), 4),
     )
 
 
@@ -183,7 +208,7 @@ def added(attacked: Sequence[Match], clean: Sequence[Match]) -> float | None:
     return None if after is None or before is None else round(after - before, 2)
 
 
-def corruption_rows(readings: Sequence[Reading], clean: Clean) -> list[CorruptionRow]:
+def corruption_rows(readings: Sequence[Reading], own: Clean, plainly: Clean) -> list[CorruptionRow]:
     """False flags by corruption, severity and data set; of streets, also by weather and context."""
     rows = []
     corrupted = [one for one in readings if one.case.kind == "corruption"]
@@ -192,17 +217,20 @@ def corruption_rows(readings: Sequence[Reading], clean: Clean) -> list[Corruptio
         return one.case.name, one.case.strength, one.case.data
 
     for (name, severity, data), group in groupby(sorted(corrupted, key=key), key):
-        rows.append(_flags(name, severity, data, list(group), clean))
+        rows.append(_flags((name, severity, data), list(group), own, plainly))
     drawn = [one for one in readings if one.case.kind == "clean" and one.case.data == "streets"]
     by_air = sorted(drawn, key=lambda one: one.case.camera.rpartition("-")[0])
     for air, group in groupby(by_air, lambda one: one.case.camera.rpartition("-")[0]):
-        rows.append(_flags(f"clean {air.replace('-', ' ')}", "", "streets", list(group), clean))
+        rows.append(_flags((f"clean {air.replace('-', ' ')}", "", "streets"), list(group), own, plainly))
     return rows
 
 
-def _flags(name: str, severity: str, data: str, them: Sequence[Reading], clean: Clean) -> CorruptionRow:
-    flagged = float((clean.beyond(them) <= FPR[0]).mean())
-    return CorruptionRow(corruption=name, severity=severity, data=data, flagged=round(flagged, 4), frames=len(them))
+def _flags(what: tuple[str, str, str], them: Sequence[Reading], own: Clean, plainly: Clean) -> CorruptionRow:
+    name, severity, data = what
+    flagged, flagged_plainly = (round(float((clean.beyond(them) <= FPR[0]).mean()), 4) for clean in (own, plainly))
+    return CorruptionRow(
+        corruption=name, severity=severity, data=data, flagged=flagged, flagged_absolute=flagged_plainly, frames=len(them)
+    )
 
 
 def costs(clean: Sequence[Reading], looked: Mapping[str, float]) -> list[Cost]:

@@ -32,6 +32,7 @@ from streams.bench.adversarial_figures import (
     place,
 )
 from streams.bench.adversarial_streams import OnOff, Stream, median_delay, streams, worth
+from streams.bench.adversarial_usual import relative
 
 AIM, HARM = 0.95, 10.0
 """Share to be flagged at 5 % false flags, of every attack that is not adaptive and adds so many points to the miss rate."""
@@ -64,7 +65,7 @@ class Figures(Struct, frozen=True, kw_only=True):
 def figures(readings: Sequence[Reading], every: int, *, own_calibration: bool) -> Figures:
     """Every figure of a run. `every`: one calm frame in so many is looked at twice (setting score_every)."""
     clean = [one for one in readings if one.case.kind == "clean"]
-    apart, plain = clean_of(clean), {place(one): one for one in clean}
+    own, plainly, plain = clean_of(clean, relative(readings)), clean_of(clean), {place(one): one for one in clean}
     by_camera: dict[tuple[str, str], list[Reading]] = defaultdict(list)
     for one in clean:
         by_camera[one.case.data, one.case.camera].append(one)
@@ -74,7 +75,7 @@ def figures(readings: Sequence[Reading], every: int, *, own_calibration: bool) -
         calm.append(Calm(data=" ".join(camera), frames=len(frames), streams=len(shown[camera]) + alarmed, false_alarms=alarmed))
     rows, on_off = [], []
     for them in attacks(readings).values():
-        row = attack_row(them, apart, plain)
+        row = attack_row(them, own, plainly, plain)
         ways = (False, True) if (row.attack, row.strength, row.objective, row.sent) == _RARE_ATTACK else (False,)
         for told, worthwhile in (_streamed(row, them, shown, plain, rare=rare) for rare in ways):
             rows += [] if told is None else [told]
@@ -86,7 +87,7 @@ def figures(readings: Sequence[Reading], every: int, *, own_calibration: bool) -
     return Figures(
         own_calibration=own_calibration,
         attacks=tuple(rows),
-        corruptions=tuple(corruption_rows(readings, apart)),
+        corruptions=tuple(corruption_rows(readings, own, plainly)),
         on_off=tuple(on_off),
         cost=tuple(costs(clean, looked)),
         calm=tuple(calm),
@@ -128,16 +129,17 @@ def _streamed(
 def show(found: Figures, console: Console) -> None:
     """Tables, 80 columns wide: attacks (a star where the aim is missed), false flags, on and off, the cost."""
     for data in dict.fromkeys(row.data for row in found.attacks):
-        table = Table(f"attacks on {data}", "added", "AUROC", "TPR 5 %", "TPR 1 %", "delay", "caught", box=None)
+        table = Table(f"attacks on {data}", "added", "AUROC", "TPR 5 %", "TPR 1 %", "absolute", "delay", "caught", box=None)
         for row in (one for one in found.attacks if one.data == data):
             harm = "" if row.miss_rate_added_points is None else f"{row.miss_rate_added_points:.1f}"
             star = "*" if falls_short(row) else ""
             delay = "-" if row.delay_frames is None else f"{row.delay_frames:g}"
             caught = "-" if row.caught is None else f"{row.caught:.0%}"
-            flagged = f"{row.tpr_at_fpr5:.2f}{star}"
-            table.add_row(label(row), harm, f"{row.auroc:.3f}", flagged, f"{row.tpr_at_fpr1:.2f}", delay, caught)
+            flagged, plainly = f"{row.tpr_at_fpr5:.2f}{star}", f"{row.tpr_at_fpr5_absolute:.2f}"
+            table.add_row(label(row), harm, f"{row.auroc:.3f}", flagged, f"{row.tpr_at_fpr1:.2f}", plainly, delay, caught)
         console.print(table)
     console.print(f"* below {AIM:.0%} although it adds {HARM:g} points to the miss rate; adaptive attacks are told, not judged")
+    console.print("absolute: TPR 5 % of the probability alone; the rest is the detector's score, relative to the camera's usual")
     table = Table("false flags at 5 %", "severity", "streets", "photographs", "footage", box=None)
     cells: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for flag in found.corruptions:
@@ -183,7 +185,7 @@ def draw(readings: Sequence[Reading], found: Figures, folder: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
 
-    apart = clean_of(readings)
+    own, plainly = clean_of(readings, relative(readings)), clean_of(readings)
     panels: dict[str, dict[str, list[Reading]]] = defaultdict(lambda: defaultdict(list))
     for (name, strength, objective, sent, _), them in attacks(readings).items():
         if sent.endswith("jpeg"):
@@ -197,13 +199,15 @@ def draw(readings: Sequence[Reading], found: Figures, folder: Path) -> None:
         axis.tick_params(labelbottom=number + columns >= len(panels))
     for axis, (name, strengths) in zip(axes.flat, panels.items(), strict=False):
         for strength, them in strengths.items():
-            beyond = np.sort(np.maximum(apart.beyond(them), _LEAST_FPR))
-            share = np.arange(1, len(beyond) + 1) / len(beyond)
-            axis.step([_LEAST_FPR, *beyond, 1.0], [0.0, *share, 1.0], where="post", label=f"{strength}, {len(them)} frames")
+            label = f"{strength}, {len(them)} frames"
+            for clean, look in ((plainly, {"color": "grey", "linewidth": 0.6}), (own, {"label": label})):
+                beyond = np.sort(np.maximum(clean.beyond(them), _LEAST_FPR))
+                share = np.arange(1, len(beyond) + 1) / len(beyond)
+                axis.step([_LEAST_FPR, *beyond, 1.0], [0.0, *share, 1.0], where="post", **look)
         axis.axvline(FPR[0], color="grey", linewidth=0.6, linestyle=":")
         axis.set(xscale="log", xlim=(_LEAST_FPR, 1), ylim=(0, 1.02), title=name)
         axis.legend(fontsize=7, loc="lower right")
-    figure.supxlabel("share of clean frames flagged", fontsize=10)
+    figure.supxlabel("share of clean frames flagged (grey: by the probability alone, without the camera's usual)", fontsize=10)
     figure.supylabel("share of attacked frames flagged", fontsize=10)
     figure.tight_layout()
     figure.savefig(folder / "adversarial-roc.png", dpi=110)

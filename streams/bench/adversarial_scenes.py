@@ -34,6 +34,7 @@ STREETS = (
 _SQUARE, _ROAD = range(620, 795), range(170, 221)
 _OTHERS_SEEDS, _SQUARE_BEFORE, _ROAD_BEFORE = range(950, 954), range(402, 600, 25), range(112, 160, 6)
 _ROAD_SIZE_PX = (640, 360)
+_USUAL, _CALM_EVERY, _NEW_EVERY = 24, 32, 4  # the sampler's: frames of a new camera, of which one in 4; one in 32 of a calm one
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,14 @@ class Scene:
     context: Context
     picture: Picture
     people: tuple[Person, ...]
+    usual: bool = False
+    """Whether the camera's own usual is learned from it, and nothing else is done with it."""
 
 
 def cameras(shared_data: Path, stretch: int) -> Iterator[Callable[[], list[Scene]]]:
     """How to get each camera's frames, `stretch` in a row (twice as many of the square); the photographs are an album.
+
+    After a street's and the square's come some that its usual is learned from; there are no more of the road.
 
     Getting them raises Unavailable, naming what is not there.
     """
@@ -80,7 +85,9 @@ def _album(shared_data: Path) -> list[Scene]:
 
 
 def _square(shared_data: Path, frames: int) -> list[Scene]:
-    return _scenes("footage", "square", Context.URBAN, footage(shared_data, _SQUARE[:frames]))
+    later = _SQUARE[frames : frames + _NEW_EVERY * _USUAL : _NEW_EVERY]  # the video ends too soon for one in 32
+    evaluated = _scenes("footage", "square", Context.URBAN, footage(shared_data, _SQUARE[:frames]))
+    return evaluated + _usual(evaluated[0], [one - _SQUARE.start for one in later], footage(shared_data, later) if later else [])
 
 
 def _road(shared_data: Path) -> list[Scene]:
@@ -88,11 +95,22 @@ def _road(shared_data: Path) -> list[Scene]:
 
 
 def _street(context: Context, weather: Weather, seed: int, frames: int) -> list[Scene]:
-    return _scenes("streets", f"{context}-{weather}-{seed}", context, streets(context, weather, [seed], range(frames)))
+    later = range(frames + _CALM_EVERY, frames + _CALM_EVERY * (_USUAL + 1), _CALM_EVERY)
+    camera = f"{context}-{weather}-{seed}"
+    evaluated = _scenes("streets", camera, context, streets(context, weather, [seed], range(frames)))
+    return evaluated + _usual(evaluated[0], later, streets(context, weather, [seed], later))
 
 
 def _scenes(data: str, camera: str, context: Context, found: Sequence[Sample]) -> list[Scene]:
     return [Scene(data, camera, number, context, one.picture, tuple(map(_plain, one.people))) for number, one in enumerate(found)]
+
+
+def _usual(like: Scene, numbers: Sequence[int], found: Sequence[Sample]) -> list[Scene]:
+    """Frames of the camera that `like` is of, to learn its usual from."""
+    return [
+        Scene(like.data, like.camera, number, like.context, one.picture, tuple(map(_plain, one.people)), usual=True)
+        for number, one in zip(numbers, found, strict=True)
+    ]
 
 
 def _plain(person: Person) -> Person:
