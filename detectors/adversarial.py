@@ -1,19 +1,19 @@
 """Adversarial input: is somebody tampering with a camera's pictures so that the model misjudges them.
 
 Decides over one camera's frames, of which only some are sampled. Each sample is a probability that this frame was made to fool the
-model (`calibration.py`), and beside it how far the model's view of it moved. Refuses to call one strange frame an attack, and
-refuses to take missing samples for calm. Topic: detections (through `features.py`).
+model (`calibration.py`), and beside it three numbers of how the second look differed. Refuses to call one strange frame an attack,
+and refuses to take missing samples for calm. Topic: detections (through `features.py`).
 
-Honest scenes differ more from one another than frames of one scene do, so both numbers are judged by the camera's own usual level
-and spread: median and median absolute deviation of its last usual samples. Until enough are there, and ever after as a cap, a prior
+Honest scenes differ more from one another than frames of one scene do, so all four numbers are judged by the camera's own usual
+level and spread: median and median absolute deviation of its last usual samples. Until enough are there, and as a cap, a prior
 measured on many scenes stands in: what is strange by the prior is never learned, so a camera attacked from its first frame cannot
-make the attack its usual. Corruptions move the view but lower the probability: only both together, summed, are strange.
+make the attack its usual. Corruptions move the view but lower the probability: only all together, summed, are strange.
 
 The alarm is a bet on an attack that changes one frame in five and moves those by three spreads: a sample whose odds for that are R
 multiplies the stake by 0.8 + 0.2 R, which never falls below 1 (a CUSUM). So an attack on one frame in ten gathers evidence too,
 which calm frames between hardly take away. Where honest odds average 1 or less, the mean number of samples between false alarms is
-at least the declared one. One sample's odds are capped: no single frame alarms. What is usual is learned up to the alarm, evidence
-or not: learned from samples without evidence alone it had too narrow a spread, and alarmed on honest frames.
+at least the declared one. One sample's odds are capped: no single frame alarms. What is usual is learned from samples with evidence
+too, or it had too narrow a spread and alarmed on honest frames; but only once the suspicion is over, and not if it became an alarm.
 
 Source: Page 1954, Lorden 1971 (CUSUM, its run length); Xu, Evans, Qi 2018 (feature squeezing); figures in docs/adversarial.md.
 """
@@ -28,13 +28,14 @@ from detectors.base import Observation, State, Status, Verdict
 
 _LOGIT_MOST = 12.0
 _ROBUST = 1.4826  # a normal law's standard deviation over its median absolute deviation
-_SUM_SPREAD = 1.75  # of two numbers of spread 1 with a correlation of 0.5; measured: -0.2 to 0.8
+_CORRELATED = 0.4  # of the four numbers over honest frames of one camera, pair by pair; measured: -0.2 to 0.8
 
 
 class _Memory(TypedDict):
-    """The state. Pairs are of the logit of the probability and of how far the view moved."""
+    """The state. Lists of numbers are of the logit of the probability, then of what stands beside it."""
 
     usual: list[list[float]]  # the last usual samples, oldest first
+    held: list[list[float]]  # samples since something is suspected: learned if nothing comes of it, dropped at an alarm
     levels: list[float]
     spreads: list[float]
     last_usual: int  # sequence of the last usual sample before the stretch that is suspected
@@ -49,8 +50,8 @@ class Evasion:
     """A CUSUM of bets on probabilities of attack.
 
     arl: declared mean number of samples between false alarms. level, spread: of the logit over honest pictures of many cameras,
-    for before a camera has its own; moved, moved_spread: of how far the view moves. The least own spread is the share `least` of
-    these. learn: usual samples before the own level counts; memory: how many are kept. rate: the share of frames that an attack
+    for before a camera has its own; beside: the same of each number beside it. The least own spread is the share `least` of these.
+    learn: usual samples before the own level counts; memory: how many are kept. rate: the share of frames that an attack
     is bet to change; shift: by how many spreads; most: the most that the logarithm of one sample's odds counts. usual: spreads
     below which a sample is usual; dwell: so many usual samples in a row end an alarm, more than lie between two frames of an
     attack of that rate.
@@ -59,8 +60,7 @@ class Evasion:
     arl: int
     level: float
     spread: float
-    moved: float
-    moved_spread: float
+    beside: tuple[tuple[float, float], ...] = ()
     least: float = 0.3
     learn: int = 16
     memory: int = 64
@@ -73,18 +73,24 @@ class Evasion:
     @property
     def name(self) -> str:
         """Every parameter that can change a verdict."""
+        priors = ",".join(f"{level:g}+-{spread:g}" for level, spread in self._priors)
         return (
-            f"evasion(arl={self.arl:g},level={self.level:g}+-{self.spread:g},moved={self.moved:g}+-{self.moved_spread:g},"
+            f"evasion(arl={self.arl:g},levels={priors},"
             f"least={self.least:g},learn={self.learn},memory={self.memory},rate={self.rate:g},shift={self.shift:g},"
             f"most={self.most:g},usual={self.usual:g},dwell={self.dwell})"
         )
+
+    @property
+    def _priors(self) -> tuple[tuple[float, float], ...]:
+        return ((self.level, self.spread), *self.beside)
 
     def start(self) -> State:
         """Before the first sample."""
         memory: _Memory = {
             "usual": [],
-            "levels": [self.level, self.moved],
-            "spreads": [self.spread, self.moved_spread],
+            "held": [],
+            "levels": [level for level, _ in self._priors],
+            "spreads": [spread for _, spread in self._priors],
             "last_usual": -1,
             "total": 0.0,
             "since": None,
@@ -98,11 +104,11 @@ class Evasion:
         if not (math.isfinite(seen.value) and 0.0 <= seen.value <= 1.0):
             return state, Verdict(Status.REFUSED, reason="a probability is a number from 0 to 1")
         memory = cast("_Memory", state)
-        beside = seen.beside if seen.beside is not None and 0.0 <= seen.beside <= 1.0 else None
-        known = beside is not None
-        sample = [_logit(seen.value), memory["levels"][1] if beside is None else beside]
-        strange = _together(sample, memory["levels"], memory["spreads"], known=known)
-        by_prior = _together(sample, (self.level, self.moved), (self.spread, self.moved_spread), known=known)
+        known = len(seen.beside) == len(self.beside) and all(map(math.isfinite, seen.beside))
+        sample = [_logit(seen.value), *(seen.beside if known else memory["levels"][1:])]
+        told = len(sample) if known else 1
+        strange = _together(sample[:told], memory["levels"], memory["spreads"])
+        by_prior = _together(sample[:told], *zip(*self._priors, strict=True))
         usual = strange < self.usual and by_prior < self.usual
         odds = min(self.shift * strange - self.shift**2 / 2, self.most)
         total = max(0.0, memory["total"] + math.log1p(self.rate * math.expm1(odds)))
@@ -110,7 +116,7 @@ class Evasion:
         score = max(0.0, strange)
         if memory["alarm"]:
             return self._go_on(after, score, seen, usual=usual)
-        if by_prior < self.usual:  # also what is strange to this camera, until it alarms: a usual without its tail is too narrow
+        if by_prior < self.usual:  # also what is strange to this camera: a usual without its tail is too narrow
             self._learn(after, sample)
         if total == 0.0:
             after["since"] = None
@@ -120,7 +126,7 @@ class Evasion:
             after["since"] = memory["last_usual"] + 1
         evidence, since = total / math.log(self.arl), after["since"]
         if evidence >= 1.0:
-            after["alarm"], after["calm"] = True, 0
+            after["alarm"], after["calm"], after["held"] = True, 0, []
             return cast("State", after), Verdict(Status.ALARM, score, evidence, since, unusual=not usual, leads=seen.note)
         if since is not None and not usual:
             return cast("State", after), Verdict(Status.SUSPICIOUS, score, evidence, since, leads=seen.note)
@@ -139,20 +145,27 @@ class Evasion:
         return cast("State", after), Verdict(Status.NORMAL, score)
 
     def _learn(self, after: _Memory, sample: list[float]) -> None:
-        kept = [round(value, 3) for value in sample]  # finer is noise, and the state travels
-        after["usual"] = usual = [*after["usual"], kept][-self.memory :]
+        held = [*after["held"], [round(value, 3) for value in sample]][-self.memory :]  # finer is noise, and the state travels
+        if after["total"] > 0.0 and len(after["usual"]) >= self.learn:
+            after["held"] = held
+            return
+        after["held"], after["usual"] = [], [*after["usual"], *held][-self.memory :]
+        usual = after["usual"]
         if len(usual) < self.learn:
             return
         columns = list(zip(*usual, strict=True))
         after["levels"] = levels = [median(column) for column in columns]
-        found = [_ROBUST * median([abs(value - level) for value in column]) for column, level in zip(columns, levels, strict=True)]
-        after["spreads"] = [max(self.least * self.spread, found[0]), max(self.least * self.moved_spread, found[1])]
+        after["spreads"] = [
+            max(self.least * prior, _ROBUST * median([abs(value - level) for value in column]))
+            for column, level, (_, prior) in zip(columns, levels, self._priors, strict=True)
+        ]
 
 
-def _together(sample: Sequence[float], levels: Sequence[float], spreads: Sequence[float], *, known: bool) -> float:
-    """How many spreads the sample lies above the level: of both numbers' sum where both are known."""
-    logit, moved = ((value - level) / spread for value, level, spread in zip(sample, levels, spreads, strict=True))
-    return (logit + moved) / _SUM_SPREAD if known else logit
+def _together(sample: Sequence[float], levels: Sequence[float], spreads: Sequence[float]) -> float:
+    """How many spreads the sample lies above the level, its numbers summed; levels and spreads of further numbers do not count."""
+    count = len(sample)
+    total = sum((value - level) / spread for value, level, spread in zip(sample, levels, spreads, strict=False))
+    return total / math.sqrt(count * (1.0 + (count - 1) * _CORRELATED))
 
 
 def _logit(probability: float) -> float:

@@ -21,14 +21,14 @@ class Observation:
     """One reading of one feature of one camera.
 
     `sequence` numbers the camera's frames and only grows within a stream; `time_s` is the camera's time in seconds since 1970.
-    `value` is the reading, in the feature's own unit; it may be NaN or infinite, because attackers may choose it. `beside` is a
-    second reading of the same frame, for a detector that weighs both. `note` says what must be known of a reading, and is none.
+    `value` is the reading, in the feature's own unit; it may be NaN or infinite, because attackers may choose it. `beside` are
+    further readings of the same frame, for a detector that weighs all. `note` says what must be known of a reading, and is none.
     """
 
     sequence: int
     time_s: float
     value: float
-    beside: float | None = None
+    beside: tuple[float, ...] = ()
     note: str = ""
     parts: tuple[float, ...] = ()
     """The numbers of a reading that is more than one; `value` is then their length (Euclidean)."""

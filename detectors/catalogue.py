@@ -110,10 +110,11 @@ def _yardstick(word: str, detector: Detector, *, learn: int, why: str) -> Entry:
     )
 
 
+_BESIDE = ((0.15, 0.08), (2.85, 0.2), (1.3, 0.25))  # over honest pictures of the benchmark's places and of calibration's
 _ENTRIES = (
     Entry(
         name="evasion",
-        detector=Evasion(arl=round(_LOOKS_PER_DAY / EVASION_PER_DAY), level=-1.0, spread=1.5, moved=0.15, moved_spread=0.08),
+        detector=Evasion(arl=round(_LOOKS_PER_DAY / EVASION_PER_DAY), level=-1.0, spread=1.5, beside=_BESIDE),
         kind=Kind.EVASION,
         reads="attack_probability",
         baseline=Baseline.REFERENCE,

@@ -11,12 +11,13 @@ import struct
 from detectors import calibration
 from detectors.base import Observation
 from detectors.sighting import CELLS, Sighting
-from streams.events import Detections
+from streams.events import Detections, InputScores
 
 PICTURE = frozenset({"brightness", "contrast", "sharpness"})
 """Features of the picture alone, whichever weights judged it."""
 VIEW = frozenset({"people", "heat", "score_mean", "score_max", "height_mean_px"})
 """Features of the serving model's view: comparable only under the same weights."""
+_LITTLE_HEAT = 5e-4  # of the centre map: where nobody is seen, rounding decides
 INPUT = frozenset({"attack_probability"})
 """What input scores, measured against the context's normal weights, come to."""
 _GENERIC = "by the generic calibration: these weights have none of their own"
@@ -44,8 +45,21 @@ def observations(event: Detections, offset: int = 0) -> dict[str, Observation]:
     judged = calibration.judge(event.scores, event.context)
     if judged is not None:
         note = _GENERIC if judged.generic else ""
-        readings["attack_probability"] = Observation(sequence, time_s, judged.probability, event.scores.inconsistency, note)
+        readings["attack_probability"] = Observation(sequence, time_s, judged.probability, _beside(event.scores), note)
     return readings
+
+
+def _beside(scores: InputScores) -> tuple[float, ...]:
+    """How far the view moved at the second look; the same for the heat that was there to move; what is half seen for that heat.
+
+    The last two are logarithms: a street that fills with people moves more, and no further for each of them.
+    """
+    moved, heat, weak = scores.inconsistency, scores.heat, scores.weak
+    if moved is None or heat is None or weak is None:
+        return ()
+    there = heat + _LITTLE_HEAT
+    stirred = max(-math.log(max(1.0 - moved, _LITTLE_HEAT)), _LITTLE_HEAT)
+    return moved, math.log(stirred / there), math.log((weak + _LITTLE_HEAT) / there)
 
 
 def sighting(event: Detections, offset: int = 0, raised: tuple[str, ...] = ()) -> Sighting:

@@ -1,6 +1,7 @@
 """Every detector of the catalogue keeps every promise; the watch tells each finding once, whatever is repeated or restarted."""
 
 import ast
+import itertools
 import json
 import math
 import time
@@ -77,7 +78,8 @@ def test_a_detectors_name_spells_out_every_parameter() -> None:
     for entry in catalogue.ALL.values():
         for field, value in vars(entry.detector).items():
             if field in type(entry.detector).__dataclass_fields__:
-                assert f"{value:g}" in entry.detector.name, f"{field} is not in {entry.detector.name}"
+                for number in itertools.chain.from_iterable(value) if isinstance(value, tuple) else (value,):
+                    assert f"{number:g}" in entry.detector.name, f"{field} is not in {entry.detector.name}"
 
 
 def test_the_suite_catches_a_detector_that_lets_nan_in() -> None:
@@ -138,7 +140,8 @@ def test_a_view_that_moves_without_being_likely_to_be_attacked_is_weather() -> N
     state = detector.start()
     for sequence in range(200):
         worse = sequence >= 100
-        state, verdict = detector.step(state, Observation(sequence, 0.0, 0.01 if worse else 0.1, 0.25 if worse else 0.12))
+        beside = (0.25, 2.95, 1.3) if worse else (0.12, 2.85, 1.25)
+        state, verdict = detector.step(state, Observation(sequence, 0.0, 0.01 if worse else 0.1, beside))
         assert verdict.status is not Status.ALARM
 
 

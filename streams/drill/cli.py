@@ -35,7 +35,7 @@ from streams.errors import BadInput
 from streams.events import Context, Mode
 
 _CAMERAS = {Context.URBAN: "gate", Context.HIGHWAY: "bridge"}
-_WARM = 40  # pictures that both cameras have shown before the first round: the worker is warm, input scores have a usual level
+_WARM = 110  # pictures that both cameras have shown before the first round: input scores have a usual level by then
 _LOOK_S = 0.5
 
 
