@@ -45,11 +45,11 @@ def observations(event: Detections, offset: int = 0) -> dict[str, Observation]:
     judged = calibration.judge(event.scores, event.context)
     if judged is not None:
         note = _GENERIC if judged.generic else ""
-        readings["attack_probability"] = Observation(sequence, time_s, judged.probability, _beside(event.scores), note)
+        readings["attack_probability"] = Observation(sequence, time_s, judged.probability, beside(event.scores), note)
     return readings
 
 
-def _beside(scores: InputScores) -> tuple[float, ...]:
+def beside(scores: InputScores) -> tuple[float, ...]:
     """How far the view moved at the second look; the same for the heat that was there to move; what is half seen for that heat.
 
     The last two are logarithms: a street that fills with people moves more, and no further for each of them.

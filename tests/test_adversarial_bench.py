@@ -167,7 +167,11 @@ def test_a_stream_alarms_soon_under_attack_later_under_a_rare_one_and_not_in_cal
 
 
 def test_streams_that_alarm_without_an_attack_are_counted_and_left_out() -> None:
-    shown, alarmed = streams.streams([reading(0.999, frame) for frame in range(40)], every=8)
+    stirred = structs.replace(SCORES, inconsistency=0.9, weak=0.8)
+    strange = [structs.replace(reading(0.999, frame), scores=stirred) for frame in range(40)]
+    for one in strange:
+        one.__dict__["probability"] = 0.999
+    shown, alarmed = streams.streams(strange, every=8)
     assert (shown, alarmed) == ([], 4)
 
 

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from detectors import catalogue
 from detectors.base import Observation, State, Status
+from detectors.features import beside
 from inference.measure.miss_rate import Match
 from inference.service.cues import Glance
 from inference.service.sampling import Sampler
@@ -72,10 +73,9 @@ class _Camera:
         self.looks.append(looked)
         alarm = False
         if looked:
-            assert one.scores.inconsistency is not None
             self.sampler.saw("camera", one.scores, glance)
             self.state, verdict = _EVASION.detector.step(
-                self.state, Observation(self.sequence, 0.0, one.probability, one.scores.inconsistency)
+                self.state, Observation(self.sequence, 0.0, one.probability, beside(one.scores))
             )
             alarm = verdict.status is Status.ALARM
         self.sequence += 1

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from detectors import catalogue
 from detectors.base import Observation, State
+from detectors.features import beside
 from streams.bench.adversarial_figures import Reading, Score
 
 ALBUM = "photographs"
@@ -79,4 +80,4 @@ def _learned(usual: Sequence[Reading]) -> State:
 
 
 def _seen(one: Reading) -> Observation:
-    return Observation(one.case.frame, 0.0, one.probability, one.scores.inconsistency)
+    return Observation(one.case.frame, 0.0, one.probability, beside(one.scores))
