@@ -28,6 +28,7 @@ from detectors.base import Observation, State, Status, Verdict
 
 _LOGIT_MOST = 12.0
 _ROBUST = 1.4826  # a normal law's standard deviation over its median absolute deviation
+_UNLIKELIER = 2.5  # spreads: on corruptions as many false flags as by two numbers, on attacks as many hits as by four
 _CORRELATED = 0.4  # of the four numbers over honest frames of one camera, pair by pair; measured: -0.2 to 0.8
 
 
@@ -162,10 +163,14 @@ class Evasion:
 
 
 def _together(sample: Sequence[float], levels: Sequence[float], spreads: Sequence[float]) -> float:
-    """How many spreads the sample lies above the level, its numbers summed; levels and spreads of further numbers do not count."""
-    count = len(sample)
-    total = sum((value - level) / spread for value, level, spread in zip(sample, levels, spreads, strict=False))
-    return total / math.sqrt(count * (1.0 + (count - 1) * _CORRELATED))
+    """How many spreads the sample lies above the level, its numbers summed; levels and spreads of further numbers do not count.
+
+    What moves a view without making an attack likelier than usual is weather: it counts no further than a probability allows.
+    """
+    away = [(value - level) / spread for value, level, spread in zip(sample, levels, spreads, strict=False)]
+    count = len(away)
+    total = sum(away) / math.sqrt(count * (1.0 + (count - 1) * _CORRELATED))
+    return total if count == 1 else min(total, _UNLIKELIER + 2.0 * away[0])
 
 
 def _logit(probability: float) -> float:
