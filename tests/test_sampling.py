@@ -117,12 +117,13 @@ def test_another_model_in_service_sees_other_heat_and_startles_nobody() -> None:
     assert sum(looks) == 1
 
 
-def test_in_safe_mode_every_frame_of_a_camera_that_leapt_is_looked_at_until_normal_service_is_back() -> None:
+def test_in_safe_mode_every_second_frame_of_a_camera_that_leapt_is_looked_at_until_normal_service_is_back() -> None:
     sampler = settled(32)
     sampler.saw("gate", seen(0.9), CALM)
     assert sampler.wants("gate", 2000, CALM, safe=True)
     for _ in range(40):
         sampler.saw("gate", seen(0.15), CALM)  # not hot any more, and calm is not proven yet
-    assert all(sampler.wants("gate", sequence, CALM, safe=True) for sequence in range(2001, 2064))
+    looks = [sampler.wants("gate", sequence, CALM, safe=True) for sequence in range(2000, 2064)]
+    assert looks == [True, False] * 32
     assert sum(sampler.wants("bridge", sequence, CALM, safe=True) for sequence in range(320, 640)) < 320 / 2
     assert sum(sampler.wants("gate", sequence, CALM) for sequence in range(2080, 2144)) == 2

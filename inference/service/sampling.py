@@ -25,6 +25,7 @@ _NEW_TIMES = 8
 _DETAIL_RATIO, _DETAIL_STEP = 1.12, 0.0005
 _HEAT_RATIO, _HEAT_STEP = 1.6, 0.003
 _FOLLOW, _FOLLOW_SCORED = 0.05, 0.3
+_SAFE_EVERY = 2
 _STARTLED_MOST, _STARTLED_EACH = 12.0, 0.125
 
 
@@ -44,8 +45,8 @@ class Sampler:
 
     All frames are looked at for a while after a cue that leaps above the camera's usual level, which follows only looks at which
     none did, so that an attack cannot become usual. A leaping glance gets a look too, within a budget of one frame in eight: a
-    flickering camera cannot double the worker's load. While the context is in safe mode, every frame is looked at of a camera that
-    leapt: calm is proven by looks, and nobody should wait for it longer than it takes. `key` makes the places of calm looks
+    flickering camera cannot double the worker's load. While the context is in safe mode, every second frame is looked at of a camera
+    that leapt: calm is proven by looks, and nobody should wait for it longer than it takes; more would make the stream wait. `key` makes the places of calm looks
     unforeseeable.
     """
 
@@ -62,7 +63,7 @@ class Sampler:
             _follow(camera, glance, _FOLLOW)
         camera.suspect = camera.hot > 0 or (camera.suspect and safe)
         if camera.suspect:
-            return True
+            return not safe or sequence % _SAFE_EVERY == 0
         if startled and camera.looks >= 1.0:
             camera.looks -= 1.0
             return True
