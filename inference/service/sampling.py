@@ -45,9 +45,9 @@ class Sampler:
 
     All frames are looked at for a while after a cue that leaps above the camera's usual level, which follows only looks at which
     none did, so that an attack cannot become usual. A leaping glance gets a look too, within a budget of one frame in eight: a
-    flickering camera cannot double the worker's load. While the context is in safe mode, every second frame is looked at of a camera
-    that leapt: calm is proven by looks, and nobody should wait for it longer than it takes; more would make the stream wait. `key` makes the places of calm looks
-    unforeseeable.
+    flickering camera cannot double the worker's load. While the context is in safe mode, every second frame of a camera that leapt
+    is looked at: calm is proven by looks, and nobody should wait for it longer than it takes; more would make the stream wait.
+    `key` makes the places of calm looks unforeseeable.
     """
 
     every: int
