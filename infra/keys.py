@@ -164,9 +164,7 @@ def make_person_key(path: Path) -> Ed25519PrivateKey:
     """A new personal key in a file that only its owner may read. Raises BadInput if there is a file already."""
     with alone(path.parent / ".lock"):
         if path.exists():
-            raise BadInput(
-                f"there is a file at {path} already, maybe somebody's key: name another with --key-file, or move it"
-            )
+            raise BadInput(f"there is a file at {path} already, maybe somebody's key: name another with --key-file, or move it")
         return _write_person_key(path)
 
 
@@ -189,9 +187,7 @@ def read_person_key(path: Path) -> Ed25519PrivateKey:
     """
     try:
         if path.stat().st_mode & _OTHERS:
-            raise BadInput(
-                f"key {path} may be read by others: `chmod 600` it, then `kerbwatch people rotate-key`"
-            )
+            raise BadInput(f"key {path} may be read by others: `chmod 600` it, then `kerbwatch people rotate-key`")
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
         raise Unavailable(
@@ -201,9 +197,7 @@ def read_person_key(path: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError) as error:
         raise BadInput(f"{path} holds no private key: restore it, or have a new one made with `kerbwatch people add`") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise BadInput(
-            f"{path} holds a key of another kind: acts are signed with Ed25519 (`kerbwatch people add` makes one)"
-        )
+        raise BadInput(f"{path} holds a key of another kind: acts are signed with Ed25519 (`kerbwatch people add` makes one)")
     return key
 
 

@@ -1,7 +1,7 @@
 """The audit log held against itself and against checkpoints that were signed before.
 
 It decides whether the log in the database is the one that was written: numbers without gaps, every entry hashing to its leaf, and
-every kept checkpoint's root found again. It refuses to sign a new checkpoint over a log that does not hold. Checkpoints lie as files
+every kept checkpoint's root found again. It refuses to sign one over a log that does not hold. Checkpoints lie as files
 beside the database (`infra.checkpoints`); who copies them elsewhere can prove any later change. No topic feeds it; the entries were
 written by `keeping.py`.
 
