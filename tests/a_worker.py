@@ -168,6 +168,7 @@ class Site:
         *,
         later_s: int = 0,
         candidate: Candidate | None = None,
+        reference: str = NORMAL,
     ) -> None:
         decision = decision or f"initial-{context}"
         state = ModelState(
@@ -178,7 +179,7 @@ class Site:
             context=context,
             weights_digest=digest,
             mode=mode,
-            reference_digest=NORMAL,
+            reference_digest=reference,
             decision_id=decision,
             reason="test",
             candidate=candidate,

@@ -3,7 +3,9 @@
 It obeys `ModelState` and keeps networks loaded ahead: the safe model while the normal one serves, so that a switch only changes
 which of them is asked, and the candidate of a rollout. Those two are loaded beside the stream, not in it. It refuses to let them
 hurt service: a candidate that does not load or fails at work is left out and reported, and the model in service answers. What an
-order asks to serve is loaded at once if need be; if that fails the context stays as it was. Topic: model-state, through the worker.
+order asks to serve is loaded at once if need be; if that fails the context stays as it was. A reference that does not load keeps
+nobody from being served: input is then scored against the model in service, and that is reported. Topic: model-state, through
+the worker.
 
 Source: paper 4.6 (safe-mode models, staged deployment), SC-6.
 """
@@ -13,6 +15,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from inference.service.serving import View
@@ -62,6 +65,7 @@ class Models:
     _coming: dict[str, Future[Network]] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)
     _tampered: set[str] = field(default_factory=set)
+    _lacking: dict[Context, KerbwatchError] = field(default_factory=dict)
     _states: dict[Context, ModelState] = field(default_factory=dict)
 
     def assign(self, state: ModelState) -> bool:
@@ -69,13 +73,21 @@ class Models:
 
         A responder that was stalled may put an old order behind a newer one on the topic.
 
+        Where the reference does not load, the weights in service are the reference (`faults`, `unproven` say so).
+
         Raises Tampered or Unavailable where the weights to be served do not load; the context then stays as it was.
         """
         now = self._states.get(state.context)
         if now is not None and (now.decision_id == state.decision_id or state.time < now.time):
             return False
-        for digest in (state.weights_digest, state.reference_digest):
-            self._open(digest)
+        self._open(state.weights_digest)
+        self._lacking.pop(state.context, None)
+        try:
+            self._open(state.reference_digest)
+        except KerbwatchError as error:
+            # Mostly the reference is the normal model, and the safe one is asked for because that cannot be trusted.
+            self._lacking[state.context] = error
+            state = msgspec.structs.replace(state, reference_digest=state.weights_digest)
         self._states[state.context] = state
         self._failed = {
             digest: why for digest, why in self._failed.items() if digest in self._ahead() and digest not in _ahead(state)
@@ -135,7 +147,8 @@ class Models:
     @property
     def faults(self) -> tuple[str, ...]:
         """Why models that were to be at hand are not, in plain words."""
-        return tuple(self._failed.values())
+        lacking = (f"input is scored against the model in service: {error}" for error in self._lacking.values())
+        return (*self._failed.values(), *dict.fromkeys(lacking))
 
     @property
     def tampered(self) -> dict[Context, str]:
@@ -145,6 +158,11 @@ class Models:
             for context, state in self._states.items()
             for digest in sorted(_ahead(state) & self._tampered & self._failed.keys())
         }
+
+    @property
+    def unproven(self) -> dict[Context, str]:
+        """Contexts that are served without their reference, because its bytes are not what they should be, and the reason."""
+        return {context: str(error) for context, error in self._lacking.items() if isinstance(error, Tampered)}
 
     def _open(self, digest: str) -> None:
         """Have a network in memory now."""

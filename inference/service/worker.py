@@ -165,7 +165,8 @@ class Worker:
                 self._metrics.serving(self._serving.values())
                 log.info("serving", context=state.context, mode=state.mode, digest=state.weights_digest[:12])
         ready = {(context, STANDS_BY): why for context, why in self._judge.models.tampered.items()}
-        for signal in self._doubts.told(self._untrusted | ready, self._now()):
+        unproven = {(context, SERVES): why for context, why in self._judge.models.unproven.items()}
+        for signal in self._doubts.told(self._untrusted | ready | unproven, self._now()):
             self._signal(signal)
         return changed
 
