@@ -16,7 +16,7 @@ from infra.cli import keys_app, mount
 from infra.log import set_up_logs
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
-from responders import keys_cli, people_cli, quarantine_cli, rollout_cli
+from responders import audit_cli, keys_cli, people_cli, quarantine_cli, rollout_cli
 from responders.notify.cli import app as notify
 from responders.playbooks_cli import app as playbooks
 from streams import chaos, dlq, models, naming, quarantine_show, schedule
@@ -52,6 +52,7 @@ app.add_typer(playbooks, name="playbooks")
 quarantine_cli.app.command("show")(quarantine_show.show)
 app.add_typer(rollout_cli.app, name="rollouts")
 app.add_typer(people_cli.app, name="people")
+app.add_typer(audit_cli.app, name="audit")
 app.add_typer(models.app, name="models")
 models.app.command("promote")(naming.promote)
 models.app.command("rollback")(naming.rollback)
@@ -151,8 +152,8 @@ def data(context: typer.Context) -> None:
 
 @bench.app.command("detectors", context_settings=_LATE)
 def bench_detectors(context: typer.Context) -> None:
-    """Run lengths and delays of drift detectors beside the oracle. Example: `kerbwatch bench detectors --budget quick`."""
-    from streams.bench.detectors import detectors as command
+    """Every claim about detection, measured. Example: `kerbwatch bench detectors --part drift --budget quick`."""
+    from streams.bench.parts import detectors as command
 
     _call(command, context)
 

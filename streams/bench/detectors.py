@@ -1,13 +1,13 @@
-"""`kerbwatch bench detectors`: what a false alarm budget is worth, and what it costs in delay, measured.
+"""`kerbwatch bench detectors --part drift`: what a false alarm budget is worth, and what it costs in delay, measured.
 
-It decides what is run and how it is told; the streams and the oracle are in `drift_trials.py`, recordings in `drift_recordings.py`.
-Every figure comes from the detectors as they serve, fed reading by reading. No topic.
+It decides what is run and how it is told; the streams and the oracle are in `drift_trials.py`, what can be reached at all in
+`drift_limit.py`, recordings in `drift_recordings.py`. Every figure comes from the detectors as they serve, fed reading by reading.
+What one job found is kept in the home until the detector, the trial or the plan is another. No topic.
 
 Source: `docs/detection.md` says what each figure means.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,20 +15,22 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
+import msgspec
 import numpy as np
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from detectors import catalogue
+from detectors import catalogue, drift, laws, rivers, sequential, whitening
 from detectors.base import Observation
 from detectors.drift import RESTS, Drift
-from inference.measure.artefacts import machine
-from infra.settings import read_settings
-from streams.bench import drift_recordings
+from inference.measure.artefacts import machine, pyplot
+from infra.files import write_whole
+from infra.settings import Settings
+from streams.bench import drift_limit, drift_recordings, drift_trials
 from streams.bench.drift_trials import (
     LAWS,
     SIZES,
@@ -94,7 +96,10 @@ class RunLength:
 
 @dataclass(frozen=True)
 class Delay:
-    """Readings from a change to its alarm, its standard error, the share not caught, and the oracle's mean at that run length."""
+    """Readings from a change to its alarm, its standard error, the share not caught, and the oracle's mean at that run length.
+
+    limit: mean of the bank that knows all but which change comes (`drift_limit.py`), at that run length; of others it is not asked.
+    """
 
     detector: str
     law: str
@@ -107,6 +112,7 @@ class Delay:
     missed: float
     oracle: float
     ratio: float
+    limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,45 +128,45 @@ class Figures:
     updates_per_s: dict[str, int]
 
 
-def detectors(
-    budget: Annotated[Budget, typer.Option(help="How much is simulated: minutes, or an hour of one core.")] = Budget.QUICK,
-    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = os.cpu_count() or 1,
-    out: Annotated[Path | None, typer.Option(help="Folder for drift.json and the plot.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
-) -> None:
-    """Run lengths and delays of drift detectors beside the oracle. Example: `kerbwatch bench detectors --budget quick`."""
+def measured(budget: Budget, workers: int, out: Path, settings: Settings) -> None:
+    """Measures drift, writes drift.json and drift-delay.png into the folder, and prints the tables.
+
+    Args:
+        budget: minutes, or an hour of one core.
+        workers: processes.
+        out: the folder.
+        settings: where the home is, which keeps what was found before, and the shared data.
+    """
     with progress() as say:
-        figures = measure(budget, workers, say)
-    text = json.dumps(asdict(figures), indent=1)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "drift.json").write_text(text + "\n", "utf-8")
-        draw(figures, out / "drift-delay.png")
-    if as_json:
-        typer.echo(text)
-        return
+        figures = measure(budget, workers, say, settings)
+    (out / "drift.json").write_text(json.dumps(asdict(figures), indent=1) + "\n", "utf-8")
+    draw(figures, out / "drift-delay.png")
     show(figures, Console())
 
 
-def measure(budget: Budget, workers: int, say: Callable[[str], None]) -> Figures:
+_Found = tuple[list[RunLength], list[Delay]]
+
+
+def measure(budget: Budget, workers: int, say: Callable[[str], None], settings: Settings) -> Figures:
     """All figures, law by law, in so many processes."""
     plan = _PLANS[budget]
+    folder = settings.home.resolve() / "bench" / "drift" / _fingerprint(plan)
     run_lengths: list[RunLength] = []
     found: list[Delay] = []
     with ProcessPoolExecutor(workers) as pool:
-        jobs = pool.map(partial(_ours, plan), LAWS)
-        others = pool.map(partial(_other, plan), _others())
-        for law, (lengths, waits) in zip(LAWS, jobs, strict=True):
-            say(f"after {law.name}")
-            run_lengths += lengths
-            found += waits
-        for lengths, waits in others:
-            say("the others")
+        jobs = [pool.submit(kept, folder / f"{law.name}.json", partial(_ours, plan, law)) for law in _dearest_first()]
+        jobs += [pool.submit(kept, folder / f"{name}.json", partial(_other, plan, name)) for name in _others()]
+        for number, job in enumerate(jobs, 1):
+            say(f"drift: {number} of {len(jobs)} jobs")
+            lengths, waits = job.result()
             run_lengths += lengths
             found += waits
     found += _dummy(plan)
-    say("recordings")
-    recorded = drift_recordings.measure(read_settings().shared_data, tuple(plan.readings))
+    order = {law.name: number for number, law in enumerate(LAWS)}
+    run_lengths.sort(key=lambda row: order[row.law])
+    found.sort(key=lambda row: order[row.law])
+    say("drift: recordings")
+    recorded = drift_recordings.measure(settings.shared_data, tuple(plan.readings))
     return Figures(
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine(),
@@ -172,7 +178,28 @@ def measure(budget: Budget, workers: int, say: Callable[[str], None]) -> Figures
     )
 
 
-def _ours(plan: Plan, law: Law) -> tuple[list[RunLength], list[Delay]]:
+def _dearest_first() -> list[Law]:
+    return sorted(LAWS, key=lambda law: -law.season - law.phi)
+
+
+def _fingerprint(plan: Plan) -> str:
+    """Another where anything differs that could change a figure."""
+    parts = (drift, laws, rivers, sequential, whitening, drift_limit, drift_trials)
+    sources = b"".join(Path(str(part.__file__)).read_bytes() for part in (*parts, catalogue))
+    return sha256(sources + Path(__file__).read_bytes() + repr(plan).encode()).hexdigest()[:12]
+
+
+def kept(path: Path, job: Callable[[], _Found]) -> _Found:
+    """What the job found when it ran before, or now."""
+    if path.exists():
+        known: _Found = msgspec.json.decode(path.read_bytes(), type=_Found)
+        return known
+    found = job()
+    write_whole(path, msgspec.json.encode(found))
+    return found
+
+
+def _ours(plan: Plan, law: Law) -> _Found:
     """Our detector under one law: budgets, then delays against the oracle at the run lengths just measured."""
     made = Drift(arl=_LONGEST, learn=_LEARN, resolution=1e-3)
     lengths = []
@@ -184,16 +211,17 @@ def _ours(plan: Plan, law: Law) -> tuple[list[RunLength], list[Delay]]:
         lengths.append(RunLength("default", law.name, declared, count, alarms, measured, low, holds(alarms, count, declared)))
     states = baselines(made, law, learn=_BEFORE, streams=plan.streams, seed=_SEED + 1)
     reached = np.array([_reached(length) for length in lengths])
+    bank = drift_limit.Bank(law, reached, seed=_SEED)
     waits = []
     for change in Change:
         for size in SIZES:
             best = oracle(law, (change, size), reached, most=plan.most, seed=_SEED)
-            for length, run_length, first in zip(lengths, reached, best, strict=True):
+            limits = bank.delays((change, size), most=plan.most)
+            for length, run_length, first, limit in zip(lengths, reached, best, limits, strict=True):
                 detector = replace(made, arl=length.declared)
                 taken = delays(detector, states, law, (change, size), learn=_BEFORE, most=plan.most, seed=_SEED + 1)
-                waits.append(
-                    _delay("default", law, (change, size), length.declared, float(run_length), taken, float(first), plan.most)
-                )
+                wait = _delay("default", law, (change, size), length.declared, float(run_length), taken, float(first), plan.most)
+                waits.append(replace(wait, limit=round(float(limit), 2)))
     return lengths, waits
 
 
@@ -242,7 +270,7 @@ def _others() -> list[str]:
     ]
 
 
-def _other(plan: Plan, name: str) -> tuple[list[RunLength], list[Delay]]:
+def _other(plan: Plan, name: str) -> _Found:
     """A detector that has no run length to choose: what it does by default on independent and on dependent readings."""
     entry = catalogue.ALL[name]
     made: Any = entry.detector
@@ -279,7 +307,7 @@ def speed() -> dict[str, int]:
 
 
 def show(figures: Figures, console: Console) -> None:
-    """Two tables and the recordings; delays as our readings / the oracle's, a star where that is beyond the aim."""
+    """Two tables and the recordings; delays as our readings / the bank's that knows most / the oracle's, a star beyond the aim."""
     table = Table("law", "detector", "declared", "alarms", "run length", "above, 95 %", "kept", box=None)
     for row in figures.run_lengths:
         kept = "yes" if row.holds else "NO"
@@ -289,7 +317,8 @@ def show(figures: Figures, console: Console) -> None:
     for wait in figures.delays:
         star = "" if wait.ratio <= _AIM else "*"
         key = (f"{wait.law}, {wait.detector}", f"{wait.declared:,}", wait.change)
-        cells.setdefault(key, []).append(f"{wait.mean:.4g}/{wait.oracle:.4g}{star}")
+        limit = "" if wait.limit is None else f"{wait.limit:.3g}/"
+        cells.setdefault(key, []).append(f"{wait.mean:.4g}/{limit}{wait.oracle:.4g}{star}")
     table = Table("law, detector", "declared", "change", *(f"{size:g}" for size in SIZES), box=None)
     for key in sorted(cells, key=lambda key: (key[0], int(key[1].replace(",", "")))):
         table.add_row(*key, *cells[key])
@@ -303,11 +332,7 @@ def show(figures: Figures, console: Console) -> None:
 
 def draw(figures: Figures, path: Path) -> None:
     """Delay of a step by 1 standard deviation against run length, per detector, with the oracle's line."""
-    import matplotlib as mpl  # noqa: PLC0415 - it takes a second to load
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
-
+    plt = pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharex=True)
     lengths = np.geomspace(100, 100_000, 13)
     for axis, law in zip(axes, (LAWS[0], LAWS[2]), strict=True):

@@ -85,8 +85,8 @@ class Source:
     def take(self, count: int, change: Shift | None = None) -> Array:
         """The next readings."""
         law = self._law
-        noise = _noise(law, self._rng, count, change)
-        values: Array = signal.lfilter([law.drive], [1.0, -law.phi], noise, zi=[law.phi * self._last])[0]
+        drive = noise(law, self._rng, count, change)
+        values: Array = signal.lfilter([law.drive], [1.0, -law.phi], drive, zi=[law.phi * self._last])[0]
         self._last = float(values[-1])
         if law.season:
             values = values + np.sin(2 * np.pi * ((self._taken + np.arange(count)) / law.season + self._phase))
@@ -94,13 +94,14 @@ class Source:
         return values + change[1] if change is not None and change[0] is Change.LEVEL else values
 
 
-def _noise(law: Law, rng: np.random.Generator, count: int, change: Shift | None) -> Array:
+def noise(law: Law, rng: np.random.Generator, count: int, change: Shift | None) -> Array:
+    """What drives the readings: mean 0 and, but for a change of the spread, deviation 1. A step of the level is no part of it."""
     kind, size = change if change is not None else (None, 0.0)
     if kind is Change.SHAPE:
         shape = 4.0 / size**2
         return (rng.gamma(shape, 1.0, count) - shape) / math.sqrt(shape)
-    noise = rng.standard_t(3, count) / math.sqrt(3) if law.heavy else rng.standard_normal(count)
-    return noise * (1.0 + size) if kind is Change.SPREAD else noise
+    drive = rng.standard_t(3, count) / math.sqrt(3) if law.heavy else rng.standard_normal(count)
+    return drive * (1.0 + size) if kind is Change.SPREAD else drive
 
 
 def _begun(detector: Detector, learned: State, state: State) -> State:
@@ -181,11 +182,11 @@ def _delay(detector: Detector, state: State, source: Source, change: Shift, most
 def oracle(law: Law, change: Shift, run_lengths: Array, *, most: int, seed: int) -> Array:
     """The oracle's mean delay at each of these mean run lengths, counted as in `delays`."""
     rng = np.random.default_rng(seed)
-    ratio, jump = _ratios(law, change)
+    ratio, jump = ratios(law, change)
     streams = _THRESHOLD_READINGS // _SPANS[-1]
     sums, top, tops = np.zeros(streams), np.zeros(streams), {}
     for passed in range(1, _SPANS[-1] + 1):
-        sums = _cusum(sums, _noise(law, rng, streams, None), ratio, jump)
+        sums = _cusum(sums, noise(law, rng, streams, None), ratio, jump)
         top = np.maximum(top, sums)
         if passed in _SPANS:
             tops[passed] = top
@@ -196,13 +197,13 @@ def oracle(law: Law, change: Shift, run_lengths: Array, *, most: int, seed: int)
     )
     sums = np.zeros(_ORACLES)
     for _ in range(_SETTLE):
-        sums = _cusum(sums, _noise(law, rng, _ORACLES, None), ratio, jump)
+        sums = _cusum(sums, noise(law, rng, _ORACLES, None), ratio, jump)
     # With the lowest of these thresholds few of the streams would have alarmed in so short a time; those begin anew.
     sums[sums >= thresholds.min()] = 0.0
-    at_once, after = _moves(law, change)
+    at_once, after = moves(law, change)
     found = np.full((len(run_lengths), _ORACLES), most)
     for passed in range(most):
-        sums = _cusum(sums, _noise(law, rng, _ORACLES, change) + (after if passed else at_once), ratio, jump)
+        sums = _cusum(sums, noise(law, rng, _ORACLES, change) + (after if passed else at_once), ratio, jump)
         found[(sums >= thresholds[:, None]) & (found == most)] = passed + 1
         if (found < most).all():
             break
@@ -210,7 +211,7 @@ def oracle(law: Law, change: Shift, run_lengths: Array, *, most: int, seed: int)
     return delays
 
 
-def _moves(law: Law, change: Shift) -> tuple[float, float]:
+def moves(law: Law, change: Shift) -> tuple[float, float]:
     """What a step of the level adds to the noise: at once, and ever after."""
     jump = change[1] / law.drive if change[0] is Change.LEVEL else 0.0
     return jump, jump * (1.0 - law.phi)
@@ -226,7 +227,7 @@ def _cusum(sums: Array, noise: Array, ratio: _Ratio, jump: _Ratio | None) -> Arr
     return np.maximum(further, 0.0)
 
 
-def _ratios(law: Law, change: Shift) -> tuple[_Ratio, _Ratio | None]:
+def ratios(law: Law, change: Shift) -> tuple[_Ratio, _Ratio | None]:
     """Log likelihood ratios of the noise: ever after the change, and at it where that is another one."""
     kind, size = change
 
@@ -249,7 +250,7 @@ def _ratios(law: Law, change: Shift) -> tuple[_Ratio, _Ratio | None]:
             return np.where(place > 1e-300, density, -1e3)  # noqa: PLR2004 - the same
 
         return skewed, None
-    first, after = _moves(law, change)
+    first, after = moves(law, change)
     return lambda noise: calm(noise - after) - calm(noise), lambda noise: calm(noise - first) - calm(noise)
 
 
