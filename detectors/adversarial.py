@@ -15,6 +15,9 @@ which calm frames between hardly take away. Where honest odds average 1 or less,
 at least the declared one. One sample's odds are capped: no single frame alarms. What is usual is learned from samples with evidence
 too, or it had too narrow a spread and alarmed on honest frames; but only once the suspicion is over, and not if it became an alarm.
 
+The same bet ends an alarm: once the odds that this attack goes on are one in a hundred. Twenty-one usual samples do that; an honest
+one that is a little strange sets it back by a few, not to the start.
+
 Source: Page 1954, Lorden 1971 (CUSUM, its run length); Xu, Evans, Qi 2018 (feature squeezing); figures in docs/adversarial.md.
 """
 
@@ -43,7 +46,7 @@ class _Memory(TypedDict):
     total: float  # logarithm of the stake
     since: int | None
     alarm: bool
-    calm: int  # usual samples in a row while alarmed
+    attacked: float  # while alarmed: logarithm of the odds that the attack goes on, 0 or less
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,7 @@ class Evasion:
     for before a camera has its own; beside: the same of each number beside it. The least own spread is the share `least` of these.
     learn: usual samples before the own level counts; memory: how many are kept. rate: the share of frames that an attack
     is bet to change; shift: by how many spreads; most: the most that the logarithm of one sample's odds counts. usual: spreads
-    below which a sample is usual; dwell: so many usual samples in a row end an alarm, more than lie between two frames of an
-    attack of that rate.
+    below which a sample is usual; over: an alarm ends when the odds are so much against that attack going on.
     """
 
     arl: int
@@ -69,7 +71,7 @@ class Evasion:
     shift: float = 3.0
     most: float = 7.0
     usual: float = 2.0
-    dwell: int = 20
+    over: float = 100.0
 
     @property
     def name(self) -> str:
@@ -78,7 +80,7 @@ class Evasion:
         return (
             f"evasion(arl={self.arl:g},levels={priors},"
             f"least={self.least:g},learn={self.learn},memory={self.memory},rate={self.rate:g},shift={self.shift:g},"
-            f"most={self.most:g},usual={self.usual:g},dwell={self.dwell})"
+            f"most={self.most:g},usual={self.usual:g},over={self.over:g})"
         )
 
     @property
@@ -96,7 +98,7 @@ class Evasion:
             "total": 0.0,
             "since": None,
             "alarm": False,
-            "calm": 0,
+            "attacked": 0.0,
         }
         return cast("State", memory)
 
@@ -112,11 +114,12 @@ class Evasion:
         by_prior = _together(sample[:told], *zip(*self._priors, strict=True))
         usual = strange < self.usual and by_prior < self.usual
         odds = min(self.shift * strange - self.shift**2 / 2, self.most)
-        total = max(0.0, memory["total"] + math.log1p(self.rate * math.expm1(odds)))
+        bet = math.log1p(self.rate * math.expm1(odds))
+        total = max(0.0, memory["total"] + bet)
         after: _Memory = {**memory, "total": total}
         score = max(0.0, strange)
         if memory["alarm"]:
-            return self._go_on(after, score, seen, usual=usual)
+            return self._go_on(after, score, seen, bet, usual=usual)
         if by_prior < self.usual:  # also what is strange to this camera: a usual without its tail is too narrow
             self._learn(after, sample)
         if total == 0.0:
@@ -127,21 +130,21 @@ class Evasion:
             after["since"] = memory["last_usual"] + 1
         evidence, since = total / math.log(self.arl), after["since"]
         if evidence >= 1.0:
-            after["alarm"], after["calm"], after["held"] = True, 0, []
+            after["alarm"], after["attacked"], after["held"] = True, 0.0, []
             return cast("State", after), Verdict(Status.ALARM, score, evidence, since, unusual=not usual, leads=seen.note)
         if since is not None and not usual:
             return cast("State", after), Verdict(Status.SUSPICIOUS, score, evidence, since, leads=seen.note)
         learning = len(after["usual"]) < self.learn
         return cast("State", after), Verdict(Status.LEARNING if learning else Status.NORMAL, score, evidence)
 
-    def _go_on(self, after: _Memory, score: float, seen: Observation, *, usual: bool) -> tuple[State, Verdict]:
-        """During an alarm: has calm been proven."""
+    def _go_on(self, after: _Memory, score: float, seen: Observation, bet: float, *, usual: bool) -> tuple[State, Verdict]:
+        """During an alarm: has calm been proven. The same bet, the other way round."""
         after["total"] = min(after["total"], math.log(self.arl))
-        after["calm"] = after["calm"] + 1 if usual else 0
-        if after["calm"] < self.dwell:
+        after["attacked"] = min(0.0, after["attacked"] + bet)
+        if after["attacked"] > -math.log(self.over):
             verdict = Verdict(Status.ALARM, score, 1.0, after["since"], unusual=not usual, leads=seen.note)
             return cast("State", after), verdict
-        after["alarm"], after["calm"], after["total"], after["since"] = False, 0, 0.0, None
+        after["alarm"], after["attacked"], after["total"], after["since"] = False, 0.0, 0.0, None
         after["last_usual"] = seen.sequence
         return cast("State", after), Verdict(Status.NORMAL, score)
 

@@ -104,6 +104,19 @@ class Drift:
         here: _Memory = {**then, "block": now["block"], "last": now["last"], "whitener": whitener}
         return cast("State", {**here, "sums": sequential.start(), "total": 0.0, "alarm": None, "quiet": 0})
 
+    def pardon(self, state: State) -> State:
+        """As if the last readings had not been: no evidence, no alarm, and the next reading predicted from the level.
+
+        For readings that something else explains. What they taught the baseline stays: a few of hundreds.
+        """
+        if "warm" in state:
+            return {**state, "block": []}
+        memory = cast("_Memory", state)
+        level = memory["whitener"]["mean"]
+        whitener: whitening.Whitener = {**memory["whitener"], "before": [1.0, *[level] * (whitening.SIZE - 1)]}
+        calm: _Memory = {**memory, "block": [], "whitener": whitener}
+        return cast("State", {**calm, "sums": sequential.start(), "total": 0.0, "alarm": None, "quiet": 0})
+
     def step(self, state: State, seen: Observation) -> tuple[State, Verdict]:
         """One reading further; never raises."""
         if not math.isfinite(seen.value):

@@ -72,6 +72,11 @@ class EmbeddingDrift:
         }
         return cast("State", memory)
 
+    def pardon(self, state: State) -> State:
+        """As if the last embeddings had not been (`Drift.pardon`)."""
+        memory = cast("_Memory", state)
+        return cast("State", {**memory, "inner": self.inner.pardon(memory["inner"])})
+
     def step(self, state: State, seen: Observation) -> tuple[State, Verdict]:
         """One embedding (`seen.parts`) further; `state` is left untouched; never raises on any numbers."""
         embedding = seen.parts

@@ -11,7 +11,7 @@ import struct
 from detectors import calibration
 from detectors.base import Observation
 from detectors.sighting import CELLS, Sighting
-from streams.events import Detections, InputScores
+from streams.events import Context, Detections, InputScores
 
 PICTURE = frozenset({"brightness", "contrast", "sharpness"})
 """Features of the picture alone, whichever weights judged it."""
@@ -42,11 +42,18 @@ def observations(event: Detections, offset: int = 0) -> dict[str, Observation]:
     readings = {name: Observation(sequence, time_s, value) for name, value in values.items()}
     if features.embedding:
         readings["embedding"] = Observation(sequence, time_s, math.hypot(*features.embedding), parts=features.embedding)
-    judged = calibration.judge(event.scores, event.context)
-    if judged is not None:
-        note = _GENERIC if judged.generic else ""
-        readings["attack_probability"] = Observation(sequence, time_s, judged.probability, beside(event.scores), note)
+    looked = look(event.scores, event.context, sequence, time_s)
+    if looked is not None:
+        readings["attack_probability"] = looked
     return readings
+
+
+def look(scores: InputScores, context: Context, sequence: int, time_s: float) -> Observation | None:
+    """What a second look at a frame says, as the detector `evasion` reads it; None where there was none."""
+    judged = calibration.judge(scores, context)
+    if judged is None:
+        return None
+    return Observation(sequence, time_s, judged.probability, beside(scores), _GENERIC if judged.generic else "")
 
 
 def beside(scores: InputScores) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 Decides which baselines a frame belongs to, runs the traffic rules and the catalogue's detectors on it and says when a finding
 begins, goes on and ends; refuses to judge a frame twice, and to learn or judge drift from frames that are under attack, frozen,
-replayed or flooding: that explains the drift.
+replayed or flooding: that explains the drift, also what drift detectors made of its first frames.
 Topic: detections in, signals out.
 
 Pure: `watch(state, event)` touches neither its arguments nor a clock. The agent sends the signals BEFORE it stores the state;
@@ -22,6 +22,8 @@ from detectors.base import Json, Observation, State, Status, Verdict
 from detectors.baselines import Origin
 from detectors.baselines import follow as taught_by
 from detectors.catalogue import RUNNING, Baseline, Entry
+from detectors.drift import Drift
+from detectors.embedding import EmbeddingDrift
 from detectors.features import observations, sighting
 from detectors.lately import follow
 from detectors.sighting import Sighting
@@ -135,14 +137,14 @@ def watch(
         words[watching.name] = verdict.leads
         heard(watching, verdict)
 
-    explained = False
+    explained: int | None = None  # since when
     watched: list[tuple[Watching, _Cell | None]] = []
     seen = replace(sighting(event, after["offset"]), lately=lately)
     for guard in guards:
         signal = _guard(guard, after, seen, event, source, hear)
         signals += [signal] if signal is not None else []
         watched.append((guard, after["camera"][guard.key]))
-        explained = explained or (guard.explains and after["camera"][guard.key]["finding"] is not None)
+        explained = _earlier(explained, after["camera"][guard.key] if guard.explains else None)
     readings = observations(event, after["offset"])
     used = []
     for entry in entries:
@@ -150,7 +152,11 @@ def watch(
         key = _baseline(entry, event)
         cells = after["baselines"].get(key, {})
         cell = cells.get(entry.key)
-        if explained and entry.kind is Kind.DRIFT:
+        if explained is not None and entry.kind is Kind.DRIFT:
+            if cell is not None:
+                cell, signal = _pardon(entry, cell, explained, _place(after, event, key, source))
+                after["baselines"][key] = {**cells, entry.key: cell}
+                signals += [signal] if signal is not None else []
             watched.append((entry, cell))
             continue
         if reading is not None:
@@ -160,7 +166,7 @@ def watch(
                 signals.append(signal)
         used.append(key)
         watched.append((entry, cell))
-        explained = explained or (entry.kind is Kind.EVASION and cell is not None and cell["finding"] is not None)
+        explained = _earlier(explained, cell if entry.kind is Kind.EVASION else None)
     raised = tuple(signal.detector for signal in signals if signal.phase is Phase.RAISED)
     signal = _guard(CHAFF, after, replace(seen, raised=raised), event, source, hear)
     signals += [signal] if signal is not None else []
@@ -172,6 +178,28 @@ def watch(
     return cast("dict[str, Json]", after), tuple(
         signal if signal.phase is Phase.CALM else with_fields(signal, diagnosis=diagnosis) for signal in signals
     )
+
+
+def _earlier(since: int | None, cell: _Cell | None) -> int | None:
+    """Since when drift is explained, with what this cell has found."""
+    if cell is None or cell["finding"] is None:
+        return since
+    begin = cell["finding"]["since"]
+    return begin if since is None else min(since, begin)
+
+
+def _pardon(entry: Entry, cell: _Cell, explained: int, place: _Place) -> tuple[_Cell, Signal | None]:
+    """What a drift detector made of frames before they were explained is taken back: its evidence, and its alarm if it has one.
+
+    An alarm that was told before is another matter, and stays.
+    """
+    finding = cell["finding"]
+    if not isinstance(entry.detector, Drift | EmbeddingDrift) or (finding is not None and finding["told"] < explained):
+        return cell, None
+    calm: _Cell = {**cell, "state": entry.detector.pardon(cell["state"]), "finding": None}
+    if finding is None:
+        return calm, None
+    return calm, _signal(entry, Phase.CALM, place.window(finding["since"], finding["told"]), None, place)
 
 
 def _told(before: _Told | None, diagnosis: Diagnosis | None, signals: Sequence[Signal]) -> _Told:

@@ -10,6 +10,7 @@ from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -274,6 +275,26 @@ def test_an_attack_raises_no_drift_even_where_it_changes_the_picture() -> None:
     bad = [judged(n, attacked=True, sharpness=0.07 if n > 620 else 0.05) for n in range(600, 1000)]
     _, signals = story(clean + bad)
     assert {signal.kind for signal in signals} == {Kind.EVASION}
+
+
+def test_drift_found_in_an_attacks_first_frames_is_taken_back_once_the_attack_is_known() -> None:
+    learned, _ = story([judged(n) for n in range(1200)])
+    unlooked = InputScores(reference_digest=NORMAL)
+    unseen = [msgspec.structs.replace(judged(n, heat=0.06), scores=unlooked) for n in range(1200, 1260)]
+    state, before = story(unseen, learned)
+    assert [(one.detector, one.phase) for one in before] == [("drift-heat", Phase.RAISED)]
+    state, then = story([judged(n, attacked=True, heat=0.06) for n in range(1260, 1280)], state)
+    assert [(one.kind, one.phase) for one in then[:2]] == [(Kind.EVASION, Phase.RAISED), (Kind.DRIFT, Phase.CALM)]
+    _, after = story([judged(n) for n in range(1280, 1800)], state)
+    assert [one.kind for one in (*then[2:], *after)] == [Kind.EVASION] * len((*then[2:], *after))
+
+
+def test_drift_that_was_told_before_an_attack_stays() -> None:
+    learned, _ = story([judged(n) for n in range(1200)])
+    state, before = story([judged(n, heat=0.06) for n in range(1200, 1400)], learned)
+    assert before[0].detector == "drift-heat"
+    _, then = story([judged(n, attacked=True, heat=0.06) for n in range(1400, 1420)], state)
+    assert {one.kind for one in then} == {Kind.EVASION}
 
 
 def test_a_darkened_picture_is_drift_and_no_attack() -> None:

@@ -42,13 +42,15 @@ _BLOCK_PX = 16
 
 @dataclass(frozen=True)
 class Glance:
-    """What every frame shows for next to nothing: mean absolute Laplacian at full size, 0..1, and mean of the centre map, 0..1.
+    """What every frame shows for next to nothing.
 
-    `seen_by`: the digest of the model whose map that is; the maps of two models are not compared.
+    detail: mean absolute Laplacian at full size, 0..1. heat: mean of the centre map, 0..1. people: sum of the boxes' scores, which
+    is how many people are expected to be there. seen_by: the digest of the model that sees them; two models are not compared.
     """
 
     detail: float
     heat: float
+    people: float = 0.0
     seen_by: str = ""
 
 
@@ -56,7 +58,7 @@ def glance(picture: Picture, view: "View", seen_by: str = "") -> Glance:
     """Of a picture (H x W x 3, RGB, 0..255) and a model's view of it."""
     edges = cv2.Laplacian(cv2.extractChannel(picture, 1), cv2.CV_16S, ksize=1)
     detail = _share(float(cv2.norm(edges, cv2.NORM_L1)) / edges.size / _LAPLACIAN_MOST)
-    return Glance(detail, _share(float(view.heat.mean())), seen_by)
+    return Glance(detail, _share(float(view.heat.mean())), sum(box.score for box in view.boxes), seen_by)
 
 
 @dataclass(frozen=True)

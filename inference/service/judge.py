@@ -96,7 +96,7 @@ class Judge:
 
     def _score(
         self, frames: Sequence[Accepted], views: Sequence[View | None], lineup: Lineup, *, cleaned: bool
-    ) -> dict[int, cues.Cues]:
+    ) -> dict[int, InputScores]:
         """Cues of the sampled frames, by place in the batch, measured on the reference weights."""
         glances: dict[int, cues.Glance] = {}
         safe = lineup.state.mode is Mode.SAFE
@@ -109,14 +109,19 @@ class Judge:
         if not glances:
             return {}
         pictures: list[Picture] = [frames[number].picture for number in glances]
-        network, scores = lineup.reference.network, dict[int, cues.Cues]()
+        network, scores = lineup.reference.network, dict[int, InputScores]()
         same = lineup.reference == lineup.serving and not cleaned
         plain = [views[number] for number in glances] if same else self.forward.look(network, pictures)
         others = self.forward.look(network, [cues.mirrored(picture) for picture in pictures])
         for (number, glance), before, after in zip(glances.items(), plain, others, strict=True):
             if before is not None and after is not None:
-                scores[number] = seen = cues.second_look(before, after, frames[number].picture)
-                self.sampler.saw(frames[number].frame.camera_id, seen, glance)
+                frame = frames[number].frame
+                seen = InputScores(
+                    reference_digest=lineup.state.reference_digest,
+                    **asdict(cues.second_look(before, after, frames[number].picture)),
+                )
+                scores[number] = seen
+                self.sampler.saw(frame.camera_id, frame.sequence, frame.context, seen, glance)
         return scores
 
     def _compare(
@@ -154,7 +159,7 @@ def _detections(
     view: View,
     lineup: Lineup,
     *,
-    looked: cues.Cues | None,
+    looked: InputScores | None,
     compared: Comparison | None,
     timings: Timings,
     source: str,
@@ -179,7 +184,7 @@ def _detections(
         mode=state.mode,
         decision_id=state.decision_id,
         features=cues.features(accepted.picture, view),
-        scores=InputScores(reference_digest=state.reference_digest, **({} if looked is None else asdict(looked))),
+        scores=InputScores(reference_digest=state.reference_digest) if looked is None else looked,
         timings=timings,
         compared=compared,
         refused=accepted.refused,

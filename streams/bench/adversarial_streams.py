@@ -35,6 +35,7 @@ RARE = 10
 _RUNS = 4
 _LEARNED = 160  # frames after which a camera is no longer new to the sampler
 _EVASION = catalogue.ALL["evasion"]
+_SERVED = 0.4  # the normal model's threshold: readings hold what it half sees as well
 
 
 class OnOff(Struct, frozen=True, kw_only=True):
@@ -68,12 +69,13 @@ class _Camera:
 
     def alarms(self, one: Reading) -> bool:
         """One frame further: whether the detector alarms now."""
-        glance = Glance(one.detail, one.heat, one.scores.reference_digest)
+        people = sum(box.score for box in one.normal if box.score >= _SERVED)
+        glance = Glance(one.detail, one.heat, people, one.scores.reference_digest)
         looked = self.sampler.wants("camera", self.sequence, glance)
         self.looks.append(looked)
         alarm = False
         if looked:
-            self.sampler.saw("camera", one.scores, glance)
+            self.sampler.saw("camera", self.sequence, one.case.context, one.scores, glance)
             self.state, verdict = _EVASION.detector.step(
                 self.state, Observation(self.sequence, 0.0, one.probability, beside(one.scores))
             )
