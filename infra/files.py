@@ -6,9 +6,11 @@ It decides how bytes reach the disk: written beside, flushed, moved into place. 
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from streams.errors import BadInput
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -25,6 +27,26 @@ def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
+
+
+def write_new(path: Path, chunks: Iterable[bytes], mode: int = 0o600) -> None:
+    """Puts what `chunks` make up at `path`, where nothing may be yet. Raises BadInput if something is; that stays as it is then."""
+    taken = f"{path} is there already, and nothing is written over it: name another file"
+    if path.exists():
+        raise BadInput(taken)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        path.hardlink_to(scratch)  # unlike a move, a link never replaces
+    except FileExistsError as error:
+        raise BadInput(taken) from error
+    finally:
+        Path(scratch).unlink(missing_ok=True)
 
 
 @contextmanager

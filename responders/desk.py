@@ -30,7 +30,7 @@ from responders.roles import Role
 from streams.errors import BadInput, Tampered
 from streams.events import event_id
 
-_FRESH = timedelta(minutes=2)
+FRESH = timedelta(minutes=2)
 """An act is taken in so long after it was signed, or before, if clocks differ."""
 _TOGETHER = timedelta(hours=24)
 """The second person's act must come so soon after the first's."""
@@ -90,8 +90,8 @@ class Desk:
             return "is not known here" if person is None else "has no key here: `kerbwatch people add` gives one"
         if not signed.holds(key.public_key):
             return "the act is not signed with their key"
-        if abs(now - said.time) > _FRESH:
-            return f"the act was signed at {said.time:%Y-%m-%d %H:%M:%S} UTC; it counts for {_FRESH.seconds} s: sign it again"
+        if abs(now - said.time) > FRESH:
+            return f"the act was signed at {said.time:%Y-%m-%d %H:%M:%S} UTC; it counts for {FRESH.seconds} s: sign it again"
         if session.scalar(select(exists().where(ActRow.id == signed.id))):
             return "this very act was given before"
         return refusal(said.deed, roles_of(session, said.actor)) or self._wrong_code(person, said.deed, code, now)
@@ -217,6 +217,6 @@ def _wrong_with(row: ActRow, key: PersonKeyRow | None) -> str:
     said = signed.statement()
     if (signed.id, said.actor, said.deed, said.target, said.time) != (row.id, row.actor, row.deed, row.target, row.time):
         return "its row says something else than what was signed"
-    if row.time < key.since - _FRESH or (key.until is not None and row.time > key.until + _FRESH):
+    if row.time < key.since - FRESH or (key.until is not None and row.time > key.until + FRESH):
         return "it was signed outside the time of its key"
     return ""

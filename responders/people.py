@@ -23,11 +23,14 @@ from responders.access import RULES, Deed
 from responders.acts import key_id
 from responders.roles import Role, named
 from streams.errors import BadInput
-from streams.events import event_id
+from streams.events import AuditEntry, event_id
 
 LONGEST_NAME = 64
 FIRST_ROLES = (Role.DEVOPS_ENGINEER, Role.MLOPS_ENGINEER, Role.SECMLOPS_ENGINEER)
 """What the first operator of a home is: who runs it and answers its incidents, and so may add the others."""
+KEY_GIVEN, DROPPED = "people.key", "people.drop"
+"""What audit entries call it that somebody got a key, and that somebody may act no longer."""
+_GIVEN = re.compile(r"signs with (?P<public>[A-Za-z0-9+/=]{44}) from now on \(key (?P<id>[0-9a-f]{64})\)")
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
 _SETUP = "setup"
 
@@ -88,8 +91,20 @@ def give_key(session: Session, name: str, public: bytes, by: str, now: datetime)
     _end_keys(session, name, now)
     session.add(PersonKeyRow(key_id=id_, name=name, public_key=public, since=now, until=None))
     session.flush()
-    _post(session, "people.key", name, by, why=f"signs with {base64.b64encode(public).decode()} from now on (key {id_})", now=now)
+    _post(session, KEY_GIVEN, name, by, why=f"signs with {base64.b64encode(public).decode()} from now on (key {id_})", now=now)
     return id_
+
+
+def told_key(entry: AuditEntry) -> bytes | None:
+    """The public key (32 bytes) that an audit entry gave its target; None for any other entry, and for one that is not ours."""
+    said = _GIVEN.fullmatch(entry.why) if entry.action == KEY_GIVEN else None
+    if said is None:
+        return None
+    try:
+        public = base64.b64decode(said["public"], validate=True)
+    except ValueError:
+        return None
+    return public if key_id(public) == said["id"] else None
 
 
 def enrol(session: Session, name: str, secret: bytes, sealing_key: bytes, *, step: int, now: datetime) -> None:
@@ -123,7 +138,7 @@ def drop(session: Session, name: str, by: str, now: datetime) -> None:
     _end_keys(session, name, now)
     session.flush()
     _require_who_can_add(session, could)
-    _post(session, "people.drop", name, by, why="removed", now=now)
+    _post(session, DROPPED, name, by, why="removed", now=now)
 
 
 def _end_keys(session: Session, name: str, now: datetime) -> None:

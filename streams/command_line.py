@@ -5,7 +5,6 @@ It decides which command stands where; what each does is in its own module. What
 
 import signal
 import threading
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -28,6 +27,7 @@ from streams.demo import demo
 from streams.detect import detect_command
 from streams.drill.cli import drill
 from streams.incidents import app as incidents
+from streams.late import LATE, call
 from streams.stack import setup_command, up_command
 from streams.view import watch_command
 
@@ -90,43 +90,39 @@ def work(service: Annotated[Service, typer.Argument(help="Which process to be.")
             run(create_app(settings, service, metrics))
 
 
-_LATE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""For commands whose modules need torch: their own options are read when they are called, `--help` included."""
-
-
-@app.command(context_settings=_LATE)
+@app.command(context_settings=LATE)
 def train(context: typer.Context) -> None:
     """Train a model, or go on with a run that was stopped. Example: `kerbwatch train --model csp-nano`."""
     from inference.training.cli import train as command
 
-    _call(command, context)
+    call(command, context)
 
 
-@app.command("train-vlpd", context_settings=_LATE)
+@app.command("train-vlpd", context_settings=LATE)
 def train_vlpd(context: typer.Context) -> None:
     """Train VLPD by its authors' recipe. Example: `kerbwatch train-vlpd /data/citypersons --clip RN50.pt`."""
     from inference.training.vlpd_recipe import train_vlpd_command as command
 
-    _call(command, context)
+    call(command, context)
 
 
-@app.command(context_settings=_LATE)
+@app.command(context_settings=LATE)
 def retrain(context: typer.Context) -> None:
     """Retrain a model after an incident, or go on with that. Example: `kerbwatch retrain --reason 3f2a --budget short`."""
     from streams.retraining import retrain as command
 
-    _call(command, context)
+    call(command, context)
 
 
-@app.command(context_settings=_LATE)
+@app.command(context_settings=LATE)
 def publish(context: typer.Context) -> None:
     """Measure a trained model and write weights and card. Example: `kerbwatch publish --model csp-nano`."""
     from inference.lifecycle.publish import publish as command
 
-    _call(command, context)
+    call(command, context)
 
 
-@app.command(context_settings=_LATE)
+@app.command(context_settings=LATE)
 def experiments(context: typer.Context) -> None:
     """The paper's experiments, resumable. Example: `kerbwatch experiments table6 --seeds 3 --budget quick`."""
     from inference.experiments.cli import app as group
@@ -134,15 +130,15 @@ def experiments(context: typer.Context) -> None:
     group(context.args, prog_name=context.command_path)
 
 
-@app.command(context_settings=_LATE)
+@app.command(context_settings=LATE)
 def gate(context: typer.Context) -> None:
     """Judge a model before it may serve: robustness, fairness, latency. Example: `kerbwatch gate 3f2a --budget quick`."""
     from inference.lifecycle.cli import gate as command
 
-    _call(command, context)
+    call(command, context)
 
 
-@app.command(context_settings=_LATE)
+@app.command(context_settings=LATE)
 def data(context: typer.Context) -> None:
     """Training data: manifest, golden set, vetting, what is held back. Example: `kerbwatch data manifest`."""
     from inference.lifecycle.cli import data as group
@@ -150,39 +146,33 @@ def data(context: typer.Context) -> None:
     group(context.args, prog_name=context.command_path)
 
 
-@bench.app.command("detectors", context_settings=_LATE)
+@bench.app.command("detectors", context_settings=LATE)
 def bench_detectors(context: typer.Context) -> None:
     """Every claim about detection, measured. Example: `kerbwatch bench detectors --part drift --budget quick`."""
     from streams.bench.parts import detectors as command
 
-    _call(command, context)
+    call(command, context)
 
 
-@bench.app.command("calibrate", context_settings=_LATE)
+@bench.app.command("calibrate", context_settings=LATE)
 def bench_calibrate(context: typer.Context) -> None:
     """Fit the adversarial-input score to a model. Example: `kerbwatch bench calibrate --pictures 48`."""
     from streams.bench.calibrate import calibrate as command
 
-    _call(command, context)
+    call(command, context)
 
 
-@bench.app.command("adversarial", context_settings=_LATE)
+@bench.app.command("adversarial", context_settings=LATE)
 def bench_adversarial(context: typer.Context) -> None:
     """Attacked pictures told from honest ones, per attack. Example: `kerbwatch bench adversarial --budget quick`."""
     from streams.bench.adversarial import adversarial as command
 
-    _call(command, context)
+    call(command, context)
 
 
-@bench.app.command("triage", context_settings=_LATE)
+@bench.app.command("triage", context_settings=LATE)
 def bench_triage(context: typer.Context) -> None:
     """Drills of seven kinds of trouble: which does triage name? Example: `kerbwatch bench triage --rounds 20`."""
     from streams.bench.triage import triage as command
 
-    _call(command, context)
-
-
-def _call(command: Callable[..., None], context: typer.Context) -> None:
-    late = typer.Typer(pretty_exceptions_enable=False)
-    late.command()(command)
-    late(context.args, prog_name=context.command_path)
+    call(command, context)

@@ -1,0 +1,366 @@
+"""`kerbwatch audit`: what was changed is found and named, copies and proofs are checked without database and home."""
+
+import base64
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import delete
+from typer.testing import CliRunner
+
+from infra.checkpoints import kept_notes, public_key_file
+from infra.db import Sessions, reading, writing
+from infra.keys import make_person_key, person_key_file, read_person_key
+from infra.merkle import Tree, consistent, leaf_hash, root_around
+from infra.people_tables import ActRow, PersonKeyRow
+from infra.proofs import Consistency, Inclusion, read_proof, write_proof
+from infra.settings import Settings
+from infra.tables import AuditRow, EffectRow
+from responders.access import Deed
+from responders.acts import key_id, public_of
+from responders.keeping import record_audit
+from responders.login import Login, first_operator
+from streams import codec
+from streams.command_line import app
+from streams.errors import BadInput, Tampered, Unavailable
+from streams.events import AuditEntry, event_id
+from streams.topics import AUDIT
+
+pytest_plugins = ["databases"]
+
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+LEAVES = [leaf_hash(bytes([n])) for n in range(33)]
+
+Command = Callable[..., Result]
+
+
+def command(*words: str) -> Result:
+    result = CliRunner().invoke(app, ["audit", *words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def told(*words: str) -> dict[str, object]:
+    """What `verify --json` says, whether or not the log holds."""
+    result = CliRunner().invoke(app, ["audit", "verify", "--json", *words])
+    found: dict[str, object] = json.loads(result.stdout)
+    assert isinstance(result.exception, Tampered) is (not found["holds"])
+    return found
+
+
+def faults(*words: str) -> str:
+    return "; ".join(told(*words)["faults"])  # type: ignore[arg-type]
+
+
+def entry(number: int, *, actor: str = "responder", hour: int = 0) -> bytes:
+    return codec.encode(
+        AuditEntry(
+            id=event_id("entry", number), source="responder/store", time=NOON + timedelta(hours=hour), subject="1", actor=actor,
+            action="incident.note", target="1", why=f"entry {number}", cause_id="c",
+        )
+    )  # fmt: skip
+
+
+def write(sessions: Sessions, *bodies: bytes) -> None:
+    with writing(sessions) as session:
+        record_audit(session, bodies)
+
+
+def keep(sessions: Sessions) -> None:
+    """What the keeper does with the entries that were sent."""
+    with reading(sessions) as session:
+        rows = session.query(EffectRow).filter_by(topic=AUDIT.name).order_by(EffectRow.number)
+        bodies = [row.payload for row in rows]
+    write(sessions, *bodies)
+
+
+def acts(settings: Settings, sessions: Sessions, *comments: str) -> None:
+    for comment in comments:
+        Login(settings, sessions, "operator-1").does(Deed.CLOSE, "1" * 32, comment)
+
+
+@pytest.fixture
+def here(database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A log of a first operator's acts and of twelve entries an hour apart, signed where it stood at two moments."""
+    settings = database.model_copy(update={"person": "operator-1"})
+    monkeypatch.setenv("KERBWATCH_HOME", str(settings.home))
+    monkeypatch.setenv("KERBWATCH_PERSON", "operator-1")
+    monkeypatch.setenv("COLUMNS", "250")
+    if settings.database_url is not None:
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", settings.database_url.get_secret_value())
+    first_operator(settings, datetime.now(UTC))
+    acts(settings, sessions, "seen")
+    keep(sessions)
+    write(sessions, *(entry(number, hour=number) for number in range(6)))
+    command("checkpoint")
+    write(sessions, *(entry(number, hour=number) for number in range(6, 12)))
+    command("checkpoint")
+    return settings
+
+
+@pytest.fixture
+def elsewhere(here: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where somebody else keeps the public key and the checkpoints."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(public_key_file(here), folder / "evidence.pub")
+    for note in kept_notes(here):
+        shutil.copy(note, folder / note.name)
+    return folder
+
+
+@given(st.integers(1, 33), st.data())
+def test_a_log_is_proven_to_have_grown_from_every_earlier_one_and_from_no_other(size: int, data: st.DataObject) -> None:
+    tree, at = Tree(LEAVES[:size]), data.draw(st.integers(1, size))
+    old, new, proof = (at, Tree(LEAVES[:at]).root), (size, tree.root), tree.consistency(at)
+    assert consistent(old, new, proof)
+    assert not consistent((at, leaf_hash(b"another")), new, proof)
+    assert not consistent(old, (size, leaf_hash(b"another")), proof)
+    assert not consistent(old, new, (*proof, LEAVES[0]))
+    assert at == size or not consistent(old, new, proof[:-1])
+
+
+def test_consistency_proofs_are_those_of_the_standard() -> None:
+    """RFC 6962 section 2.1.3: the seven leaves' proofs from 3, 4 and 6, by the names of their nodes."""
+    tree = Tree(LEAVES[:7])
+    c, d, g = LEAVES[2], LEAVES[3], Tree(LEAVES[:2]).root
+    h, i, j, k, l = Tree(LEAVES[2:4]).root, Tree(LEAVES[4:6]).root, LEAVES[6], Tree(LEAVES[:4]).root, Tree(LEAVES[4:7]).root
+    assert tree.consistency(3) == (c, d, g, l)
+    assert tree.consistency(4) == (l,)
+    assert tree.consistency(6) == (i, j, k)
+    assert h == Tree([c, d]).root
+
+
+@given(st.integers(1, 33), st.data())
+def test_a_stretch_of_a_log_leads_to_its_root_and_nothing_else_does(size: int, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, size - 1))
+    end = data.draw(st.integers(first + 1, size))
+    tree = Tree(LEAVES[:size])
+    outside, inside = tree.outside(first, end), LEAVES[first:end]
+    assert root_around(inside, first, end, size, outside) == tree.root
+    assert root_around([leaf_hash(b"another"), *inside[1:]], first, end, size, outside) != tree.root
+    assert root_around(inside[1:], first, end, size, outside) is None
+    assert root_around(inside, first, end, size, (*outside, LEAVES[0])) is None
+
+
+@given(st.binary(max_size=40), st.lists(st.binary(min_size=32, max_size=32), max_size=4), st.integers(0, 10**9), st.data())
+def test_a_proof_reads_as_it_was_written_and_in_no_other_bytes(
+    body: bytes, path: list[bytes], number: int, data: st.DataObject
+) -> None:
+    for proof in (Inclusion(body, number, tuple(path), b"note\n"), Consistency(number, tuple(path), b"note\n")):
+        text = write_proof(proof)
+        assert read_proof(text) == proof
+        place = data.draw(st.integers(0, len(text) - 1))
+        try:
+            other = read_proof(text[:place] + b"#" + text[place + 1 :])
+        except BadInput:
+            continue
+        assert other != proof
+
+
+def test_a_log_that_holds_is_said_to_with_figures(here: Settings, sessions: Sessions) -> None:
+    found = told()
+    assert (found["holds"], found["faults"], found["checkpoints"], found["acts"], found["waiting"]) == (True, [], 2, 1, 0)
+    assert found["entries"] == found["newest"]
+    acts(here, sessions, "seen again")
+    write(sessions, entry(99))
+    said = command("verify").stdout
+    assert "1 entries came later and are not signed yet" in said
+    assert "1 entries were sent and are not in it yet" in said
+    assert "nothing was changed" in said
+
+
+def test_a_changed_entry_is_named_and_so_is_where_history_was_rewritten(here: Settings, sessions: Sessions) -> None:
+    with writing(sessions) as session:
+        row = session.get_one(AuditRow, 10)
+        row.body = row.body.replace(b"entry 7", b"entry 8") if b"entry 7" in row.body else row.body + b" "
+    assert "audit entry 10 is not the one that was written" in faults()
+    with writing(sessions) as session:  # whoever can write to the database mends the hash as well
+        row = session.get_one(AuditRow, 10)
+        row.leaf_hash = leaf_hash(row.body)
+    first, second = (int(note.stem) for note in kept_notes(here))
+    assert f"an entry below {second} was changed, and none below {first}" in faults()
+    with pytest.raises(Tampered, match="docs/audit.md"):
+        command("verify")
+
+
+def test_entries_that_were_taken_away_are_missed(here: Settings, sessions: Sessions) -> None:
+    size = int(kept_notes(here)[-1].stem)
+    with writing(sessions) as session:
+        session.execute(delete(AuditRow).where(AuditRow.number == size - 1))
+    assert "entries were removed" in faults()
+    with writing(sessions) as session:
+        session.execute(delete(AuditRow).where(AuditRow.number == 3))
+    assert "audit entry 3 is missing" in faults()
+    assert "a gap" in CliRunner().invoke(app, ["audit", "verify"]).stdout
+
+
+def test_acts_and_keys_that_differ_from_the_log_are_named(here: Settings, sessions: Sessions) -> None:
+    with writing(sessions) as session:
+        [act] = session.query(ActRow)
+        kept = {name: getattr(act, name) for name in ActRow.__table__.columns.keys()}  # noqa: SIM118 - columns are no mapping
+        session.delete(act)
+    assert "no longer in table acts" in faults()
+    with writing(sessions) as session:
+        session.add(ActRow(**kept | {"signature": bytes(64)}))
+    assert "its signature does not hold" in faults()
+    stranger = public_of(make_person_key(here.home / "stranger.key"))
+    with writing(sessions) as session:
+        session.query(ActRow).one().signature = kept["signature"]
+        session.add(PersonKeyRow(key_id=key_id(stranger), name="stranger", public_key=stranger, since=NOON, until=None))
+    assert f"key {key_id(stranger)[:12]} of stranger is in table person_keys, but the log never told" in faults()
+
+
+def test_an_act_in_the_log_must_be_signed_by_a_key_that_its_person_had_then(here: Settings, sessions: Sessions) -> None:
+    acts(here, sessions, "later")
+    with reading(sessions) as session:
+        rows = session.query(EffectRow).filter_by(topic=AUDIT.name).order_by(EffectRow.number).all()
+    real = codec.decode(rows[-1].payload, AUDIT, AuditEntry).event
+    forged = base64.b64encode(read_person_key(person_key_file(here, "operator-1")).sign(b"something else")).decode()
+    write(sessions, codec.encode(msgspec.structs.replace(real, signature=forged)))
+    write(sessions, codec.encode(msgspec.structs.replace(real, id=event_id("copy"), target="2" * 32)))
+    found = faults()
+    assert "close is not signed with a key that they had then" in found
+    assert "says something else than what was signed (close by operator-1)" in found
+
+
+def test_a_copy_is_checked_with_the_key_alone_and_every_changed_byte_is_found(
+    here: Settings, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = elsewhere / "audit.jsonl"
+    command("export", "--out", str(copy))
+    with pytest.raises(BadInput, match="nothing is written over it"):
+        command("export", "--out", str(copy))
+    command("export", "--out", str(elsewhere / "again.jsonl"))
+    assert copy.read_bytes() == (elsewhere / "again.jsonl").read_bytes()
+    monkeypatch.setenv("KERBWATCH_HOME", str(elsewhere / "empty"))
+    monkeypatch.delenv("KERBWATCH_DATABASE_URL", raising=False)
+    key = ("--key", str(elsewhere / "evidence.pub"))
+    found = told("--file", str(copy), "--checkpoints", str(elsewhere), *key)
+    assert (found["holds"], found["checkpoints"], found["acts"]) == (True, 3, 1)
+    assert not (elsewhere / "empty").exists()
+
+    lines = copy.read_bytes().splitlines(keepends=True)
+    one = json.loads(lines[6])
+    body = base64.b64encode(base64.b64decode(one["body"]).replace(b"incident.note", b"incident.nite")).decode()
+    harmed = {
+        "audit entry 5 is not the one": [*lines[:6], json.dumps(one | {"body": body}).encode() + b"\n", *lines[7:]],
+        "line 7 is audit entry 6": [*lines[:6], *lines[7:]],
+        "the file ends after": lines[:-1],
+        "entries were left out, added or moved": [*lines, lines[-1]],
+        "should be audit entry 5 and is none": [*lines[:6], b"{}\n", *lines[7:]],
+        "one was changed, here or among those left out": [
+            *lines[:6], json.dumps(one | {"body": body, "leaf": base64.b64encode(leaf_hash(base64.b64decode(body))).decode()}).encode(),
+            b"\n", *lines[7:],
+        ],
+    }  # fmt: skip
+    for expected, text in harmed.items():
+        (elsewhere / "harmed.jsonl").write_bytes(b"".join(text))
+        assert expected in faults("--file", str(elsewhere / "harmed.jsonl"), *key), expected
+    (elsewhere / "harmed.jsonl").write_bytes(b"".join(lines).replace(b"kerbwatch-audit", b"kerbwatch-adult", 1))
+    with pytest.raises(Tampered, match="checkpoint"):
+        command("verify", "--file", str(elsewhere / "harmed.jsonl"), *key)
+    assert here
+
+
+def test_a_stretch_of_time_is_copied_whole_with_who_had_which_key(here: Settings, sessions: Sessions, elsewhere: Path) -> None:
+    acts(here, sessions, "later")
+    keep(sessions)
+    command("checkpoint")
+    copy, key = elsewhere / "stretch.jsonl", ("--key", str(elsewhere / "evidence.pub"))
+    made = json.loads(
+        command("export", "--out", str(copy), "--since", "2026-11-01T15:00:00", "--until", "2026-11-01T18:00:00", "--json").stdout
+    )
+    assert made["entries"] == 3
+    lines = copy.read_bytes().splitlines()
+    assert [json.loads(base64.b64decode(json.loads(line)["body"]))["why"] for line in lines[1:]] == [
+        "entry 3",
+        "entry 4",
+        "entry 5",
+    ]
+    assert told("--file", str(copy), *key)["holds"]
+    recent = elsewhere / "recent.jsonl"
+    command("export", "--out", str(recent), "--since", f"{datetime.now(UTC):%Y-%m-%d}", "--until", "2100-01-01")
+    head = json.loads(recent.read_bytes().splitlines()[0])
+    found = told("--file", str(recent), *key)
+    assert (found["holds"], found["acts"]) == (True, 2)
+    head["people"] = []
+    with pytest.raises(BadInput, match="none of the"):
+        command("export", "--out", str(elsewhere / "none.jsonl"), "--since", "2100-01-01")
+    assert not (elsewhere / "none.jsonl").exists()
+
+
+def test_an_entry_is_proven_by_number_and_by_id_and_the_proof_holds_elsewhere(
+    here: Settings, sessions: Sessions, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = elsewhere / "5.tlog-proof"
+    command("prove", "5", "--out", str(proof))
+    with reading(sessions) as session:
+        row = session.get_one(AuditRow, 5)
+    assert command("prove", row.event_id[:12]).stdout_bytes == proof.read_bytes()
+    wrong = row.event_id[:6] + ("0" if row.event_id[6] != "0" else "1") + row.event_id[7:]
+    with pytest.raises(BadInput, match=f"did you mean {row.event_id}"):
+        command("prove", wrong)
+    with pytest.raises(BadInput, match="no audit entry 900"):
+        command("prove", "900")
+    write(sessions, entry(50))
+    with pytest.raises(BadInput, match="newer than the newest checkpoint"):
+        command("prove", event_id("entry", 50))
+    monkeypatch.setenv("KERBWATCH_HOME", str(elsewhere / "empty"))
+    key = ("--key", str(elsewhere / "evidence.pub"))
+    said = json.loads(command("verify", "--proof", str(proof), *key, "--json").stdout)
+    assert (said["index"], said["entry"]["id"]) == (5, row.event_id)
+    assert f"entry 5 of the log of {said['size']}" in command("verify", "--proof", str(proof), *key).stdout
+    good = read_proof(proof.read_bytes())
+    assert isinstance(good, Inclusion)
+    for harmed in (Inclusion(good.body + b" ", 5, good.path, good.note), Inclusion(good.body, 4, good.path, good.note)):
+        proof.write_bytes(write_proof(harmed))
+        with pytest.raises(Tampered, match="the proof does not hold"):
+            command("verify", "--proof", str(proof), *key)
+    assert here
+
+
+def test_growth_is_proven_from_a_checkpoint_kept_elsewhere_unless_history_was_rewritten(
+    here: Settings, sessions: Sessions, elsewhere: Path
+) -> None:
+    first, second = (int(note.stem) for note in kept_notes(here))
+    proof, old = elsewhere / "growth", elsewhere / f"{first}.note"
+    command("prove", "--from", str(first), "--out", str(proof))
+    assert f"the log of {second} entries is the one of {first}" in command("verify", "--proof", str(proof)).stdout
+    assert json.loads(command("verify", "--proof", str(proof), "--checkpoints", str(old), "--json").stdout)["size"] == second
+    with pytest.raises(BadInput, match=f"begins at {first}"):
+        command("verify", "--proof", str(proof), "--checkpoints", str(elsewhere / f"{second}.note"))
+    with pytest.raises(BadInput, match="fewer than 9000"):
+        command("prove", "--from", "9000")
+    with writing(sessions) as session:  # the machine's owner writes the whole history anew, and signs it with the same key
+        row = session.get_one(AuditRow, first - 1)
+        row.body += b" "
+        row.leaf_hash = leaf_hash(row.body)
+    for note in kept_notes(here):
+        note.unlink()
+    command("checkpoint")
+    assert told()["holds"]
+    assert "an entry below" in faults("--checkpoints", str(elsewhere))
+    proof.unlink()
+    command("prove", "--from", str(first), "--out", str(proof))
+    with pytest.raises(Tampered, match="history was rewritten"):
+        command("verify", "--proof", str(proof), "--checkpoints", str(old))
+
+
+def test_before_the_first_checkpoint_the_next_step_is_named(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
+    if database.database_url is not None:
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+    assert "audit checkpoint" in command("verify").stdout
+    for words in (("prove", "0"), ("export", "--out", str(database.home / "audit.jsonl"))):
+        with pytest.raises(Unavailable, match="audit checkpoint"):
+            command(*words)
+    with pytest.raises(BadInput, match="give an entry, or --from"):
+        command("prove")
