@@ -40,12 +40,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Job:
-    """Regular work. `cron` is minute, hour, day, month, weekday in UTC; a run is given up after `limit_s`."""
+    """Regular work. `cron` is minute, hour, day, month, weekday in UTC; a run is given up after `limit_s`.
+
+    nice: how far its process steps back for others (nice(1)).
+    """
 
     name: str
     cron: str
     what: str
     limit_s: int = 600
+    nice: int = 15
 
     def next_after(self, moment: datetime) -> datetime:
         """When it is due next, strictly after `moment`."""
@@ -62,9 +66,9 @@ JOBS = (
     Job("retention", "15 3 * * *", "let go of old frames and records; never of what an open incident needs", 3600),
     Job("golden", "30 4 * * *", "prove the golden set and ask the serving models about it", 3600),
     Job("reminders", "0 7 * * mon-fri", "say which incidents and frames still wait for somebody's review"),
-    Job("drill", "0 5 1 * *", "play one scored drill, another each month, on a stack of its own", 1800),
+    Job("drill", "0 5 1 * *", "play one scored drill, another each month, on a stack of its own", 2400, nice=0),
 )
-"""Everything that is done regularly, most frequent first."""
+"""Everything that is done regularly, most frequent first. A drill is timed: behind all others it would measure the queue."""
 
 
 class Standing(Struct, frozen=True, kw_only=True):
@@ -155,6 +159,13 @@ def begin(session: Session, job: Job, now: datetime) -> None:
     if _outcome(job, row, now) is Outcome.RUNNING:
         raise BadInput(f"{job.name} has been running since {row.started_at:%H:%M:%S} UTC: wait for it, or look at the keeper's log")
     row.started_at, row.ended_at, row.outcome, row.said = now, None, Outcome.RUNNING, ""
+
+
+def give_up(session: Session, job: Job, now: datetime) -> None:
+    """Put on record that a run took too long and was ended; unless it has said itself how it ended. It is due at its next time."""
+    row = session.get_one(JobRow, job.name, with_for_update=True)
+    if row.outcome == Outcome.RUNNING:
+        row.ended_at, row.outcome, row.said = now, Outcome.FAILED, f"took longer than {job.limit_s} s and was ended"
 
 
 def end(session: Session, job: Job, outcome: Outcome, said: str, now: datetime) -> None:

@@ -22,7 +22,7 @@ def process(words: Sequence[str], settings: Settings, log: Path) -> Iterator["su
     """`kerbwatch WORDS` in a session of its own, its output in `log`; ended in order when the block is left."""
     with log.open("wb") as out:
         started = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "streams", *words],
+            _ours(words),
             env=supervise.environment(settings),
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -32,28 +32,43 @@ def process(words: Sequence[str], settings: Settings, log: Path) -> Iterator["su
         try:
             yield started
         finally:
-            started.terminate()
-            try:
-                started.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                started.kill()
-                started.wait()
+            _end(started)
 
 
 def command(words: Sequence[str], settings: Settings, limit_s: float = _LIMIT_S) -> str:
-    """What `kerbwatch WORDS` printed. Raises Unavailable with its words if it did not succeed within `limit_s`."""
+    """What `kerbwatch WORDS` printed. Raises Unavailable with its words if it did not succeed within `limit_s`.
+
+    What takes longer, or is interrupted with us, is asked to end and given time to stop what it started.
+    """
+    with subprocess.Popen(  # noqa: S603 - our own command
+        _ours(words),
+        env=supervise.environment(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        try:
+            told, fault = started.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired as error:
+            _end(started)
+            raise Unavailable(f"kerbwatch {words[0]} did not end within {limit_s:.0f} s") from error
+        except BaseException:
+            _end(started)
+            raise
+    if started.returncode:
+        raise Unavailable(f"kerbwatch {' '.join(words[:2])} failed: {fault.strip() or told.strip()}")
+    return told.strip()
+
+
+def _ours(words: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "streams", *words]
+
+
+def _end(started: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> None:
+    started.terminate()
     try:
-        done = subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, "-m", "streams", *words],
-            env=supervise.environment(settings),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"kerbwatch {words[0]} did not end within {limit_s:.0f} s") from error
-    if done.returncode:
-        raise Unavailable(f"kerbwatch {' '.join(words[:2])} failed: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout.strip()
+        started.communicate(timeout=_END_S)
+    except subprocess.TimeoutExpired:
+        started.kill()
+        started.communicate()

@@ -7,7 +7,9 @@ Source: paper 4.7; NIST SP 800-61r3 (preparation, improvement).
 """
 
 import os
-from contextlib import nullcontext
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -26,7 +28,7 @@ from streams import jobs
 
 app = typer.Typer(no_args_is_help=True, help="Regular work: checks, back-ups, retention, drills, reminders.")
 
-_NICE = 15
+_TERMINATED = 128 + signal.SIGTERM
 
 
 @app.command("list")
@@ -53,8 +55,8 @@ def run_job(name: Annotated[str, typer.Argument(help="Which job; `list` names th
     """Do one job now; 1 if it fails. Example: kerbwatch schedule run backup."""
     job = schedule.job_of(name)
     settings, began = read_settings(), datetime.now(UTC)
-    os.nice(max(0, _NICE - os.nice(0)))
-    with opened(settings) as sessions:
+    os.nice(max(0, job.nice - os.nice(0)))
+    with opened(settings) as sessions, _ends_in_order():
         with writing(sessions) as session:
             schedule.begin(session, job, began)
         console = Console(stderr=True)
@@ -72,3 +74,17 @@ def run_job(name: Annotated[str, typer.Argument(help="Which job; `list` names th
         typer.echo(f"{name}: {said.outcome}: {plain(said.text)}")
     if said.outcome is Outcome.FAILED:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _ends_in_order() -> Iterator[None]:
+    """SIGTERM ends the job by way of its own ends, so that what it started is stopped; the run then counts as lost."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from incident_events import NOON, NORMAL, SAFE, act, at, status
 from incident_events import signal as finding
 from typer.testing import CliRunner
 
+from infra import supervise
 from infra.checkpoints import kept_notes
 from infra.db import Sessions, reading, writing
+from infra.metrics import Service
 from infra.settings import Settings
 from infra.tables import AuditRow, EffectRow, JudgedFrame, NoticeRow, QuarantinedFrame
 from responders import auditing, playbooks, schedule
@@ -148,7 +152,7 @@ def test_the_elected_scheduler_starts_what_is_due_once(
     assert first.turn(later) is None  # it runs, or has not said yet that it did
     process = first._running
     assert process is not None
-    process[1].wait(20)
+    process.process.wait(20)
     done(sessions, EVIDENCE, later)
     assert first.turn(later + timedelta(seconds=20)) is None
     assert started == ["evidence"]
@@ -279,21 +283,101 @@ def test_the_same_weights_must_answer_the_golden_set_as_they_did_first() -> None
     assert other_than_before([first], msgspec.structs.replace(worse, weights="c" * 64)) == ""
 
 
-def test_the_drill_of_the_month_runs_apart_from_the_deployment(
+KNOWN = [{"name": "first", "long": False}, {"name": "hours", "long": True}, {"name": "second", "long": False}]
+
+
+class Drills:
+    """Stands for `kerbwatch`: knows three scenarios; `says` is what playing one comes to (scoreboard's faults, None: no end)."""
+
+    def __init__(self, says: list[str] | None) -> None:
+        self.says = says
+        self.asked: list[tuple[str, ...]] = []
+        self.settings: list[Settings] = []
+
+    def __call__(self, words: list[str], settings: Settings, limit_s: float = 0) -> str:  # noqa: ARG002 - the real one has it
+        self.asked.append(tuple(words[:3]))
+        self.settings.append(settings)
+        if "--list" in words:
+            return json.dumps(KNOWN)
+        if words == ["down"]:
+            return "stopped"
+        if self.says is not None:
+            board = Path(words[words.index("--out") + 1])
+            board.parent.mkdir(parents=True, exist_ok=True)
+            board.write_text(json.dumps({"scenarios": [{"name": words[2], "faults": self.says}]}))
+        if self.says != []:
+            raise Unavailable("kerbwatch drill did not end within 1500 s" if self.says is None else "kerbwatch drill failed")
+        return "{}"
+
+
+def a_deployment(database: Settings) -> Settings:
+    """One that tells people, at a broker elsewhere."""
+    told = {"webhook_url": "https://pager.example", "smtp_host": "mail.example", "kafka_host": "broker.example"}
+    return database.model_copy(update={**told, "alertmanager_url": "http://alerts.example", "key_file": Path("mine.key")})
+
+
+def test_the_drill_of_the_month_shares_nothing_with_the_deployment_and_is_never_one_of_hours(
     database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[list[str], Settings]] = []
+    drills, deployment = Drills([]), a_deployment(database)
+    monkeypatch.setattr(commands, "command", drills)
+    said = [jobs.carry_out("drill", Run(deployment, sessions, NOON + timedelta(days=30 * n))) for n in range(4)]
+    assert {one.outcome for one in said} == {Outcome.DONE}
+    assert sorted(one.text.split(" in ")[0] for one in said) == ["first passed"] * 2 + ["second passed"] * 2
+    assert drills.asked.count(("down",)) == len(said)
+    environments = [supervise.environment(one) for one in drills.settings]
+    ours = supervise.environment(deployment)
+    shared = {name for one in environments for name in one if name.startswith("KERBWATCH_") and one[name] == ours.get(name)}
+    places = {"HOME", "DATABASE_URL", "KEY_FILE", "KAFKA_HOST", "KAFKA_PORT", "KAFKA_CONTROLLER_PORT", "METRICS_PORT"}
+    assert not shared & {f"KERBWATCH_{name}" for name in places | {"WEBHOOK_URL", "SMTP_HOST", "ALERTMANAGER_URL"}}
+    assert {one["KERBWATCH_HOME"] for one in environments} == {str(deployment.home.resolve() / "drill")}
+    near = range(deployment.metrics_port, deployment.metrics_port + len(Service))
+    assert all(one.metrics_port - max(near) > 1 and one.kafka_port not in near for one in drills.settings)
 
-    def command(words: list[str], settings: Settings, limit_s: float = 0) -> str:  # noqa: ARG001 - the real one has it
-        asked.append((words, settings))
-        return json.dumps([{"name": "first"}, {"name": "second"}]) if "--list" in words else "{}"
 
-    monkeypatch.setattr(commands, "command", command)
-    said = [jobs.carry_out("drill", Run(database, sessions, NOON + timedelta(days=days))).text for days in (0, 30)]
-    assert sorted(said) == ["first passed", "second passed"]
-    for _, settings in asked:
-        assert (settings.home, settings.database_url) == (database.home.resolve() / "drill", None)
-        assert settings.kafka_port not in {database.kafka_port, database.kafka_controller_port}
+@pytest.mark.parametrize(
+    ("says", "reason"), [(["late", "false incident"], "late; false incident"), (None, "did not end within 1500 s")]
+)
+def test_a_drill_that_fails_says_why_and_its_stack_is_stopped(
+    database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, says: list[str] | None, reason: str
+) -> None:
+    drills = Drills(says)
+    monkeypatch.setattr(commands, "command", drills)
+    stale = database.home / "drill" / "scoreboard.json"
+    stale.parent.mkdir()
+    stale.write_text(json.dumps({"scenarios": [{"name": "first", "faults": ["of last month"]}]}))
+    said = jobs.carry_out("drill", Run(database, sessions, NOON))
+    assert said.outcome is Outcome.FAILED
+    assert reason in said.text
+    assert reason in said.waits
+    assert re.search(r"load \d+\.\d on \d+ cores", said.text)
+    assert "last month" not in said.text
+    assert drills.asked[-1] == ("down",)
+
+
+def test_the_real_commands_of_a_drill_are_what_the_job_gives(database: Settings) -> None:
+    """No stack is started: the scenarios are listed, and what was never started is stopped."""
+    apart = jobs._apart(database)
+    known = json.loads(commands.command(["drill", "--list", "--json"], apart, limit_s=jobs._LIST_S))
+    assert sum(not one["long"] for one in known) >= 15
+    assert commands.command(["down"], apart) == "nothing was running"
+
+
+def test_a_command_that_takes_too_long_may_stop_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a drill does with its stack."""
+    code = f"""
+import pathlib, signal, sys, time
+def leave(*_):
+    pathlib.Path({str(tmp_path / "stopped")!r}).touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+pathlib.Path({str(tmp_path / "began")!r}).touch()
+time.sleep(60)
+"""
+    monkeypatch.setattr(commands, "_ours", lambda _words: [sys.executable, "-c", code])
+    with pytest.raises(Unavailable, match="did not end within 3 s"):
+        commands.command(["drill"], Settings(home=tmp_path), limit_s=3)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["began", "stopped"]
 
 
 def test_the_command_lists_and_runs_and_tells_people_what_failed(
@@ -319,15 +403,62 @@ def test_the_command_lists_and_runs_and_tells_people_what_failed(
     assert b"scheduled job backup failed: no disk" in notice.body
 
 
-def test_a_job_that_hangs_is_ended(database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def start(_: Scheduler, __: Job) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=tmp_path)
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+OBEDIENT = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print(flush=True); time.sleep(60)"
 
+
+@pytest.mark.parametrize(("code", "ends_as"), [(OBEDIENT, 7), (STUBBORN, -signal.SIGKILL)])
+def test_a_job_that_hangs_is_asked_to_end_then_ended_and_waits_for_its_next_time(
+    database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, code: str, ends_as: int
+) -> None:
+    job = schedule.job_of("drill")
+    first = job.next_after(NOON)
+
+    def start(_: Scheduler, job: Job) -> "subprocess.Popen[bytes]":
+        with writing(sessions) as session:
+            schedule.begin(session, job, first)
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(schedule, "JOBS", (job,))
     monkeypatch.setattr(Scheduler, "_start", start)
     scheduler = Scheduler(database, sessions, "a")
-    scheduler.turn(QUIET)
-    assert scheduler.turn(QUIET + timedelta(minutes=5)) == "evidence"
+    scheduler.turn(NOON)
+    assert scheduler.turn(first) == "drill"
     assert scheduler._running is not None
-    process = scheduler._running[1]
-    scheduler.turn(QUIET + timedelta(minutes=5, seconds=EVIDENCE.limit_s + 1))
-    assert process.wait(20) == -signal.SIGKILL
+    process = scheduler._running.process
+    assert process.stdout is not None
+    process.stdout.readline()  # it is at work, and has said how it takes SIGTERM
+    over = first + timedelta(seconds=job.limit_s + 1)
+    assert scheduler.turn(over) is None
+    if ends_as < 0:
+        assert process.poll() is None
+        scheduler.turn(over + timedelta(minutes=4))
+    assert process.wait(20) == ends_as
+    process.stdout.close()
+    assert scheduler.turn(over + timedelta(minutes=5)) is None  # it would hang again: not before its next time
+    with reading(sessions) as session:
+        [row] = schedule.listed(session, over)
+    assert (row.outcome, row.said) == (Outcome.FAILED, "took longer than 2400 s and was ended")
+    assert row.next_at == job.next_after(over)
+
+
+def test_a_job_that_is_told_to_end_ends_what_it_started(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    if database.database_url is not None:
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+    ended = []
+
+    def hang(_: Run) -> jobs.Said:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+        finally:
+            ended.append("backup")
+        return jobs.Said("never")
+
+    monkeypatch.setitem(jobs.BY_NAME, "backup", hang)
+    before = signal.getsignal(signal.SIGTERM)
+    assert CliRunner().invoke(app, ["schedule", "run", "backup"]).exit_code == 128 + signal.SIGTERM
+    assert ended == ["backup"]
+    assert signal.getsignal(signal.SIGTERM) is before

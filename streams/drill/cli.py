@@ -135,10 +135,8 @@ def _show(status: Status, turn: str, line: str) -> None:
 
 def _list(scenarios: Sequence[Scenario], *, as_json: bool) -> None:
     if as_json:
-        rows = [
-            {"name": one.name, "title": one.title, "hypothesis": one.hypothesis, "techniques": one.techniques} for one in scenarios
-        ]
-        typer.echo(json.dumps(rows))
+        keys = ("name", "title", "hypothesis", "techniques", "long")
+        typer.echo(json.dumps([{key: getattr(one, key) for key in keys} for one in scenarios]))
         return
     table = Table("scenario", "what is done", "ATLAS", title=f"{len(scenarios)} scenarios", title_justify="left")
     for one in scenarios:
