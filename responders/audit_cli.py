@@ -206,11 +206,17 @@ def export(
     with opened(settings) as sessions, reading(sessions) as session, _watched("copying the log") as watch:
         write_new(out, lines(session, note, signed, watch, since=_utc(since), until=_utc(until)))
         later = auditing.length(session) - signed.size
-    copied = examine_file(out, read_public_key(public_key_file(settings)), (), Signers(), lambda _done, _of: None).head
+    copied = examine_file(out, read_public_key(public_key_file(settings)), (), Signers(), lambda _done, _of: None)
+    if copied.faults:
+        raise Tampered(f"{out} is not what was to be written ({copied.faults[0]}): see that the disk is whole, and write it again")
     if as_json:
-        print_json({"path": str(out), "first": copied.first, "entries": copied.entries, "size": signed.size, "later": later})
+        print_json(
+            {"path": str(out), "first": copied.head.first, "entries": copied.head.entries, "size": signed.size, "later": later}
+        )
         return
-    typer.echo(f"{out}: entries {copied.first} to {copied.first + copied.entries - 1} of the {signed.size} that are signed")
+    typer.echo(
+        f"{out}: entries {copied.head.first} to {copied.head.first + copied.head.entries - 1} of the {signed.size} that are signed"
+    )
     if later:
         typer.echo(f"{later} newer entries are left out: `kerbwatch audit checkpoint` signs them, then export again", err=True)
     typer.echo(f"check it anywhere: kerbwatch audit verify --file {out} --key {public_key_file(settings).name}")
