@@ -32,6 +32,7 @@ from detectors.base import Observation, State, Status, Verdict
 _LOGIT_MOST = 12.0
 _ROBUST = 1.4826  # a normal law's standard deviation over its median absolute deviation
 _UNLIKELIER = 2.5  # spreads: on corruptions as many false flags as by two numbers, on attacks as many hits as by four
+_FAR_BELOW = 2.0  # prior spreads: where nobody is, all numbers are minute, and a passing car doubles them
 _CORRELATED = 0.4  # of the four numbers over honest frames of one camera, pair by pair; measured: -0.2 to 0.8
 
 
@@ -158,7 +159,8 @@ class Evasion:
         if len(usual) < self.learn:
             return
         columns = list(zip(*usual, strict=True))
-        after["levels"] = levels = [median(column) for column in columns]
+        lowest = [level - _FAR_BELOW * spread for level, spread in self._priors]
+        after["levels"] = levels = [max(low, median(column)) for column, low in zip(columns, lowest, strict=True)]
         after["spreads"] = [
             max(self.least * prior, _ROBUST * median([abs(value - level) for value in column]))
             for column, level, (_, prior) in zip(columns, levels, self._priors, strict=True)
