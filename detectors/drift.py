@@ -18,13 +18,13 @@ from functools import cached_property
 from statistics import median
 from typing import TypedDict, cast
 
-from detectors import laws, sequential, whitening
+from detectors import laws, seasons, sequential, whitening
 from detectors.base import Json, Observation, State, Status, Verdict
 
 WARM = 32  # block means kept as they are, for a first robust centre and spread
-HALF_WAY = 0.5  # of the evidence for an alarm, in logarithms: from here on readings are suspicious
-A_THIRD = 1.0 / 3.0  # of it: what lies below comes and goes while all is calm
+HALF_WAY = 0.5  # of the evidence for an alarm, in logarithms: what lies below comes and goes while all is calm
 MARGIN = 1.5  # over the declared run length: what the bank does not know is that calm laws are learned, not given (measured)
+HEARD_DIGITS = 2  # of readings in first spreads; far below any noise
 REFIT = 1.1  # the baseline is laid anew whenever it has learned so much more
 RESTS = 20  # times the first stretch: then the baseline's error is far below the smallest change looked for
 
@@ -37,19 +37,20 @@ class _Memory(TypedDict):
     last: int  # sequence of the last reading of the last block
     centre: float
     spread: float
+    heard: list[float]  # readings that `seasons.py` chooses by; empty once it has
     whitener: whitening.Whitener
     law: laws.Law
     refit: int  # errors learned at which the law is fitted again
     bets: sequential.Bets | None  # none before the first fit
     sums: list[float]
     total: float  # of the sums
-    begin: int  # where it last was below a third
+    begin: int  # where it last was below half-way
     leads: str  # the kind of change that the last alarm was for
     alarm: int | None  # where the alarmed stretch begins
     quiet: int  # blocks in a row that look calm while alarmed
 
 
-LAYOUT = 2  # of the state
+LAYOUT = 3  # of the state
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Drift:
         if "warm" in learned:
             return learned
         then, now = cast("_Memory", learned), cast("_Memory", state)
-        whitener: whitening.Whitener = {**then["whitener"], "before": now["whitener"]["before"]}
+        whitener = whitening.carried(then["whitener"], now["whitener"])
         here: _Memory = {**then, "block": now["block"], "last": now["last"], "whitener": whitener}
         return cast("State", {**here, "sums": sequential.start(), "total": 0.0, "alarm": None, "quiet": 0})
 
@@ -149,6 +150,7 @@ class Drift:
             "last": sequence,
             "centre": centre,
             "spread": spread,
+            "heard": [round((value - centre) / spread, HEARD_DIGITS) for value in warm],
             "whitener": whitener,
             "law": laws.start(),
             "refit": 0,
@@ -167,11 +169,18 @@ class Drift:
         count = memory["count"] + 1
         early = 2 * count <= self.first
         learning = count <= self.first or (memory["alarm"] is None and memory["whitener"]["learned"] < RESTS * self.first)
-        spread = memory["spread"]
+        spread, floor = memory["spread"], self.resolution / memory["spread"]
+        reading = (value - memory["centre"]) / spread
         whitener, error = whitening.whiten(
-            memory["whitener"], (value - memory["centre"]) / spread, self.resolution / spread, learning=learning, choosing=early
+            memory["whitener"], reading, floor, learning=learning, choosing=early, following=memory["alarm"] is None
         )
         after: _Memory = {**memory, "block": [], "count": count, "last": sequence, "whitener": whitener}
+        if early:
+            bounded = max(-whitening.WIDEST, min(whitening.WIDEST, reading))
+            after["heard"] = [*memory["heard"][-seasons.MOST + 1 :], round(bounded, HEARD_DIGITS)]
+        elif memory["heard"]:
+            before, after["heard"] = whitener["before"], []
+            after["whitener"] = whitener = {**seasons.choose([*memory["heard"], reading], floor), "before": before}
         law = memory["law"]
         score = laws.score(law, error)
         if learning and not early:
@@ -188,8 +197,8 @@ class Drift:
         coarse = whitening.scale(whitener) <= self.resolution / after["spread"]
         after["law"] = law = laws.fit(after["law"], coarse=coarse)
         after["refit"] = math.ceil(law["seen"] * REFIT)
-        answer = [*whitening.answer(whitener, sequential.EARLY), 1.0 - sum(whitener["weights"][1:])]
-        after["bets"] = sequential.bets(law, whitening.swing(whitener), answer, coarse=coarse)
+        answer = [*whitening.answer(whitener, sequential.EARLY), whitening.remains(whitener)]
+        after["bets"] = sequential.bets(law, whitening.swing(whitener), answer, self.threshold, coarse=coarse)
 
     def _add(self, memory: _Memory, after: _Memory, score: float) -> None:
         """One score into the bank; begins, goes on with or ends an alarm."""
@@ -197,7 +206,7 @@ class Drift:
             return
         sums = sequential.add(memory["sums"], score, memory["bets"])
         after["sums"], after["total"] = sums, (total := sum(sums))
-        if memory["total"] <= self.threshold**A_THIRD:
+        if memory["total"] <= self.threshold**HALF_WAY:
             after["begin"] = memory["last"] + 1
         if memory["alarm"] is None:
             if total < self.threshold:
@@ -226,5 +235,5 @@ class Drift:
 
 
 def _since(memory: _Memory) -> int:
-    """Where the change began: evidence grows by a factor, so its first third took half as long as what came after it."""
-    return max(0, memory["begin"] - (memory["last"] + 1 - memory["begin"]) // 2)
+    """Where the change began: evidence grows by a factor, so its first half took as long as what came after it."""
+    return max(0, 2 * memory["begin"] - (memory["last"] + 1))

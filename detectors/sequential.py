@@ -6,7 +6,8 @@ are of. No topic feeds it.
 Each arm bets on one change: the level up or down by one of three sizes, the spread up or down, a skew to either side.
 Its sum follows R = (1 + R) L, L the likelihood ratio of this score (Shiryaev-Roberts). If L has mean 1 or less while all is calm,
 the weighted mean of all sums reaches c not before c readings on average: the bank alarms at the declared run length itself, and
-no arm needs a threshold of its own. What the bank pays for many arms is the logarithm of their number.
+no arm needs a threshold of its own. What an arm with a share w of the budget pays is log(1/w), so small changes, which take long
+anyway and need little evidence for each reading of it, get the larger shares.
 
 A step of the level shows in whitened readings as a jump first, and then as what the prediction does not follow. So an arm for the
 level passes through three ages: the jump, the first readings after it, and ever after.
@@ -45,12 +46,10 @@ SKEWS = (
 """Skews: of a gamma law of the same mean and spread."""
 FORMS = tuple(word for word, _ in SPREADS + SKEWS)
 WORDS = tuple("up" if sign > 0 else "down" for sign, _ in LEVELS) + FORMS
-WEIGHTS = (0.075, 0.075, 0.07, 0.07, 0.06, 0.06, 0.1, 0.08, 0.02, 0.075, 0.075, 0.06, 0.06, 0.06, 0.06)
-"""Shares of the budget; 1 together."""
-_LEVEL_WEIGHTS = WEIGHTS[: len(LEVELS) : 2]
-_FORM_WEIGHTS = WEIGHTS[len(LEVELS) :]
+_LEAST = 0.02  # nats a reading: what is told by its jump, or not at all, is no reason to take the budget from all else
 _AGES = 3
 _STEP, _REACH = 0.1, 12.0
+_SPREAD_OF_HEAVIEST = 1.4
 _CELLS = int(2 * _REACH / _STEP) + 1
 
 
@@ -61,15 +60,17 @@ class Bets(TypedDict):
     moved: list[list[float]]  # for each of SIZES: how far scores move at the jump, early after it, and ever after
     excess: list[float]  # what likelihood ratios are divided by, in the order of the sums
     pace: list[float]  # what share of the evidence counts, for level and form (`laws.fit`)
+    shares: list[float]  # of the budget, for each of LEVELS and of FORMS; 1 together
 
 
-def bets(law: laws.Law, swing: float, answer: Sequence[float], *, coarse: bool) -> Bets:
+def bets(law: laws.Law, swing: float, answer: Sequence[float], run_length: float, *, coarse: bool) -> Bets:
     """The bets that fit a baseline.
 
     Args:
         law: the errors' law, fitted.
         swing: standard deviation of the readings, in those of their prediction errors.
         answer: what the prediction errors keep of a step of 1, by age: the first is 1, the last is taken for ever after.
+        run_length: scores between two false alarms, 2 or more.
         coarse: whether errors are smaller than what counts; then nothing is betted on smaller ones.
     """
     early, late = max(0.0, sum(answer[1:EARLY]) / (EARLY - 1)), max(0.0, answer[-1])
@@ -78,7 +79,23 @@ def bets(law: laws.Law, swing: float, answer: Sequence[float], *, coarse: bool) 
     if coarse:
         column = next(number for number, (_, by) in enumerate(SPREADS) if by < 1.0)
         excess[_AGES * len(LEVELS) + column] = max(row[column] for row in _table(law["tail"]))
-    return {"tail": law["tail"], "moved": moved, "excess": excess, "pace": law["pace"]}
+    told = [*(_of_level(law["tail"], late) for *_, late in moved for _ in (1, -1)), *_of_forms(law["tail"])]
+    return {"tail": law["tail"], "moved": moved, "excess": excess, "pace": law["pace"], "shares": shares(told, run_length)}
+
+
+def shares(information: Sequence[float], run_length: float) -> list[float]:
+    """Shares of a budget that make every change's delay the same multiple of what it takes to tell that change alone.
+
+    A share w costs log(1/w) nats where the change alone takes about log(A I), I the nats that a reading gives and A the run length.
+    The multiple r is the same for all if w = (A I)^(1 - r), and r is where they are 1 together.
+    """
+    needed = np.log(np.maximum(run_length * np.maximum(np.array(information), _LEAST), math.e))
+    low, high = 0.0, 10.0
+    for _ in range(40):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if np.exp(-middle * needed).sum() > 1.0 else (low, middle)
+    weights = np.exp(-high * needed)
+    return list((weights / weights.sum()).tolist())
 
 
 def start() -> list[float]:
@@ -96,7 +113,8 @@ def add(sums: list[float], score: float, bets: Bets) -> list[float]:
     calm = wide + score * score
     after = []
     place = 0
-    for (jump, early, late), weight in zip(bets["moved"], _LEVEL_WEIGHTS, strict=True):
+    weights = bets["shares"]
+    for (jump, early, late), weight in zip(bets["moved"], weights[: len(LEVELS) : 2], strict=True):
         for sign in (score, -score):
             far = sign - jump
             first = weight * (calm / (wide + far * far)) ** power / excess[place]
@@ -116,7 +134,7 @@ def add(sums: list[float], score: float, bets: Bets) -> list[float]:
         row = tuple([ratio**on_form for ratio in row])
     after += [
         (weight + total) * ratio / over
-        for weight, total, ratio, over in zip(_FORM_WEIGHTS, sums[place:], row, excess[place:], strict=True)
+        for weight, total, ratio, over in zip(weights[len(LEVELS) :], sums[place:], row, excess[place:], strict=True)
     ]
     return after
 
@@ -152,20 +170,37 @@ def _table(tail: int) -> list[tuple[float, ...]]:
     """The likelihood ratio of each of FORMS on a grid of scores, its mean exactly 1 under the t law."""
     grid = np.linspace(-_REACH, _REACH, _CELLS)
     calm = laws.density(tail, grid)
-    shares = calm / calm.sum()
+    weights = calm / calm.sum()
+    freedom = laws.TAILS[tail]
+    # A t law of 2 degrees of freedom has no spread; one that is clipped far out has about this one.
+    spread = laws.SCALES[tail] * math.sqrt(freedom / (freedom - 2.0)) if freedom > 2.0 else _SPREAD_OF_HEAVIEST  # noqa: PLR2004 - the same
 
     def wider(by: float) -> _Array:
         return laws.density(tail, grid / by) / by
 
     def skewed(skew: float) -> _Array:
         shape = 4.0 / skew**2
-        x = shape + math.copysign(1.0, skew) * grid * math.sqrt(shape)
+        x = shape + math.copysign(1.0, skew) * grid / spread * math.sqrt(shape)
         inside = np.maximum(x, 1e-300)
-        return np.where(x > 0, np.exp((shape - 1) * np.log(inside) - inside - gammaln(shape)) * math.sqrt(shape), 0.0)
+        return np.where(x > 0, np.exp((shape - 1) * np.log(inside) - inside - gammaln(shape)) * math.sqrt(shape) / spread, 0.0)
 
     changed = [wider(by) for _, by in SPREADS] + [skewed(skew) for _, skew in SKEWS]
     ratios = []
     for density in changed:
         ratio = 0.98 * density / calm + 0.02
-        ratios.append(ratio / (shares @ ratio))
+        ratios.append(ratio / (weights @ ratio))
     return [tuple(row) for row in np.array(ratios).T.tolist()]
+
+
+@cache
+def _of_forms(tail: int) -> tuple[float, ...]:
+    """Nats that a score gives for each of FORMS where it has come."""
+    ratios, calm = np.array(_table(tail)), laws.density(tail, np.linspace(-_REACH, _REACH, _CELLS))
+    return tuple(((calm / calm.sum())[:, None] * ratios * np.log(ratios)).sum(axis=0).tolist())
+
+
+def _of_level(tail: int, moved: float) -> float:
+    """Nats that a score gives for a level that has moved so far."""
+    grid = np.linspace(-_REACH, _REACH, _CELLS)
+    changed = laws.density(tail, grid - moved)
+    return float((changed / changed.sum()) @ np.log(changed / laws.density(tail, grid)))

@@ -8,9 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from detectors.sequential import shares
 from infra.settings import Settings
 from streams.bench import claims, detectors, parts
-from streams.bench.drift_limit import Bank, shares
+from streams.bench.drift_limit import Bank
 from streams.bench.drift_trials import LAWS, Change, oracle
 from streams.command_line import app
 from streams.errors import BadInput
@@ -73,7 +74,7 @@ def test_the_bank_that_knows_all_but_the_change_waits_a_little_longer_than_the_o
 
 
 def test_shares_give_most_to_what_is_hardest_to_tell_and_are_one_together() -> None:
-    weights = shares([0.03, 0.1, 0.5, 2.0], 10_000.0)
+    weights = np.array(shares([0.03, 0.1, 0.5, 2.0], 10_000.0))
     assert weights.sum() == pytest.approx(1.0)
     assert (np.diff(weights) < 0).all()
     needed = np.log(10_000.0 * np.array([0.03, 0.1, 0.5, 2.0]))

@@ -42,14 +42,20 @@ def test_each_tails_scale_makes_clipped_errors_of_mean_square_one(freedom: float
 
 
 def test_the_budget_is_given_out_once() -> None:
-    assert math.fsum(sequential.WEIGHTS) == pytest.approx(1.0)
-    assert len(sequential.WEIGHTS) == len(sequential.WORDS)
+    bets = sequential.bets(laws.start(), 2.0, [1.0] * (sequential.EARLY + 1), 10_000.0, coarse=False)
+    assert math.fsum(bets["shares"]) == pytest.approx(1.0)
+    assert len(bets["shares"]) == len(sequential.WORDS)
+    smallest, largest = (bets["shares"][sequential.WORDS.index(word)] for word in ("skewed up", "far skewed up"))
+    assert smallest > 2 * largest
 
 
 @pytest.mark.parametrize("tail", range(len(laws.TAILS)))
 def test_every_bet_is_fair_under_its_law(tail: int) -> None:
     law = {**laws.start(), "tail": tail}
-    bets = {**sequential.bets(law, 2.0, [1.0, *[0.5] * sequential.EARLY], coarse=False), "excess": [1.0] * len(sequential.start())}
+    bets = {
+        **sequential.bets(law, 2.0, [1.0, *[0.5] * sequential.EARLY], 1e4, coarse=False),
+        "excess": [1.0] * len(sequential.start()),
+    }
     grid = np.linspace(-11.9, 11.9, 4_000)
     shares = laws.density(tail, grid)
     shares /= shares.sum()
@@ -59,13 +65,15 @@ def test_every_bet_is_fair_under_its_law(tail: int) -> None:
     mean = shares @ after
     forms = 3 * len(sequential.LEVELS)
     # Its three ages hand on what they hold and lose none.
-    assert mean[:forms].sum() == pytest.approx(forms + sum(sequential.WEIGHTS[: len(sequential.LEVELS)]), rel=1e-3)
-    assert mean[forms:] == pytest.approx(1.0 + np.array(sequential.WEIGHTS[len(sequential.LEVELS) :]), abs=0.02)
+    assert mean[:forms].sum() == pytest.approx(forms + sum(bets["shares"][: len(sequential.LEVELS)]), rel=1e-3)
+    assert mean[forms:] == pytest.approx(1.0 + np.array(bets["shares"][len(sequential.LEVELS) :]), abs=0.02)
 
 
 def test_the_bank_alarms_no_sooner_than_declared_on_average() -> None:
     declared, times = 60, []
-    bets = sequential.bets({**laws.start(), "tail": len(laws.TAILS) - 1}, 1.0, [1.0] * (sequential.EARLY + 1), coarse=False)
+    bets = sequential.bets(
+        {**laws.start(), "tail": len(laws.TAILS) - 1}, 1.0, [1.0] * (sequential.EARLY + 1), declared, coarse=False
+    )
     for seed in range(40):
         sums, rng = sequential.start(), np.random.default_rng(seed)
         for passed, score in enumerate(rng.standard_normal(2_000).tolist(), 1):

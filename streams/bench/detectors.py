@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from detectors import catalogue, drift, laws, rivers, sequential, whitening
+from detectors import catalogue, drift, laws, rivers, seasons, sequential, whitening
 from detectors.base import Observation
 from detectors.drift import RESTS, Drift
 from inference.measure.artefacts import machine, pyplot
@@ -184,7 +184,7 @@ def _dearest_first() -> list[Law]:
 
 def _fingerprint(plan: Plan) -> str:
     """Another where anything differs that could change a figure."""
-    parts = (drift, laws, rivers, sequential, whitening, drift_limit, drift_trials)
+    parts = (drift, laws, rivers, seasons, sequential, whitening, drift_limit, drift_trials)
     sources = b"".join(Path(str(part.__file__)).read_bytes() for part in (*parts, catalogue))
     return sha256(sources + Path(__file__).read_bytes() + repr(plan).encode()).hexdigest()[:12]
 

@@ -9,10 +9,10 @@ Source: Shin, Ramdas, Rinaldo 2022 (mixtures of Shiryaev-Roberts sums); Lorden 1
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
+from detectors.sequential import shares
 from streams.bench.drift_trials import SIZES, Array, Change, Law, Shift, moves, noise, ratios
 
 BETS: tuple[tuple[Shift, float], ...] = tuple(
@@ -24,7 +24,6 @@ _CALM = 3_000
 _SPANS = (100, 300, 1_000, _CALM)
 _SETTLE = 300
 _SAMPLE = 100_000
-_LEAST = 0.02  # nats a reading: what is told by its jump, or not at all, is no reason to take the budget from all else
 
 
 class Bank:
@@ -33,7 +32,7 @@ class Bank:
     def __init__(self, law: Law, run_lengths: Array, *, seed: int) -> None:
         self._law, self._rng = law, np.random.default_rng(seed)
         self._ratios = [ratios(law, shift) for shift, _ in BETS]
-        self.weights = shares([self._information(shift) for shift, _ in BETS], float(np.median(run_lengths)))
+        self.weights = np.array(shares([self._information(shift) for shift, _ in BETS], float(np.median(run_lengths))))
         sums, top, tops = np.zeros((len(BETS), _STREAMS)), np.zeros(_STREAMS), {}
         for passed in range(1, _CALM + 1):
             sums = self._add(sums, noise(law, self._rng, _STREAMS, None))
@@ -76,19 +75,3 @@ class Bank:
             after[row] = (1.0 + sums[row]) * further if jump is None else sums[row] * further + np.exp(jump(own))
         # Beyond every threshold; keeps sums finite.
         return np.minimum(after, 1e100)
-
-
-def shares(information: Sequence[float], run_length: float) -> Array:
-    """Shares of the budget that make every change's delay the same multiple of its oracle's; 1 together.
-
-    A share w costs log(1/w) nats where the oracle needs about log(A I), I the nats of one reading and A the run length. The
-    multiple r - 1 is the same for all if w = (A I)^-(r - 1).
-    """
-    needed = np.log(np.maximum(run_length * np.maximum(np.array(information), _LEAST), math.e))
-    low, high = 0.0, 10.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if np.exp(-middle * needed).sum() > 1.0 else (low, middle)
-    weights: Array = np.exp(-high * needed)
-    total: Array = weights / weights.sum()
-    return total
