@@ -7,7 +7,8 @@ and refuses to take missing samples for calm. Topic: detections (through `featur
 Honest scenes differ more from one another than frames of one scene do, so all four numbers are judged by the camera's own usual
 level and spread: median and median absolute deviation of its last usual samples. Until enough are there, and as a cap, a prior
 measured on many scenes stands in: what is strange by the prior is never learned, so a camera attacked from its first frame cannot
-make the attack its usual. Corruptions move the view but lower the probability: only all together, summed, are strange.
+make the attack its usual. Corruptions move the view but lower the probability: the numbers are summed, and the sum counts no further
+than the probability allows, by the camera's usual and by the prior. On an empty road all are minute, and a passing car doubles them.
 
 The alarm is a bet on an attack that changes one frame in five and moves those by three spreads: a sample whose odds for that are R
 multiplies the stake by 0.8 + 0.2 R, which never falls below 1 (a CUSUM). So an attack on one frame in ten gathers evidence too,
@@ -32,7 +33,6 @@ from detectors.base import Observation, State, Status, Verdict
 _LOGIT_MOST = 12.0
 _ROBUST = 1.4826  # a normal law's standard deviation over its median absolute deviation
 _UNLIKELIER = 2.5  # spreads: on corruptions as many false flags as by two numbers, on attacks as many hits as by four
-_FAR_BELOW = 2.0  # prior spreads: where nobody is, all numbers are minute, and a passing car doubles them
 _CORRELATED = 0.4  # of the four numbers over honest frames of one camera, pair by pair; measured: -0.2 to 0.8
 
 
@@ -111,8 +111,9 @@ class Evasion:
         known = len(seen.beside) == len(self.beside) and all(map(math.isfinite, seen.beside))
         sample = [_logit(seen.value), *(seen.beside if known else memory["levels"][1:])]
         told = len(sample) if known else 1
-        strange = _together(sample[:told], memory["levels"], memory["spreads"])
         by_prior = _together(sample[:told], *zip(*self._priors, strict=True))
+        likely = _UNLIKELIER + 2.0 * (sample[0] - self.level) / self.spread
+        strange = min(_together(sample[:told], memory["levels"], memory["spreads"]), likely if known else math.inf)
         usual = strange < self.usual and by_prior < self.usual
         odds = min(self.shift * strange - self.shift**2 / 2, self.most)
         bet = math.log1p(self.rate * math.expm1(odds))
@@ -159,8 +160,7 @@ class Evasion:
         if len(usual) < self.learn:
             return
         columns = list(zip(*usual, strict=True))
-        lowest = [level - _FAR_BELOW * spread for level, spread in self._priors]
-        after["levels"] = levels = [max(low, median(column)) for column, low in zip(columns, lowest, strict=True)]
+        after["levels"] = levels = [median(column) for column in columns]
         after["spreads"] = [
             max(self.least * prior, _ROBUST * median([abs(value - level) for value in column]))
             for column, level, (_, prior) in zip(columns, levels, self._priors, strict=True)
