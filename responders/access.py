@@ -40,6 +40,10 @@ class Deed(StrEnum):
     CANCEL_ROLLOUT = "cancel-rollout"
     PROMOTE = "promote"
     ROLL_BACK = "roll-back"
+    RETRAIN = "retrain"
+    STAGE = "stage"
+    VOUCH = "vouch"
+    REPLAY = "replay"
     OPEN = "open"
     RELEASE = "release"
     DISCARD = "discard"
@@ -82,6 +86,10 @@ RULES: Mapping[Deed, Rule] = {
     Deed.CANCEL_ROLLOUT: Rule("take a retrained model out of service", (_SCIENTIST, _SECURITY)),
     Deed.PROMOTE: _both("name a model for service, all of it at once", _SCIENTIST, _SECURITY),
     Deed.ROLL_BACK: Rule("go back to the last good model, at once", (_SCIENTIST, *_RESPONSE)),
+    Deed.RETRAIN: Rule("have a model retrained after an incident", (_SCIENTIST, _MLOPS, _SECURITY)),
+    Deed.STAGE: Rule("put a model into the registry, which serves nothing yet", (_SCIENTIST, _MLOPS, _SECURITY)),
+    Deed.VOUCH: _both("vouch for golden data, every sample looked at", _DATA, _SECURITY),
+    Deed.REPLAY: Rule("send a message that was refused once more", _RESPONSE),
     Deed.OPEN: Rule("look at a picture in quarantine", (_SCIENTIST, _DATA, _SECURITY)),
     Deed.RELEASE: _both("let frames out of quarantine", _DATA, _SECURITY),
     Deed.DISCARD: _both("destroy frames in quarantine", _DATA, _SECURITY),

@@ -163,6 +163,12 @@ def agreement(session: Session, deed: Deed, target: str, now: datetime) -> Agree
     return Agreement(tuple(useful), tuple(row.id for row in rows if row.actor in useful), missing(together, useful))
 
 
+def said(session: Session, agreed: Agreement) -> tuple[Statement, ...]:
+    """What each of them said, word for word, in the order of their acts."""
+    rows = session.scalars(select(ActRow).where(ActRow.id.in_(agreed.acts)).order_by(ActRow.number))
+    return tuple(Signed(row.body, row.signature).statement() for row in rows)
+
+
 def use(session: Session, agreed: Agreement) -> None:
     """These acts have led to what they were for, and count for nothing more."""
     session.execute(update(ActRow).where(ActRow.id.in_(agreed.acts)).values(used_by=agreed.acts[-1]))
@@ -170,7 +176,7 @@ def use(session: Session, agreed: Agreement) -> None:
 
 _PEOPLES = {
     *("acknowledge", "assign", "snooze", "reclassify", "approve", "reject", "close", "note"),
-    *("rollout.approve", "rollout.rejected", "rollout.cancelled"),
+    *("rollout.request", "rollout.approve", "rollout.rejected", "rollout.cancelled"),
 }
 """What only people write into a timeline, unless the responder does."""
 

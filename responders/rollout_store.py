@@ -66,8 +66,17 @@ class Rollouts:
     store: Store
     vouch: Vouch = nobody_vouches
 
-    def request(self, incident_id: str, actor: str, *, short: bool, now: datetime) -> Rollout:
-        """The rollout that answers an incident: the one under way, or a new one. Raises BadInput if another holds the context."""
+    def under_way(self, incident_id: str) -> Rollout | None:
+        """The rollout that answers an incident and is not over; None if there is none."""
+        with reading(self.store.sessions) as session:
+            row = session.scalar(select(RolloutRow).where(RolloutRow.incident_id == incident_id, ~RolloutRow.over))
+            return None if row is None else rollout_of(row)
+
+    def request(self, incident_id: str, actor: str, *, short: bool, now: datetime, act_id: str = "") -> Rollout:
+        """The rollout that answers an incident: the one under way, or a new one, caused by the signed act of that id.
+
+        Raises BadInput if another holds the context.
+        """
         with writing(self.store.sessions) as session:
             incident = _incident(session, incident_id)
             model = locked(session, (incident.context,))[incident.context]
@@ -95,7 +104,7 @@ class Rollouts:
             _save(session, rollout)
             what = f"secure retraining is asked for ({'short' if short else 'full'} budget)"
             asked = Record(event_id("decision", rollout.id, "request"), rollout.state, actor, "request", what)
-            _put_on_record(session, incident, rollout.id, asked, cause_id=rollout.id, now=now)
+            _put_on_record(session, incident, rollout.id, asked, cause_id=act_id or rollout.id, now=now)
             return rollout
 
     def hear(self, rollout_id: str, event: Progress | Staged | Gated | Failed, now: datetime) -> Rollout:

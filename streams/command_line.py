@@ -142,7 +142,9 @@ def gate(context: typer.Context) -> None:
 def data(context: typer.Context) -> None:
     """Training data: manifest, golden set, vetting, what is held back. Example: `kerbwatch data manifest`."""
     from inference.lifecycle.cli import data as group
+    from streams.golden import golden
 
+    group.command("golden")(golden)
     group(context.args, prog_name=context.command_path)
 
 

@@ -173,7 +173,7 @@ class Story:
             return
         if self._run is None:
             log = self.settings.home.resolve() / "logs" / "retrain.log"
-            words = ["retrain", "--reason", contained.id, "--budget", "short", "--actor", "demo"]
+            words = ["retrain", "--reason", contained.id, "--budget", "short", "--actor", PEOPLE[0][0]]
             self._run = self.left.enter_context(process(words, self.settings, log))
         now = newest(self.settings)
         self.line = "retraining: starting" if now is None else _line(now)

@@ -1,11 +1,11 @@
 """The dead-letter topic for people: list what was refused, look into one letter, send it once more.
 
-A letter is never removed: the topic is a log. A replay puts the original bytes, key and headers back on their topic, as the role
-that writes there (its certificate must be on this machine), and leaves an audit entry by which later lists know of it.
+A letter is never removed: the topic is a log. A replay is a person's signed act: it puts the original bytes, key and headers back
+on their topic, as the role that writes there (its certificate must be on this machine), and leaves an audit entry by which later
+lists know of it.
 Fed by `dead-letter` and `audit`.
 """
 
-import getpass
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -19,6 +19,9 @@ from rich.table import Table
 
 from infra.clients import consumer, producer
 from infra.settings import Settings, read_settings
+from responders.access import Deed
+from responders.desk import Admitted
+from responders.login import Actor, logged_in
 from streams import codec, topics
 from streams.errors import BadInput
 from streams.events import AuditEntry, DeadLetter, Event, event_id
@@ -80,16 +83,19 @@ def find(all_letters: Sequence[DeadLetter], wanted: str) -> DeadLetter:
     return found[0]
 
 
-def replay_letter(settings: Settings, letter: DeadLetter, *, actor: str, why: str, now: datetime) -> AuditEntry:
-    """Put the original message back on its topic and record who did it, why.
-
-    Raises BadInput if the letter's body was not kept or its topic is unknown.
-    """
+def topic_of(letter: DeadLetter) -> Topic:
+    """Where a letter came from. Raises BadInput if it cannot be sent there again: its body was not kept or the topic is unknown."""
     topic = topics.BY_NAME.get(letter.topic)
     if topic is None:
         raise BadInput(f"dead letter {letter.id} names topic {letter.topic!r}, which this kerbwatch does not have")
     if letter.body_bytes and not letter.body:
         raise BadInput(f"dead letter {letter.id} was kept without its {letter.body_bytes} bytes; it cannot be sent again")
+    return topic
+
+
+def replay_letter(settings: Settings, letter: DeadLetter, act: Admitted, now: datetime) -> AuditEntry:
+    """Put the original message back on its topic and record whose act that was. Raises BadInput as `topic_of` does."""
+    topic, actor = topic_of(letter), act.statement.actor
     entry = AuditEntry(
         id=event_id(REPLAYED, letter.id, now.isoformat()),
         source=f"operator/{actor}",
@@ -98,8 +104,8 @@ def replay_letter(settings: Settings, letter: DeadLetter, *, actor: str, why: st
         actor=actor,
         action=REPLAYED,
         target=letter.id,
-        why=why,
-        cause_id=letter.id,
+        why=act.statement.comment,
+        cause_id=act.id,
     )
     writer = producer(settings, topic.written_by[0])
     operator = producer(settings, Role.OPERATOR)
@@ -156,16 +162,18 @@ def show(
 @app.command()
 def replay(
     letter: Annotated[str, typer.Argument(help="Id of the letter, or how it begins.")],
-    why: Annotated[str, typer.Option(help="The reason, for the audit.")],
+    why: Annotated[str, typer.Option("--why", "--comment", "-m", help="Why; it is kept for good.")],
     again: Annotated[bool, typer.Option(help="Also if it was replayed before.")] = False,
-    actor: Annotated[str | None, typer.Option(help="Who does this; your login name if not given.")] = None,
+    actor: Actor = None,
 ) -> None:
     """Send one letter once more to where it came from. Example: `kerbwatch dlq replay 3fa9 --why "mended in 0.2.1"`."""
-    settings = read_settings()
-    found = find(letters(settings), letter)
-    if found.id in replayed(settings) and not again:
-        raise BadInput(f"dead letter {found.id} was replayed before; say --again if that is meant")
-    replay_letter(settings, found, actor=actor or getpass.getuser(), why=why, now=datetime.now(UTC))
+    with logged_in(actor) as login:
+        found = find(letters(login.settings), letter)
+        if found.id in replayed(login.settings) and not again:
+            raise BadInput(f"dead letter {found.id} was replayed before; say --again if that is meant")
+        topic_of(found)
+        act = login.does(Deed.REPLAY, found.id, why, ("topic", found.topic))
+        replay_letter(login.settings, found, act, datetime.now(UTC))
     typer.echo(f"sent {found.body_bytes} bytes to {found.topic} once more")
 
 

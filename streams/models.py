@@ -26,7 +26,9 @@ from inference.provenance.verdicts import Verdict, verdicts
 from infra.db import reading
 from infra.keys import model_key
 from infra.settings import read_settings
-from responders.cli import opened, plain, print_json, table, utc
+from responders.access import Deed
+from responders.cli import Comment, opened, plain, print_json, table, utc
+from responders.login import Actor, logged_in
 from streams import policy
 from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Digest, Mode
@@ -232,18 +234,24 @@ def verify(
 @app.command()
 def stage(
     folder: Annotated[Path, typer.Argument(help="A run's folder: weights.safetensors, card.json and lineage.json.")],
+    comment: Comment,
+    actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put a run's model into the registry, signed; it serves nothing yet. Example: `kerbwatch models stage var/training/run`."""
-    settings = read_settings()
-    model_key(settings)
+    """Put a run's model into the registry, signed; it serves nothing yet.
+
+    Example: `kerbwatch models stage var/training/run -m "trained on the new corner"`
+    """
     lineage = folder / "lineage.json"
     if not lineage.is_file():
         raise BadInput(
             f"{folder} has no lineage.json: a model that nobody can trace is not staged; train it with `kerbwatch train`"
         )
-    registry = registry_of(settings)
-    digest = registry.put(folder / "weights.safetensors", read_card(folder / "card.json"), lineage.read_bytes())
+    card = read_card(folder / "card.json")
+    with logged_in(actor) as login:
+        model_key(login.settings)
+        login.does(Deed.STAGE, card.digest, comment)
+        digest = registry_of(login.settings).put(folder / "weights.safetensors", card, lineage.read_bytes())
     if as_json:
         print_json({"digest": digest})
     else:

@@ -8,7 +8,6 @@ Source: paper 4.6 (retraining with cleaned datasets; approval; staged deployment
 """
 
 import fcntl
-import getpass
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -30,10 +29,12 @@ from inference.lifecycle.retrain import candidate, gated
 from inference.provenance.registry import registry_of
 from inference.service.intake import decode_picture
 from infra.db import Sessions, reading
-from infra.settings import Settings, read_settings
+from infra.settings import Settings
 from infra.tables import IncidentRow, JudgedFrame, QuarantinedFrame
 from responders import assignments, playbooks, records, rollout
-from responders.cli import AsJson, opened, print_json
+from responders.access import Deed
+from responders.cli import AsJson, print_json
+from responders.login import Actor, Login, logged_in
 from responders.quarantine import Place, Standing, kept_out
 from responders.rollout import OVER, Failed, Gated, Rollout, Staged, State
 from responders.rollout_store import Rollouts
@@ -57,20 +58,22 @@ def retrain(
     budget: Annotated[
         Budget, typer.Option(help="short: about a minute of training, for demonstrations; full: hours.")
     ] = Budget.FULL,
-    actor: Annotated[str | None, typer.Option(help="Who asks; you, as the system knows you, if not given.")] = None,
+    actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
     """Retrain a context's model after an incident, or go on with a run that was stopped.
 
     Example: kerbwatch retrain --reason 3f2a --budget short. What passes the gate waits for two approvals.
+
+    Asking for a run is signed with your key; going on with one is not, so that whatever starts work for you can.
     """
-    settings = read_settings()
     os.nice(_LOWEST)
-    with opened(settings) as sessions:
+    with logged_in(actor) as login:
+        settings, sessions = login.settings, login.sessions
         with reading(sessions) as session:
             incident_id = records.find(session, reason)
         rollouts = Rollouts(Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s))
-        asked = rollouts.request(incident_id, actor or getpass.getuser(), short=budget is Budget.SHORT, now=datetime.now(UTC))
+        asked = rollouts.under_way(incident_id) or _asked(login, rollouts, incident_id, budget)
         after = asked
         if asked.state in _RUNNING:
             with _alone(settings.home / "training" / asked.id), _shown() as show:
@@ -81,6 +84,11 @@ def retrain(
         typer.echo(_said(after))
     if after.state in OVER and after.state is not State.DONE:
         raise typer.Exit(1)
+
+
+def _asked(login: Login, rollouts: Rollouts, incident_id: str, budget: Budget) -> Rollout:
+    act = login.does(Deed.RETRAIN, incident_id, "retrain after this incident", ("budget", budget))
+    return rollouts.request(incident_id, login.name, short=budget is Budget.SHORT, now=datetime.now(UTC), act_id=act.id)
 
 
 def _said(after: Rollout) -> str:

@@ -31,7 +31,7 @@ def test_what_needs_two_people_or_changes_who_may_act_needs_a_code() -> None:
 def test_the_papers_pairs_are_the_ones_that_must_agree() -> None:
     for deed in (Deed.APPROVE_MODEL, Deed.PROMOTE):
         assert RULES[deed].together == (Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER)
-    for deed in (Deed.RELEASE, Deed.DISCARD):
+    for deed in (Deed.RELEASE, Deed.DISCARD, Deed.VOUCH):
         assert RULES[deed].together == (Role.DATA_ENGINEER, Role.SECMLOPS_ENGINEER)
 
 
@@ -78,6 +78,9 @@ def test_the_page_about_people_shows_this_table() -> None:
         "reject a retrained model": (Deed.REJECT_MODEL,),
         "cancel a rollout": (Deed.CANCEL_ROLLOUT,),
         "roll back": (Deed.ROLL_BACK,),
+        "have a model retrained, stage one": (Deed.RETRAIN, Deed.STAGE),
+        "vouch for golden data": (Deed.VOUCH,),
+        "send a refused message again": (Deed.REPLAY,),
         "look at a quarantined picture": (Deed.OPEN,),
         "release, discard": (Deed.RELEASE, Deed.DISCARD),
         "add or remove people": (Deed.ADD_PERSON, Deed.REMOVE_PERSON),

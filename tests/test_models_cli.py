@@ -20,7 +20,7 @@ from responders.keeping import record_judged
 from responders.roles import Role
 from responders.store import Store
 from streams.command_line import app
-from streams.errors import BadInput, Tampered
+from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Context, Mode
 from streams.models import find
 
@@ -123,11 +123,16 @@ def test_verify_fails_and_names_the_file_and_list_still_works(command: Command, 
 
 def test_a_run_is_staged_once_whole_and_traceable(command: Command, registry: Registry, tmp_path: Path) -> None:
     digest = run_folder(tmp_path / "run", 9, name="staged")
-    assert json.loads(command("stage", str(tmp_path / "run"), "--json").stdout) == {"digest": digest}
+    words = ("stage", str(tmp_path / "run"), "-m", "a new corner", "--actor")
+    with pytest.raises(Unavailable, match="no key at"):
+        command(*words, "stranger")
+    with pytest.raises(Unavailable):
+        registry.verify(digest)
+    assert json.loads(command(*words, "trainer-1", "--json").stdout) == {"digest": digest}
     registry.verify(digest)
     (tmp_path / "run" / "lineage.json").unlink()
     with pytest.raises(BadInput, match=r"no lineage\.json"):
-        command("stage", str(tmp_path / "run"))
+        command(*words, "trainer-1")
 
 
 def test_a_model_is_promoted_by_two_people_and_rolled_back_by_one(command: Command, made: tuple[Path, str, str, str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from a_person import newcomer
 from typer.testing import CliRunner
 
 from inference.service.backlog import Backlog
@@ -23,17 +24,20 @@ from inference.service.serving import View
 from inference.service.worker import Clients, Worker
 from infra import supervise
 from infra.clients import consumer, producer
+from infra.db import migrate, open_database, reading, writing
 from infra.keys import camera_key, verify_frame
 from infra.metrics import Metrics, Service
+from infra.people_tables import ActRow
 from infra.provision import app_id
 from infra.settings import Settings
+from responders import roles
 from streams import codec, dlq, topics
 from streams.attacks import Stretch
 from streams.camera import replay
 from streams.chaos import Means, attack
 from streams.dlq import letters, read_events
 from streams.errors import BadInput, Refusal
-from streams.events import Box, Context, Detections, Kind, Mode, ModelState, Phase, Signal
+from streams.events import AuditEntry, Box, Context, Detections, Kind, Mode, ModelState, Phase, Signal
 from streams.sources.base import Picture
 from streams.sources.street import Street
 from streams.topics import Role
@@ -150,6 +154,11 @@ def test_a_dead_letter_can_be_found_saved_and_sent_once_more(
     (letter,) = (letter for letter in letters(site) if letter.key == b"dlq-cam")
     for name in ("home", "kafka_port", "kafka_controller_port"):
         monkeypatch.setenv(f"KERBWATCH_{name.upper()}", str(getattr(site, name)))
+    monkeypatch.setenv("KERBWATCH_PERSON", "devops-1")
+    migrate(site)
+    sessions = open_database(site)
+    with writing(sessions) as session:
+        newcomer(session, site, "devops-1", [roles.Role.DEVOPS_ENGINEER], datetime.now(UTC))
     cli = CliRunner()
     shown = cli.invoke(dlq.app, ["show", letter.id[:10], "--save", str(tmp_path / "bad.jpg"), "--json"])
     assert shown.exit_code == 0, shown.output
@@ -158,6 +167,13 @@ def test_a_dead_letter_can_be_found_saved_and_sent_once_more(
     assert sent.exit_code == 0, sent.output
     wait_for(lambda: sum(one.key == b"dlq-cam" for one in letters(site)) == 2)
     assert letter.id in dlq.replayed(site)
+    with reading(sessions) as session:
+        [act] = session.query(ActRow)
+    sessions.kw["bind"].dispose()
+    [entry] = [one for one in read_events(site, topics.AUDIT) if isinstance(one, AuditEntry) and one.target == letter.id]
+    assert (entry.actor, entry.why, entry.cause_id) == ("devops-1", "to see it refused again", act.id)
+    stranger = cli.invoke(dlq.app, ["replay", letter.id, "--why", "for fun", "--again", "--actor", "stranger"])
+    assert "no key at" in str(stranger.exception)
     again = cli.invoke(dlq.app, ["replay", letter.id, "--why", "by mistake"])
     assert isinstance(again.exception, BadInput)
 

@@ -19,7 +19,7 @@ from rich.progress import Progress, track
 from inference.lifecycle import trial, trial_report
 from inference.lifecycle.exam import make_exam
 from inference.lifecycle.gate import judge_model
-from inference.lifecycle.golden import SHARE, Review, Reviewer, choose, current, describe, open_golden, put_golden
+from inference.lifecycle.golden import open_golden
 from inference.lifecycle.held import held, hold
 from inference.lifecycle.rules import FULL, QUICK, name_of
 from inference.lifecycle.vetting import Rules, ask, known, vet
@@ -39,7 +39,6 @@ from streams.events import Context, Mode
 data = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Training data: manifest, golden set, vetting.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-_SEED = 7
 
 
 class Budget(StrEnum):
@@ -112,50 +111,6 @@ def manifest(
         _json({"path": str(path), "digest": made.digest, "samples": len(made.records)})
     else:
         typer.echo(f"{path}: {len(made.records)} samples, digest {made.digest}")
-
-
-@data.command("golden")
-def golden(
-    r4: Annotated[str | None, typer.Option("--r4", help="Who reviewed every sample as data engineer (R4).")] = None,
-    r8: Annotated[str | None, typer.Option("--r8", help="Who reviewed every sample as SecMLOps engineer (R8).")] = None,
-    comment: Annotated[str, typer.Option("--comment", "-m", help="What the reviewers say; it is kept for good.")] = "",
-    share: Annotated[float, typer.Option(help="Of every pool; at least 0.1.")] = SHARE,
-    drift: Annotated[str, typer.Option(help="Why the new set may look other than the old one.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Prove the golden set as it is, or make one out of the training data, reviewed by two people.
-
-    Example: kerbwatch data golden --r4 data-engineer --r8 secmlops-engineer -m "every picture and label looked at"
-    """
-    settings = read_settings()
-    if r4 or r8 or comment:
-        if not (r4 and r8 and comment):
-            raise BadInput("a golden set needs both reviewers and what they say: --r4 NAME --r8 NAME -m COMMENT")
-        samples = _training(settings)
-        chosen = choose(samples, share, _SEED)
-        training = manifest_of("training", samples, sources_of(samples))
-        now = _now()
-        reviews = tuple(
-            Review(role=role, reviewer=name, comment=comment, time=now) for role, name in ((Reviewer.R4, r4), (Reviewer.R8, r8))
-        )
-        own = manifest_of("golden", chosen, sources_of(chosen))
-        made = describe(own, training, chosen, reviews=reviews, parent=current(settings), drift=drift, made_at=now)
-        put_golden(settings, made, chosen)
-    known = open_golden(settings).golden
-    if as_json:
-        _json(
-            {
-                "digest": known.digest,
-                "samples": len(known.manifest.records),
-                "training_samples": known.training_samples,
-                "reviews": known.reviews,
-                "made_at": known.made_at,
-            }
-        )
-        return
-    typer.echo(f"golden set {known.digest}: {len(known.manifest.records)} of {known.training_samples} samples, all as reviewed")
-    for review in known.reviews:
-        typer.echo(f"  {review.role} {review.reviewer}: {review.comment} ({review.time:%Y-%m-%d %H:%M})")
 
 
 @data.command("vet")
