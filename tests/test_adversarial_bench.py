@@ -291,7 +291,9 @@ def test_the_command_writes_figures_and_plots(
     }  # fmt: skip
     assert all(wanted <= set(one) for one in told["attacks"])
     assert {one["attack"] for one in told["attacks"]} == {"pgd", "pgd, one frame in ten", "adaptive"}
-    assert {"corruption", "severity", "data", "flagged", "flagged_absolute", "frames"} == set(told["corruptions"][0])
+    row = {"corruption", "severity", "data", "flagged", "flagged_absolute", "frames", "streams", "alarmed"}
+    assert row == set(told["corruptions"][0])
+    assert {(one["streams"] > 0, one["alarmed"]) for one in told["corruptions"] if one["corruption"] == "fog"} == {(True, 0.0)}
     assert {"score", "score_absolute", "usual"} < set(told["settings"])
     assert {"settings", "command", "machine", "weights", "cost", "on_off", "calm"} < set(told)
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("adversarial-roc.png", "adversarial-flags.png"))

@@ -95,7 +95,11 @@ class AttackRow(Struct, frozen=True, kw_only=True):
 
 
 class CorruptionRow(Struct, frozen=True, kw_only=True):
-    """Share of frames flagged at the threshold that flags 5 % of the context's clean ones; scores as in `AttackRow`."""
+    """Share of frames flagged at the threshold that flags 5 % of the context's clean ones; scores as in `AttackRow`.
+
+    streams, alarmed: cameras' streams in which it sets in at once and stays, and the share of them that alarm; 0 and None for what
+    is no change.
+    """
 
     corruption: str
     severity: str
@@ -103,6 +107,8 @@ class CorruptionRow(Struct, frozen=True, kw_only=True):
     flagged: float
     flagged_absolute: float
     frames: int
+    streams: int = 0
+    alarmed: float | None = None
 
 
 class Cost(Struct, frozen=True, kw_only=True):

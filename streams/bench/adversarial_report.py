@@ -87,11 +87,24 @@ def figures(readings: Sequence[Reading], every: int, *, own_calibration: bool) -
     return Figures(
         own_calibration=own_calibration,
         attacks=tuple(rows),
-        corruptions=tuple(corruption_rows(readings, own, plainly)),
+        corruptions=tuple(_set_in(row, readings, shown) for row in corruption_rows(readings, own, plainly)),
         on_off=tuple(on_off),
         cost=tuple(costs(clean, looked)),
         calm=tuple(calm),
     )
+
+
+def _set_in(row: CorruptionRow, readings: Sequence[Reading], shown: dict[tuple[str, str], list[Stream]]) -> CorruptionRow:
+    """The row with the share of streams that alarm when this sets in at once and stays; photographs are no stream."""
+    alarms: list[bool] = []
+    if row.data in _STREAMED:
+        for camera, found in shown.items():
+            mine = [one for one in readings if (one.case.data, one.case.camera) == camera and one.case.kind == "corruption"]
+            these = [
+                one for one in mine if (one.case.name, one.case.strength, one.case.data) == (row.corruption, row.severity, row.data)
+            ]
+            alarms += [stream.under(these)[1] is not None for stream in found if these]
+    return structs.replace(row, streams=len(alarms), alarmed=round(float(np.mean(alarms)), 4)) if alarms else row
 
 
 def _streamed(
@@ -163,6 +176,9 @@ def show(found: Figures, console: Console) -> None:
     console.print(
         f"streams that alarmed in calm: {sum(one.false_alarms for one in found.calm)} of {sum(one.streams for one in found.calm)}"
     )
+    sudden = [(row.streams, row.alarmed) for row in found.corruptions if row.alarmed is not None]
+    alarms, streamed = sum(count * share for count, share in sudden), sum(count for count, _ in sudden)
+    console.print(f"streams that alarmed when a corruption set in at once: {alarms:.0f} of {streamed}")
 
 
 def label(row: AttackRow | OnOff) -> str:
