@@ -11,7 +11,7 @@ Source: paper 4.7 (what is monitored); docs/triage.md.
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple, NotRequired, TypedDict, cast
+from typing import NamedTuple, NotRequired, TypedDict, TypeVar, cast
 
 from detectors.base import Json
 from detectors.calibration import probability
@@ -35,6 +35,9 @@ _FARTHEST = 1e4  # squared spreads that one number of an embedding counts at mos
 _KEPT = 6  # contexts and modes remembered
 
 
+_T = TypeVar("_T")
+
+
 class _Level(TypedDict):
     """Running means and variances."""
 
@@ -50,7 +53,7 @@ class _Memory(TypedDict):
     places: dict[str, _Level]  # by context: brightness, contrast, sharpness, seconds waited
     views: dict[str, _Level]  # by context and mode: heat, people
     inner: dict[str, _Level]  # by context and weights: the embedding
-    calm: dict[str, list[float]]  # by context: samples, and the usual logit of an attack
+    calm: dict[str, list[float]]  # by context and weights that samples are held against: how many, and their usual logit
     picture: list[float]  # lately: brightness, contrast, sharpness
     before: list[list[float]]  # the last frames' own
     jump: list[float]  # most that each changed within two frames since it was usual
@@ -61,6 +64,7 @@ class _Memory(TypedDict):
     view: list[float]
     attack: float | None  # probability, lately
     logit: float  # the same as a logit, over more samples
+    peak: NotRequired[float]  # the highest of them lately, forgotten as newer ones come
     samples: int  # since the picture or the view is not usual any more
     embedding: list[float]
     second: list[float] | None  # agreement with a second model, people by it and by the one that is new
@@ -87,13 +91,14 @@ class Lately:
     known: enough calm frames were seen in this context, and in this mode for what is of the model's view.
     brightness, contrast, sharpness: now less usual, in usual spreads; shares: now over usual.
     level: brightness now, 0..1; spread: contrast now.
-    layout: correlation of the cells with the usual ones, over how well it usually correlates, at most 1. striped: share of the
-    layout that its rows' or columns' means explain, beyond usual. dead: share of cells that stand still though they usually move.
-    moves: how much cells move, over usual. sudden: largest share of a change that came within two frames. off: frames since the
-    picture or the model's view is not usual any more.
+    layout: how alike the cells are to the usual ones (`layout.alike`), over how alike they usually are, at most 1. striped: share
+    of the layout that its rows' or columns' means explain, beyond usual, over what they usually leave. dead: share of cells that
+    stand still though they usually move. moves: how much cells move, over usual. sudden: largest share of a change that came within
+    two frames. off: frames since the picture or the model's view is not usual any more.
     heat, people: of the model's view, now over usual. blank: heat is as good as nothing.
     attack: probability of adversarial input on the frames lately sampled, None without any. rise: its logit above this camera's
-    usual one, over the `samples` taken since the picture or the view is not usual any more; 0 where that is not known.
+    usual one, over the `samples` taken since the picture or the view is not usual any more; 0 where that is not known. peak: the
+    highest probability among these lately.
     inner: mean squared distance of the embedding from its usual place under these weights, in spreads.
     newcomer: frames since other weights answer. stranger: weights answer that are neither the reference nor compared with another.
     agreement, missed: of two models on the same frames: F1 of their boxes, and the share of people that the new one does not see.
@@ -121,6 +126,7 @@ class Lately:
     blank: bool = False
     attack: float | None = None
     rise: float = 0.0
+    peak: float = 1.0
     samples: int = 0
     inner: float = 1.0
     newcomer: int = 10**6
@@ -186,19 +192,21 @@ def follow(state: dict[str, Json], event: Detections, *, learn: bool) -> tuple[d
     strange = lately.known and (lately.picture > _STRANGE or (lately.seen and not 0.25 < lately.heat < 4.0))  # noqa: PLR2004 times
     after["off"] = min(memory["off"] + 1, 10**6) if strange else 0
     _sampled(after, sample)
-    calm = memory["calm"].get(context, [0.0, 0.0])
+    against = f"{context}/{event.scores.reference_digest[:12]}"
+    calm = memory["calm"].get(against, [0.0, 0.0])
     rise = after["logit"] - calm[1] if after["samples"] and calm[0] >= _SAMPLES else 0.0
     inner = _inner(after["embedding"], memory["inner"].get(weights))
-    lately = replace(lately, off=after["off"], rise=rise, samples=after["samples"], inner=inner)
+    peak = 1.0 / (1.0 + math.exp(-after.get("peak", 0.0))) if after["samples"] else 1.0
+    lately = replace(lately, off=after["off"], rise=rise, peak=peak, samples=after["samples"], inner=inner)
     usual = place is None or place["count"] < LEARN or _away(place, picture) < _BEYOND
     if learn and usual:
-        after["places"] = _kept(memory["places"], context, _learned(place, [*picture, waited_s], _Pattern(cells, moved)))
+        after["places"] = _kept(memory["places"], context, _learned(place, [*picture, waited_s], pattern._replace(moves=moved)))
         after["views"] = _kept(memory["views"], key, _learned(seen, view))
         if embedding:
             after["inner"] = _kept(memory["inner"], weights, _learned(memory["inner"].get(weights), embedding))
         if sample is not None and not strange:
             count = min(calm[0] + 1.0, _MEMORY / 8)
-            after["calm"] = {**memory["calm"], context: [count, round(calm[1] + (_logit(sample) - calm[1]) / count, 4)]}
+            after["calm"] = _kept(memory["calm"], against, [count, round(calm[1] + (_logit(sample) - calm[1]) / count, 4)])
     return cast("dict[str, Json]", after), lately
 
 
@@ -244,7 +252,7 @@ def _compared(now: _Memory, pattern: _Pattern, place: _Level | None, seen: _Leve
             "contrast_share": now["picture"][1] / max(place["mean"][1], 1e-3),
             "sharpness_share": now["picture"][2] / max(place["mean"][2], 1e-4),
             "layout": min(1.0, alike(pattern.cells, usual.cells) / max(place["order"][0], 0.5)),
-            "striped": striped(pattern.cells) - place["order"][1],
+            "striped": (striped(pattern.cells) - place["order"][1]) / max(0.05, 1.0 - place["order"][1]),
             "dead": float((pattern.moves < STILL)[moving].mean()) if moving.any() else 0.0,
             "moves": (float(pattern.moves.sum()) + len(moving)) / max(1.0, float(usual.moves.sum()) + len(moving)),
             "sudden": min(1.0, sudden),
@@ -284,6 +292,8 @@ def _sampled(now: _Memory, sample: float | None) -> None:
     elif sample is not None:
         logit = _logit(sample)
         now["logit"] = round(logit if now["samples"] == 0 else now["logit"] + _FAST * (logit - now["logit"]), 4)
+        fading = now.get("peak", logit) + _FADE * (now["logit"] - now.get("peak", logit))
+        now["peak"] = round(logit if now["samples"] == 0 else max(logit, fading), 4)
         now["samples"] = min(now["samples"] + 1, 10**6)
 
 
@@ -332,7 +342,7 @@ def _learned(level: _Level | None, values: list[float], pattern: _Pattern | None
     return learned
 
 
-def _kept(levels: dict[str, _Level], key: str, level: _Level) -> dict[str, _Level]:
+def _kept(levels: dict[str, _T], key: str, level: _T) -> dict[str, _T]:
     """The levels used last."""
     others = {name: one for name, one in levels.items() if name != key}
     return dict(list(others.items())[1 - _KEPT :]) | {key: level}

@@ -3,8 +3,9 @@
 Decides how alike two patterns are, whatever the light, and whether a pattern is one of stripes; refuses to say what that means:
 `triage.py` does. Topic: detections (through `lately.py`).
 
-Means of 8 x 8 cells, their own mean and spread taken out, keep their pattern in fog, rain and dusk, and lose it when the camera
-looks elsewhere. Cells are in 1/256 grey level, row by row; in a state they rest as base64 of float32.
+Means of 8 x 8 cells, their rows' and columns' own means and their spread taken out, keep their pattern in fog, rain and dusk, and
+lose it when the camera looks elsewhere. Rows alone say little: a sky that darkens turns a road's picture upside down, and one
+road's bands are another's. Cells are in 1/256 grey level, row by row; in a state they rest as base64 of float32.
 """
 
 import base64
@@ -43,12 +44,18 @@ def mixed(before: Cells, now: Cells, share: float) -> Cells:
 
 
 def alike(a: Cells, b: Cells) -> float:
-    """Correlation of two patterns, -1..1: 1 where one is missing, 0 where one has no pattern at all."""
+    """Correlation of what rows and columns leave of two patterns, -1..1: 1 where one is missing, 0 where one has no pattern."""
     if len(a) != CELLS or len(b) != CELLS:
         return 1.0
-    a, b = a - a.sum() / CELLS, b - b.sum() / CELLS
+    a, b = _left(a), _left(b)
     size = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / size if size > CELLS * STILL else 0.0
+
+
+def _left(cells: Cells) -> Cells:
+    """What the means of rows and columns do not explain."""
+    grid = cells.reshape(_SIDE, _SIDE)
+    return (grid - grid.mean(axis=0) - grid.mean(axis=1, keepdims=True) + grid.mean()).ravel()
 
 
 def striped(cells: Cells) -> float:

@@ -24,6 +24,10 @@ _TEMPER = 0.8
 """How much of the summed weights the confidence believes: clues depend on one another."""
 _PICTURES = ("drift-brightness", "drift-contrast", "drift-sharpness")
 _SETTLED = 10  # frames after which a change is called anything but an attack
+_UNLIKELY = 0.3  # probability of adversarial input below which a frame does not look attacked, whatever is usual here
+_ENOUGH = 8  # samples since a change that say what it is not
+_OTHER_LAYOUT = 0.75  # agreement of layouts below which it is another place
+_FRESH = 600  # frames for which weights are new: two minutes at 5 frames/s
 _LEAST = 0.5  # weight of the winning kind below which nothing is said
 
 
@@ -65,10 +69,23 @@ def diagnose(found: Open, lately: Lately) -> Diagnosis | None:
 
 def attacked(found: Open, lately: Lately) -> bool:
     """Whether there is a sign of adversarial input: the detector alarms, or samples look like it, or do so more than usual."""
-    if "evasion" in found or (lately.attack is not None and lately.attack >= ATTACK_SIGN):
+    if lately.attack is not None and lately.attack >= ATTACK_SIGN:
+        return True
+    if "evasion" in found:
+        return not _weather_moved_it(lately)
+    if _only_detail(lately) and lately.samples < _ENOUGH:
         return True
     least = 0.8 if lately.samples > 3 else 1.5  # noqa: PLR2004 a logit that calm samples hardly reach so often
-    return lately.samples > 1 and lately.rise >= (least / 2 if _only_detail(lately) else least)
+    return lately.samples > 1 and lately.peak >= _UNLIKELY and lately.rise >= (least / 2 if _only_detail(lately) else least)
+
+
+def _weather_moved_it(lately: Lately) -> bool:
+    """Whether weather explains an evasion alarm: the picture changed, and no frame sampled since looks attacked.
+
+    None, not only most of them: an attack on one frame in ten cannot hide among the calm ones between.
+    """
+    unlikely = lately.peak < (0.5 if lately.rise < 0.0 else _UNLIKELY)
+    return lately.samples >= _ENOUGH and unlikely and lately.picture > 3  # noqa: PLR2004 spreads
 
 
 def _only_detail(lately: Lately) -> bool:
@@ -101,11 +118,13 @@ def _usual(lately: Lately) -> tuple[str, ...]:
 
 
 def _attack(found: Open, lately: Lately) -> Iterator[Clue]:
+    # what is usual was learned at another place, unless an attack is plain whatever is usual
+    strange_here = _elsewhere(lately) and (lately.attack is None or lately.attack < ATTACK_SIGN)
     if "evasion" in found:
-        yield Clue(
-            Cause.ATTACK, 3.0, "The model sees otherwise at a second look, as it does under attack: the evasion detector alarms."
-        )
-    if lately.samples > 3:  # noqa: PLR2004 fewer may be chance
+        weight = 1.5 if strange_here or lately.newcomer < _FRESH or _weather_moved_it(lately) else 3.0
+        words = "The model sees otherwise at a second look, as it does under attack: the evasion detector alarms."
+        yield Clue(Cause.ATTACK, weight, words)
+    if lately.samples > 3 and lately.rise and not strange_here:  # noqa: PLR2004 fewer may be chance
         times = math.exp(max(-9.0, min(9.0, lately.rise)))
         words = (
             f"Since the change, sampled frames look adversarial with {times:.1f} times the odds that this camera's usually have."
@@ -115,7 +134,8 @@ def _attack(found: Open, lately: Lately) -> Iterator[Clue]:
         sign = lately.attack
         words = f"Frames lately sampled look adversarial with probability {sign:.2f}."
         yield Clue(Cause.ATTACK, 3.0 * (sign - 0.5) if sign > 0.5 else 2.0 * (sign - 0.5), words)  # noqa: PLR2004 even odds
-    if attacked(found, lately) and lately.known and abs(lately.brightness) < 4 and lately.layout > 0.9:  # noqa: PLR2004 as drills show
+    same_light = lately.known and abs(lately.brightness) < 4 and lately.layout > 0.9  # noqa: PLR2004 as drills show
+    if attacked(found, lately) and same_light and lately.newcomer >= _FRESH:
         yield Clue(Cause.ATTACK, 1.0, "Light and layout of the picture are as usual: the change is in its fine detail.")
     if _only_detail(lately):
         words = f"Fine detail rose at once to {lately.sharpness_share:.1f} times its usual amount; nothing else changed."
@@ -134,8 +154,9 @@ def _corruption(found: Open, lately: Lately) -> Iterator[Clue]:
     if not lately.known:
         return
     if lately.picture > 3:  # noqa: PLR2004 spreads
-        yield Clue(Cause.CORRUPTION, 1.5, f"{_most(lately)} {lately.picture:.0f} spreads from usual.")
-        if lately.layout > 0.8:  # noqa: PLR2004 as drills show
+        weight = 1.5 if lately.picture > 6 else 1.0  # noqa: PLR2004 spreads
+        yield Clue(Cause.CORRUPTION, weight, f"{_most(lately)} {lately.picture:.0f} spreads from usual.")
+        if lately.layout >= _OTHER_LAYOUT:
             yield Clue(Cause.CORRUPTION, 1.5, f"The camera looks at the same place: the layout agrees to {lately.layout:.0%}.")
         if 0 < lately.sudden < 0.6:  # noqa: PLR2004 as drills show
             yield Clue(Cause.CORRUPTION, 1.5, "The change came gradually, as weather and light do.")
@@ -151,21 +172,34 @@ def _place(found: Open, lately: Lately) -> Iterator[Clue]:
         yield Clue(Cause.CONTEXT, 6.0, f"The claimed context does not fit: {found['claim']}.")
     if not lately.known:
         return
-    if lately.layout < 0.75 and _is_picture(lately):  # noqa: PLR2004 as drills show
+    if _elsewhere(lately):
         words = f"The camera looks elsewhere: the layout agrees with the usual one to only {max(0.0, lately.layout):.0%}."
-        yield Clue(Cause.CONTEXT, 2.0 + 4.0 * (0.75 - max(0.0, lately.layout)), words)
+        yield Clue(Cause.CONTEXT, 2.5 + 4.0 * (_OTHER_LAYOUT - max(0.0, lately.layout)), words)
         if lately.sudden > 0.8:  # noqa: PLR2004 as drills show
             yield Clue(Cause.CONTEXT, 1.0, "The picture changed from one frame to the next, and is a picture still.")
+    if "drift-embedding" in found and lately.picture < 3:  # noqa: PLR2004 spreads
+        words = "Light and detail are as usual, and yet the model makes something else of the picture: it shows other things."
+        yield Clue(Cause.CONTEXT, 1.5 if lately.layout < 0.9 else 0.8, words)  # noqa: PLR2004 as drills show
     elif lately.layout > 0.9:  # noqa: PLR2004 as drills show
         yield Clue(Cause.CONTEXT, -2.0, f"the layout agrees with the usual one to {lately.layout:.0%}.")
     if lately.moved < 300 and "claim" in found:  # noqa: PLR2004 a minute at 5 frames/s
         yield Clue(Cause.CONTEXT, 1.0, f"The camera began to claim another context {lately.moved} frames ago.")
 
 
+def _elsewhere(lately: Lately) -> bool:
+    """Whether the camera looks at another place than usual."""
+    return lately.known and lately.layout < _OTHER_LAYOUT and _is_picture(lately)
+
+
 def _is_picture(lately: Lately) -> bool:
     """Whether it may be a view of something: neither flat, nor partly still, nor full of specks."""
     flat = lately.contrast_share < 0.3 or lately.level < 0.06 or lately.level > 0.95  # noqa: PLR2004 as drills show
-    return not (flat or lately.dead > 0.2 or lately.sharpness_share > 4)  # noqa: PLR2004 as drills show
+    return not (flat or _torn(lately) or lately.dead > 0.2 or lately.sharpness_share > 4)  # noqa: PLR2004 as drills show
+
+
+def _torn(lately: Lately) -> bool:
+    """Whether rows or columns are shifted against one another: on average they are all alike, and yet full of edges."""
+    return lately.striped > 0.5 and lately.sharpness_share > 1.5  # noqa: PLR2004 as drills show
 
 
 def _camera(found: Open, lately: Lately) -> Iterator[Clue]:
@@ -175,7 +209,7 @@ def _camera(found: Open, lately: Lately) -> Iterator[Clue]:
         yield Clue(Cause.CAMERA, 3.0, f"The camera's clock is off: {found['lag']}.")
     if not lately.known:
         return
-    if lately.dead > 0.2 and lately.moves > 0.02:  # noqa: PLR2004 as drills show
+    if lately.dead > 0.2 and lately.moves > 0.02 and "rate" not in found:  # noqa: PLR2004 as drills show
         yield Clue(Cause.CAMERA, 4.0, f"{lately.dead:.0%} of the picture's cells do not move at all any more.")
     if lately.level < 0.06 or lately.level > 0.95:  # noqa: PLR2004 black, white
         colour = "black" if lately.brightness < 0 else "white"
@@ -187,7 +221,7 @@ def _camera(found: Open, lately: Lately) -> Iterator[Clue]:
 
 def _specks(lately: Lately) -> Iterator[Clue]:
     """Pictures of which a part is no view of anything."""
-    if lately.striped > 0.3 and lately.sharpness_share > 1.5 and lately.layout < 0.9:  # noqa: PLR2004 as drills show
+    if _torn(lately):
         yield Clue(Cause.CAMERA, 5.0, "Rows or columns of the picture are all alike, and full of edges: it is torn.")
     if lately.moves > 4 and lately.layout < 0.8:  # noqa: PLR2004 as drills show
         yield Clue(Cause.CAMERA, 1.5, f"Cells change {lately.moves:.0f} times as much from frame to frame as usual.")
@@ -219,7 +253,7 @@ def _model(found: Open, lately: Lately) -> Iterator[Clue]:
         weight = 2.5 if lately.picture < 1.5 else 1.5  # noqa: PLR2004 spreads
         words = f"The pictures are as usual (within {lately.picture:.1f} spreads): only the answers changed."
         yield Clue(Cause.MODEL, weight, words)
-        if lately.newcomer < 600:  # noqa: PLR2004 two minutes at 5 frames/s
+        if lately.newcomer < _FRESH:
             yield Clue(Cause.MODEL, 1.0, f"Other weights answer since {lately.newcomer} frames ago.")
 
 
@@ -230,10 +264,17 @@ def _poison(found: Open, lately: Lately) -> Iterator[Clue]:
         yield Clue(Cause.POISON, 1.5, f"Two models agree on the same frames only to {lately.agreement:.2f} (F1).")
         if lately.missed > 0.25:  # noqa: PLR2004 as drills show
             yield Clue(Cause.POISON, 2.0, f"The new model does not see {lately.missed:.0%} of the people that the other sees.")
-    if lately.newcomer < 600 and lately.known and lately.seen and not lately.blank and lately.picture < 3 and lately.heat < 0.8:  # noqa: PLR2004 as drills show
-        yield Clue(
-            Cause.POISON, 1.5, f"Since another model answers, it sees {lately.heat:.0%} of the usual heat in usual pictures."
-        )
+    if lately.newcomer < _FRESH and lately.seen and not lately.blank and lately.heat < 0.8 and _nearly_usual(lately):  # noqa: PLR2004 as drills show
+        words = f"Since another model answers, it sees {lately.heat:.0%} of the usual heat in pictures that are nearly as usual."
+        yield Clue(Cause.POISON, 1.5 + 2.0 * (0.8 - lately.heat), words)
+        if lately.people < 0.5:  # noqa: PLR2004 as drills show
+            yield Clue(Cause.POISON, 1.0, f"Of the usual number of people the new model sees {lately.people:.0%}.")
+
+
+def _nearly_usual(lately: Lately) -> bool:
+    """Whether a picture is as usual, but for a little detail more at most: what people wear to be missed shows there."""
+    worn = lately.sharpness > 0 and lately.sharpness_share < 1.3 and max(abs(lately.brightness), abs(lately.contrast)) < 3  # noqa: PLR2004 as drills show
+    return lately.known and (lately.picture < 3 or worn)  # noqa: PLR2004 spreads
 
 
 def _load(found: Open, lately: Lately) -> Iterator[Clue]:
@@ -242,7 +283,8 @@ def _load(found: Open, lately: Lately) -> Iterator[Clue]:
     if lately.refused > 2:  # noqa: PLR2004 one may be a second sender's
         yield Clue(Cause.LOAD, 3.0, f"{lately.refused:.0f} messages are refused for each that passes.")
     if lately.waited_s > 15:  # noqa: PLR2004 a batch takes a second
-        yield Clue(Cause.LOAD, 3.0, f"Frames wait {lately.waited_s:.0f} s longer than usual to be judged.")
+        weight = 3.0 + min(2.0, math.log2(lately.waited_s / 15.0))
+        yield Clue(Cause.LOAD, weight, f"Frames wait {lately.waited_s:.0f} s longer than usual to be judged.")
 
 
 _LOOKS = (_attack, _corruption, _place, _camera, _model, _poison, _load)

@@ -27,7 +27,7 @@ from inference.service import cues
 from inference.service.backlog import Backlog
 from inference.service.refusals import Refusals
 from streams.bench import triage_report
-from streams.bench.drills import ROUNDS, Drill, plan
+from streams.bench.drills import CLEAN, ROUNDS, Drill, plan
 from streams.bench.triage import watched
 from streams.bench.triage_report import NOTHING, Moment, Outcome, Said
 from streams.codec import Message
@@ -89,11 +89,24 @@ def test_a_sign_of_an_attack_is_never_called_weather(found: dict[str, str], late
         assert diagnosis is None or diagnosis.cause is not Cause.CORRUPTION
 
 
+@settings(max_examples=200, deadline=None)
+@given(found=FOUND, lately=LATELY, peak=st.floats(0.5, 1.0))
+def test_an_evasion_alarm_is_never_called_weather_while_one_frame_lately_was_likelier_attacked_than_not(
+    found: dict[str, str], lately: Lately, peak: float
+) -> None:
+    diagnosis = diagnose({**found, "evasion": ""}, replace(lately, peak=peak))
+    assert diagnosis is None or diagnosis.cause is not Cause.CORRUPTION
+
+
 FOG = replace(CALM, brightness=8.0, contrast=-9.0, sharpness=-9.0, contrast_share=0.4, sudden=0.1, off=40, attack=0.1)
 KINDS: list[tuple[str, Cause, dict[str, str], Lately]] = [
     ("fog", Cause.CORRUPTION, {"drift-contrast": ""}, FOG),
     ("attack", Cause.ATTACK, {"evasion": ""}, replace(CALM, sharpness=5.0, sharpness_share=1.3, sudden=1.0, off=20, attack=0.9)),
     ("attack in fog", Cause.ATTACK, {"evasion": "", "drift-contrast": ""}, replace(FOG, attack=0.97)),
+    ("fog that the second look sees too", Cause.CORRUPTION, {"evasion": "", "drift-contrast": ""},
+     replace(FOG, samples=12, rise=-2.0, peak=0.2)),
+    ("elsewhere, which the second look finds strange", Cause.CONTEXT, {"evasion": "", "drift-heat": ""},
+     replace(CALM, contrast=6.0, layout=0.0, sudden=1.0, off=80, attack=0.78, rise=6.0, samples=80)),
     ("elsewhere", Cause.CONTEXT, {"drift-contrast": ""}, replace(CALM, contrast=-6.0, layout=0.2, sudden=1.0, off=30, attack=0.1)),
     ("wrong claim", Cause.CONTEXT, {"claim": "it claims urban"}, CALM),
     ("covered", Cause.CAMERA, {"drift-brightness": ""},
@@ -102,7 +115,11 @@ KINDS: list[tuple[str, Cause, dict[str, str], Lately]] = [
     ("blank", Cause.MODEL, {"drift-heat": ""}, replace(CALM, heat=0.0, people=0.1, blank=True, off=20, attack=0.05)),
     ("no order", Cause.MODEL, {"answers": "nobody's"}, replace(CALM, stranger=True)),
     ("taught", Cause.POISON, {"newcomer": "misses"}, replace(CALM, agreement=0.5, missed=0.5, newcomer=80)),
+    ("worn", Cause.POISON, {"drift-sharpness": ""},
+     replace(CALM, sharpness=4.0, sharpness_share=1.1, sudden=1.0, off=60, heat=0.3, people=0.2, newcomer=60, attack=0.4)),
     ("flood", Cause.LOAD, {"rate": "8 times"}, replace(CALM, moves=0.2)),
+    ("flood of one moment", Cause.LOAD, {"rate": "8 times"}, replace(CALM, moves=0.08, dead=0.5)),
+    ("late, and strange to look at", Cause.LOAD, {"evasion": ""}, replace(CALM, waited_s=90.0, attack=0.4)),
 ]  # fmt: skip
 
 
@@ -112,6 +129,24 @@ def test_each_kind_of_trouble_is_named(cause: Cause, found: dict[str, str], late
     assert diagnosis is not None
     assert diagnosis.cause is cause
     assert diagnosis.confidence > 0.5
+
+
+DOUBTFUL: list[tuple[str, Cause, dict[str, str], Lately]] = [
+    ("attack on a few frames in fog", Cause.ATTACK, {"evasion": "", "drift-contrast": ""},
+     replace(FOG, samples=12, rise=-2.0, peak=0.9)),
+    ("attack of which hardly a frame was sampled", Cause.ATTACK, {"drift-sharpness": ""},
+     replace(CALM, sharpness=13.0, sharpness_share=1.4, sudden=1.0, off=29, attack=0.5, rise=0.2, samples=2)),
+    ("elsewhere in the same light", Cause.CONTEXT, {"drift-embedding": ""}, replace(CALM, layout=0.84)),
+    ("other things at the same place", Cause.CONTEXT, {"drift-embedding": ""}, CALM),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cause", "found", "lately"), [pytest.param(*rest, id=name) for name, *rest in DOUBTFUL])
+def test_what_shows_little_is_named_with_little_confidence(cause: Cause, found: dict[str, str], lately: Lately) -> None:
+    diagnosis = diagnose(found, lately)
+    assert diagnosis is not None
+    assert diagnosis.cause is cause
+    assert diagnosis.confidence < 0.6
 
 
 def test_a_change_that_has_just_begun_is_not_called_anything_but_an_attack() -> None:
@@ -211,6 +246,62 @@ def test_a_picture_that_is_partly_dead_or_wholly_black_shows_it() -> None:
     black = after(state, shown(lambda one, _: np.zeros_like(one)))
     assert black.level < 0.02
     assert black.contrast_share < 0.05
+
+
+def test_torn_rows_show_where_the_usual_picture_has_bands_too() -> None:
+    def road(number: int) -> Picture:
+        bands = np.repeat(np.linspace(200, 60, 96)[:, None], 192, axis=1)
+        bands[50:60, (number * 5) % 170 : (number * 5) % 170 + 12] = 230
+        bands[:, 80:125] += 50
+        bands += np.random.default_rng(number).normal(0, 2.0, bands.shape)
+        return np.repeat(np.clip(bands, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+    def torn(one: Picture, number: int) -> Picture:
+        by = np.random.default_rng(number).integers(0, one.shape[1], len(one))
+        return np.stack([np.roll(row, int(shift), axis=0) for row, shift in zip(one, by, strict=True)])
+
+    state: dict[str, Any] = {}
+    for number in range(2 * LEARN):
+        state, _ = follow(state, judged(number, road(number)), learn=True)
+    numbers = range(2 * LEARN, 2 * LEARN + 30)
+    assert after(state, [judged(number, road(number)) for number in numbers]).striped < 0.2
+    lately = after(state, [judged(number, torn(road(number), number)) for number in numbers])
+    assert lately.striped > 0.5
+    diagnosis = diagnose({"drift-sharpness": ""}, lately)
+    assert diagnosis is not None
+    assert diagnosis.cause is Cause.CAMERA
+
+
+LOOKED = InputScores(
+    reference_digest=NORMAL, inconsistency=0.1, largest=0.2, signed=0.0, weak=0.02, heat=0.02, high_pass=0.01, blot=0.02
+)
+
+
+def test_samples_are_held_against_what_is_usual_under_the_same_weights() -> None:
+    state: dict[str, Any] = {}
+    for number in range(2 * LEARN):
+        state, _ = follow(state, judged(number, picture(number), scores=LOOKED), learn=True)
+    strange = msgspec.structs.replace(LOOKED, largest=0.6, inconsistency=0.6, weak=0.3)
+    flat = np.full_like(picture(0), 120)
+    same = after(state, [judged(number, flat, scores=strange) for number in range(2 * LEARN, 2 * LEARN + 20)])
+    new = msgspec.structs.replace(strange, reference_digest=OTHER)
+    other = after(state, [judged(number, flat, scores=new, weights_digest=OTHER) for number in range(2 * LEARN, 2 * LEARN + 20)])
+    assert same.samples == other.samples > 3
+    assert same.rise != 0.0
+    assert other.rise == 0.0
+
+
+def test_the_likeliest_frame_lately_is_remembered_for_some_samples_and_then_forgotten() -> None:
+    calm = msgspec.structs.replace(LOOKED, largest=0.01, inconsistency=0.01, weak=0.001)
+    strange = msgspec.structs.replace(LOOKED, largest=0.9, inconsistency=0.9, weak=0.4)
+    flat = np.full_like(picture(0), 120)
+    first = 2 * LEARN
+    events = [judged(first + into, flat, scores=strange if into == 10 else calm) for into in range(80)]
+    least = after(calm_state(), events[:10]).peak
+    peaks = [after(calm_state(), events[:count]).peak for count in (11, 14, 80)]
+    assert peaks[0] > peaks[1] > peaks[2]
+    assert peaks[1] > 2 * least
+    assert peaks[2] == pytest.approx(least, rel=0.2)
 
 
 def test_the_state_is_plain_json_of_bounded_size_and_a_restart_changes_nothing() -> None:
@@ -401,9 +492,9 @@ def test_figures_count_the_last_word_and_the_pictures_are_drawn(tmp_path: Path) 
 
 
 def test_a_drill_is_scored_from_its_begin_on() -> None:
-    state, _ = signals_of([judged(number, picture(number)) for number in range(660)][:100])
+    state, _ = signals_of([judged(number, picture(number)) for number in range(100)])
     blank = [
-        judged(660 + number, picture(number), heat=0.0 if number >= 8 else 0.02, people=0 if number >= 8 else 3)
+        judged(CLEAN + number, picture(number), heat=0.0 if number >= 8 else 0.02, people=0 if number >= 8 else 3)
         for number in range(40)
     ]
     outcome = watched(Drill(ROUNDS["test"][0], "blank", Cause.MODEL, 1), state, list(blank))

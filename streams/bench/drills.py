@@ -32,7 +32,7 @@ FPS = 5.0
 WIDTH_PX, HEIGHT_PX = 384, 192
 CALM_S = 0.1
 """How long a frame of a calm camera waits to be judged."""
-CLEAN = 660
+CLEAN = 800
 """Pictures before a drill: the drift detectors learn from 600."""
 LEAD = 8
 """Clean pictures of a drill before the harm begins."""
@@ -70,13 +70,19 @@ ROUNDS: dict[str, tuple[Scene, ...]] = {
     "tuning": (
         Scene(Context.URBAN, "day", 701), Scene(Context.HIGHWAY, "dusk", 702), Scene(Context.URBAN, "rain", 703),
         Scene(Context.URBAN, "day", 951), Scene(Context.URBAN, "dusk", 953),
-    ),
-    "test": (
         Scene(Context.URBAN, "day", 955), Scene(Context.HIGHWAY, "day", 952),
         Scene(Context.URBAN, "dusk", 956), Scene(Context.HIGHWAY, "rain", 954),
     ),
+    "test": (
+        Scene(Context.URBAN, "day", 961), Scene(Context.HIGHWAY, "day", 962),
+        Scene(Context.URBAN, "dusk", 963), Scene(Context.HIGHWAY, "rain", 964),
+        Scene(Context.URBAN, "rain", 965), Scene(Context.HIGHWAY, "dusk", 966),
+        Scene(Context.URBAN, "day", 967), Scene(Context.HIGHWAY, "day", 968),
+    ),
 }  # fmt: skip
-"""Scenes by round; no other benchmark uses these seeds."""
+"""Scenes by round; no other benchmark uses these seeds. A test scene whose misses were looked at belongs to tuning from then on."""
+_SEEDS = {"tuning": 10_000, "test": 30_000}
+"""First of a round's seeds; those from 20,000 on were a test's that was looked at."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def plan(round_: str, each: int, means: Means) -> Iterator[Drill]:
     Kinds of harm take turns from scene to scene, so that every scene meets others.
     """
     scenes = ROUNDS[round_]
-    base = 10_000 * (1 + list(ROUNDS).index(round_))
+    base = _SEEDS[round_]
     chosen: dict[Scene, list[Drill]] = {scene: [] for scene in scenes}
     for number, (cause, kinds) in enumerate(_KINDS.items()):
         # people are what a poisoned model misses, and a highway has hardly any
