@@ -55,7 +55,7 @@ def alike(a: Cells, b: Cells) -> float:
 def _left(cells: Cells) -> Cells:
     """What the means of rows and columns do not explain."""
     grid = cells.reshape(_SIDE, _SIDE)
-    return (grid - grid.mean(axis=0) - grid.mean(axis=1, keepdims=True) + grid.mean()).ravel()
+    return np.asarray(grid - grid.mean(axis=0) - grid.mean(axis=1, keepdims=True) + grid.mean(), np.float32).ravel()
 
 
 def striped(cells: Cells) -> float:
