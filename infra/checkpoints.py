@@ -91,6 +91,12 @@ def _note_key_id(key: Ed25519PublicKey) -> bytes:
     return hashlib.sha256(_origin(key).encode() + b"\n" + _ED25519 + raw).digest()[:4]
 
 
+def verifier_key(key: Ed25519PublicKey) -> str:
+    """The public key as other tools of signed notes want it: the log's name, the key's id (hex), type and key (base64)."""
+    raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return f"{_origin(key)}+{_note_key_id(key).hex()}+{base64.b64encode(_ED25519 + raw).decode()}"
+
+
 def write_note(key: Ed25519PrivateKey, checkpoint: Checkpoint) -> bytes:
     """The signed note; the same checkpoint gives the same bytes."""
     public = key.public_key()

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from infra.checkpoints import Checkpoint, kept_notes, public_key_file, read_note, read_public_key
+from infra.checkpoints import Checkpoint, kept_notes, public_key_file, read_note, read_public_key, verifier_key
 from infra.db import reading
 from infra.files import write_new
 from infra.proofs import LARGEST_BYTES, Consistency, Inclusion, read_proof, write_proof
@@ -258,7 +258,9 @@ def prove(
         typer.echo(text.decode(), nl=False)
     else:
         write_new(out, [text], 0o644)
-        typer.echo(f"{out}: check it anywhere with `kerbwatch audit verify --proof {out} --key {public_key_file(settings).name}`")
+        old = "" if since is None else f" --checkpoints {since}.note"
+        key = public_key_file(settings).name
+        typer.echo(f"{out}: check it anywhere with `kerbwatch audit verify --proof {out}{old} --key {key}`")
 
 
 @app.command()
@@ -267,10 +269,13 @@ def checkpoint(as_json: AsJson = False) -> None:
     settings = read_settings()
     with opened(settings) as sessions, reading(sessions) as session:
         found, path = auditing.checkpoint(session, settings)
+    public = verifier_key(read_public_key(public_key_file(settings)))
     if as_json:
-        print_json({"size": found.size, "root": found.root.hex(), "path": str(path), "agreed": found.checkpoints})
+        root = found.root.hex()
+        print_json({"size": found.size, "root": root, "path": str(path), "agreed": found.checkpoints, "verifier_key": public})
         return
     typer.echo(f"{found.size} entries hold, as do {found.checkpoints} checkpoints; signed in {path}")
+    typer.echo(f"key for other tools that read C2SP notes: {public}", err=True)
     typer.echo("copy that file to where nobody of this machine can write: it is what later changes are proven by", err=True)
 
 

@@ -5,16 +5,18 @@ import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete
 from typer.testing import CliRunner, Result
 
-from infra.checkpoints import kept_notes, public_key_file
+from infra.checkpoints import kept_notes, public_key_file, verifier_key
 from infra.db import Sessions, reading, writing
 from infra.keys import make_person_key, person_key_file, read_person_key
 from infra.merkle import Tree, consistent, leaf_hash, root_around
@@ -163,6 +165,19 @@ def test_a_proof_reads_as_it_was_written_and_in_no_other_bytes(
         except BadInput:
             continue
         assert other != proof
+
+
+def test_proofs_and_keys_are_written_as_the_standards_say() -> None:
+    """The structures of c2sp.org/tlog-proof, c2sp.org/tlog-witness and c2sp.org/signed-note, line by line."""
+    one = base64.b64encode(LEAVES[1]).decode()
+    assert write_proof(Inclusion(b"entry", 7, (LEAVES[1],), b"note\n")).decode() == (
+        f"c2sp.org/tlog-proof@v1\nextra ZW50cnk=\nindex 7\n{one}\n\nnote\n"
+    )
+    assert write_proof(Consistency(7, (LEAVES[1],), b"note\n")).decode() == f"old 7\n{one}\n\nnote\n"
+    public = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
+    name, key_hash, key = verifier_key(public).split("+", 2)
+    coded = b"\x01" + public.public_bytes_raw()
+    assert (key, key_hash) == (base64.b64encode(coded).decode(), sha256(name.encode() + b"\n" + coded).hexdigest()[:8])
 
 
 def test_a_log_that_holds_is_said_to_with_figures(here: Settings, sessions: Sessions) -> None:
