@@ -36,6 +36,11 @@ class Chosen:
     frames: tuple[QuarantinedFrame, ...]
 
     @property
+    def count(self) -> int:
+        """How many."""
+        return len(self.frames)
+
+    @property
     def target(self) -> str:
         """The incident and the content address of the frames' ids."""
         return f"{self.incident_id}/{event_id('frames', *(row.frame_id for row in self.frames))}"

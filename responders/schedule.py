@@ -65,7 +65,7 @@ JOBS = (
     Job("backup", "15 2 * * *", "back the database up, and restore the copy to see that it can be", 3600),
     Job("retention", "15 3 * * *", "let go of old frames and records; never of what an open incident needs", 3600),
     Job("golden", "30 4 * * *", "prove the golden set and ask the serving models about it", 3600),
-    Job("reminders", "0 7 * * mon-fri", "say which incidents and frames still wait for somebody's review"),
+    Job("reminders", "0 7 * * mon-fri", "say which incidents, frames and training samples still wait for somebody's review"),
     Job("drill", "0 5 1 * *", "play one scored drill, another each month, on a stack of its own", 2400, nice=0),
 )
 """Everything that is done regularly, most frequent first. A drill is timed: behind all others it would measure the queue."""

@@ -15,10 +15,10 @@ from infra.cli import keys_app, mount
 from infra.log import set_up_logs
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
-from responders import audit_cli, keys_cli, people_cli, quarantine_cli, rollout_cli
+from responders import audit_cli, keys_cli, people_cli, rollout_cli
 from responders.notify.cli import app as notify
 from responders.playbooks_cli import app as playbooks
-from streams import chaos, dlq, models, naming, quarantine_show, schedule
+from streams import chaos, dlq, models, naming, quarantine_cli, quarantine_show, schedule
 from streams.baselines import baselines
 from streams.bench import stream as bench
 from streams.bench.protection import protection, sanitise

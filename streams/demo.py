@@ -121,7 +121,7 @@ def demo_home(settings: Settings, console: Console) -> Settings:
     settings = settings.model_copy(update={"home": home, "database_url": None, "key_file": None})
     if (home / policy.DEMO_MARK).exists():
         stack.stop(settings)
-        for name in ("kafka", "faust", "quarantine", "logs", "cameras", "golden", "checkpoints"):
+        for name in ("kafka", "faust", "quarantine", "held", "logs", "cameras", "golden", "checkpoints"):
             shutil.rmtree(home / name, ignore_errors=True)
         for path in home.glob("kerbwatch.db*"):
             path.unlink()

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import msgspec
 from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
 
+from inference.lifecycle import held
 from infra.backup import back_up
 from infra.db import Sessions, reading, writing
 from infra.files import write_whole
@@ -103,7 +105,7 @@ def backup(run: Run) -> Said:
 
 
 def retention(run: Run) -> Said:
-    """Destroy quarantined frames and drop records of frames that are too old; cameras with an open incident are left alone."""
+    """Destroy what is too old in quarantine, drop old records of frames; what an open incident is about is left alone."""
     with writing(run.sessions) as session:
         watched = set(session.scalars(select(IncidentRow.camera_id).where(IncidentRow.state != State.CLOSED)))
         limit = run.now - timedelta(days=run.settings.quarantine_days)
@@ -121,7 +123,17 @@ def retention(run: Run) -> Said:
             why = f"{count} frames destroyed, older than {run.settings.quarantine_days} days"
             id_ = event_id("retention", incident, run.now.isoformat())
             outbox.post_audit(session, id_, ACTOR, "quarantine.expire", target=incident, why=why, now=run.now)
-    return Said(f"{len(old)} quarantined frames destroyed, {_forget(run, watched)} records of frames dropped")
+        samples = held.expire_held(run.settings, limit, set(_open_incidents(session)), ACTOR, run.now)
+        if samples:
+            why = f"{samples} training samples destroyed, older than {run.settings.quarantine_days} days"
+            id_ = event_id("retention", "samples", run.now.isoformat())
+            outbox.post_audit(session, id_, ACTOR, "quarantine.expire", target="training samples", why=why, now=run.now)
+    what = f"{len(old)} quarantined frames and {samples} training samples destroyed"
+    return Said(f"{what}, {_forget(run, watched)} records of frames dropped")
+
+
+def _open_incidents(session: Session) -> Sequence[str]:
+    return session.scalars(select(IncidentRow.id).where(IncidentRow.state != State.CLOSED)).all()
 
 
 def _forget(run: Run, watched: set[str]) -> int:
@@ -196,7 +208,8 @@ def _audits(path: Path) -> list[Audited]:
 
 
 def reminders(run: Run) -> Said:
-    """Which closed incidents nobody has written about since, and which frames wait for a review."""
+    """Which closed incidents nobody has written about since, and which frames and training samples wait for a review."""
+    waiting = [one for one in held.held(run.settings) if one.standing is held.Standing.SEALED and one.held_at < run.now - _WAITING]
     with reading(run.sessions) as session:
         words = select(TimelineRow.incident_id).where(TimelineRow.action == "note", TimelineRow.actor != RESPONDER)
         since = words.where(TimelineRow.incident_id == IncidentRow.id, TimelineRow.time >= IncidentRow.closed_at)
@@ -219,6 +232,8 @@ def reminders(run: Run) -> Said:
         )
     if frames:
         parts.append(f"{frames} frames have waited in quarantine for {_WAITING.days} days: `kerbwatch quarantine list`")
+    if waiting:
+        parts.append(f"{len(waiting)} training samples have waited for {_WAITING.days} days: `kerbwatch quarantine list`")
     return Said("; ".join(parts) or "nothing waits", waits="; ".join(parts))
 
 

@@ -15,6 +15,7 @@ import typer
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from inference.lifecycle.held import find_held
 from inference.service.intake import decode_picture
 from infra.db import reading
 from infra.files import write_whole
@@ -25,10 +26,11 @@ from responders.access import Deed
 from responders.cli import AsJson, print_json
 from responders.login import Actor, Code, logged_in
 from responders.quarantine import Place, SealedFrame, Standing, open_frame
-from responders.quarantine_cli import complete_frame
+from streams import held_review
 from streams.errors import KerbwatchError
 from streams.events import Frame
 from streams.frame_log import read_frames
+from streams.quarantine_cli import complete_frame
 
 _NEAR = 200
 """A neighbour lies within so many frames, or it shows another scene."""
@@ -54,15 +56,23 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 def show(
     frame: Annotated[
         str,
-        typer.Argument(help="The frame's id, the beginning of it, or CAMERA:EPOCH:SEQUENCE.", autocompletion=complete_frame),
+        typer.Argument(
+            help="The frame's or training sample's id, the beginning of it, or CAMERA:EPOCH:SEQUENCE.",
+            autocompletion=complete_frame,
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="The PNG to be written; CAMERA-EPOCH-SEQUENCE.png here if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG to be written; named after what it shows, here, if not given.")] = None,
     actor: Actor = None,
     code: Code = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a set-aside frame with boxes and its difference to a clean one. Example: kerbwatch quarantine show gate-1:17000:42."""
     with logged_in(actor, code) as login:
+        sample = find_held(login.settings, frame)
+        if sample is not None:
+            login.does(Deed.OPEN, sample.id, "looks at the picture")
+            _tell_sample(held_review.drawn(login.settings, sample, out or Path(f"sample-{sample.id[:12]}.png")), as_json=as_json)
+            return
         with reading(login.sessions) as session:
             row = review.find_frame(session, frame)
         login.does(Deed.OPEN, row.frame_id, "looks at the picture")
@@ -82,6 +92,16 @@ def show(
     else:
         typer.echo(f"differs by {told.mean_difference:.1f} of 255 levels from frame {told.neighbour}, on average")
     typer.echo(f"written: {path}")
+
+
+def _tell_sample(told: held_review.ShownSample, *, as_json: bool) -> None:
+    if as_json:
+        print_json(told)
+        return
+    typer.echo(f"sample {told.pool}/{told.name}, {told.people} people labelled; held back because:")
+    for one in sorted(told.findings, key=lambda finding: -finding.score):
+        typer.echo(f"  {one.stage} {one.score:.2f}: {one.reason}{'' if one.label is None else f' (label {one.label})'}")
+    typer.echo(f"written: {told.picture}")
 
 
 def drawn(row: QuarantinedFrame, sealed: SealedFrame, beside: tuple[Frame, bytes] | None, path: Path) -> Shown:

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from inference.lifecycle.collect import Budget, LivePicture, Plan
+from inference.lifecycle.collect import Budget, LivePicture, Plan, Vetting
 from inference.lifecycle.retrain import candidate, gated
 from inference.provenance.registry import registry_of
 from inference.service.intake import decode_picture
@@ -43,6 +43,7 @@ from streams import policy
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Mode
 from streams.frame_log import read_frames
+from streams.poisoned import bring
 
 _LOWEST = 19
 _THREADS = 1
@@ -150,8 +151,15 @@ def _run(settings: Settings, sessions: Sessions, report: _Reporter, asked: Rollo
         set_aside=set_aside,
         requested_by=asked.requested_by,
     )
+
+    def tell(vetting: Vetting) -> None:
+        incident = bring(settings, report.rollouts.store, asked.id, asked.context, vetting, now=datetime.now(UTC))
+        what = f"{len(vetting.refused)} of {vetting.offered} pictures held back by vetting: `kerbwatch quarantine list`"
+        opened_ = f"; that is more than usual: incident {incident[:8]}" if incident else ""
+        typer.echo(what + opened_, err=True)
+
     try:
-        digest = candidate(plan, settings, registry, folder, threads=_THREADS, report=report)
+        digest = candidate(plan, settings, registry, folder, threads=_THREADS, report=report, tell=tell)
         report.tell(Staged(datetime.now(UTC), digest))
         passed, why = gated(plan, settings, registry, digest, report, policy.accepted(settings)[-1 if asked.short else 0])
         return report.tell(Gated(datetime.now(UTC), digest, passed, why))

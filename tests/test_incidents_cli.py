@@ -17,13 +17,13 @@ from responders import desk, playbooks
 from responders.cli import complete_incident
 from responders.incident import Verb
 from responders.incidents_cli import app
-from responders.quarantine_cli import app as quarantine_app
 from responders.roles import Role
 from responders.store import Store
 from responders.watch_cli import follow
 from streams import codec
 from streams.errors import BadInput, Unavailable
 from streams.events import AuditEntry, Context, Kind, ModelState, Phase
+from streams.quarantine_cli import app as quarantine_app
 from streams.topics import AUDIT, MODEL_STATE
 
 pytest_plugins = ["databases"]

@@ -30,7 +30,6 @@ from responders.contact_sheet import difference
 from responders.incident import Act, Resolution, Verb
 from responders.keeping import record_judged
 from responders.quarantine import Place, SealedFrame, Standing, kept_out, open_frame, set_aside
-from responders.quarantine_cli import complete_frame
 from responders.roles import Role
 from responders.store import Store
 from streams import codec, topics
@@ -38,6 +37,7 @@ from streams.command_line import app
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Box, Context, Detections, Frame, ModelState, Phase, QuarantineOrder, Window, event_id
 from streams.frame_log import read_detections
+from streams.quarantine_cli import complete_frame
 from streams.quarantine_show import drawn
 from streams.topics import AUDIT, DETECTIONS, MODEL_STATE
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from inference.lifecycle import collect, golden, retrain
-from inference.lifecycle.collect import Budget, LivePicture, Plan, agreed, labelled
+from inference.lifecycle.collect import Budget, LivePicture, Plan, Vetting, agreed, labelled
 from inference.provenance.manifest import PoolSource, manifest_of
 from inference.provenance.registry import Registry, registry_of, shipped
 from inference.service.serving import load
@@ -90,6 +90,7 @@ def test_a_run_that_was_killed_goes_on_and_leaves_a_signed_candidate_with_its_li
     registry = registry_of(settings)
     wanted = plan(registry, live, frozenset({live[0].digest}))
     steps: list[int] = []
+    heard: list[Vetting] = []
 
     def killed(step: str, done: int, _of: int, _left_s: float) -> None:
         if step.startswith("training"):
@@ -98,13 +99,17 @@ def test_a_run_that_was_killed_goes_on_and_leaves_a_signed_candidate_with_its_li
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=killed)
+        retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=killed, tell=heard.append)
 
     def told(step: str, done: int, _of: int, _left_s: float) -> None:
         if step.startswith("training"):
             steps.append(done)
 
-    digest = retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=told)
+    digest = retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=told, tell=heard.append)
+    assert len(heard) == 2  # before each life's first step, and the same
+    assert heard[0].findings == heard[1].findings
+    assert heard[0].offered == len(live) - 1 + len(Weather)
+    assert {one.name for one in heard[0].refused} == {one.name for one in heard[0].findings}
     assert steps == [1, 2, 2, 3]  # the checkpoint after the first step is the last that was written
     registry.verify(digest)
     card, lineage = registry.card(digest), registry.lineage(digest)
@@ -114,7 +119,7 @@ def test_a_run_that_was_killed_goes_on_and_leaves_a_signed_candidate_with_its_li
     gold, fresh = lineage.materials
     assert gold.samples >= 0.1 * (gold.samples + fresh.samples)
     assert digest not in {wanted.normal_digest, wanted.safe_digest}
-    again = retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=quiet)
+    again = retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=quiet, tell=quiet)
     assert again == digest
 
 
@@ -132,7 +137,7 @@ def test_without_golden_data_nothing_is_trained(tmp_path: Path, live: tuple[Live
     model_key(settings)
     registry = registry_of(settings)
     with pytest.raises(Unavailable, match="golden"):
-        retrain.candidate(plan(registry, live), settings, registry, tmp_path / "run", threads=1, report=quiet)
+        retrain.candidate(plan(registry, live), settings, registry, tmp_path / "run", threads=1, report=quiet, tell=quiet)
 
 
 def box(x: float, score: float = 0.9) -> Box:

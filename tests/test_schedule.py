@@ -11,11 +11,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from incident_events import NOON, NORMAL, SAFE, act, at, status
 from incident_events import signal as finding
 from typer.testing import CliRunner
 
+from inference.lifecycle.findings import Finding, Stage
+from inference.lifecycle.held import Standing, held, hold, id_of, open_held, reviewed, settle_held
+from inference.training.samples import Sample
 from infra import supervise
 from infra.checkpoints import kept_notes
 from infra.db import Sessions, reading, writing
@@ -204,13 +208,44 @@ def test_retention_destroys_what_is_old_but_nothing_of_a_camera_with_an_open_inc
             session.add(quarantined(name, camera, moment))
             session.add(judged(name, camera, moment))
     said = jobs.carry_out("retention", Run(database, sessions, NOON))
-    assert said.text == "1 quarantined frames destroyed, 1 records of frames dropped"
+    assert said.text == "1 quarantined frames and 0 training samples destroyed, 1 records of frames dropped"
     assert {path.stem for path in (database.home / "quarantine").glob("*.sealed")} == {"open-2024", "calm-2026"}
     with reading(sessions) as session:
         gone = session.get_one(QuarantinedFrame, "calm-2024")
         assert (gone.state, gone.sealed_key, gone.reviewed_by) == ("discarded", None, "schedule")
         assert {row.frame_id for row in session.query(JudgedFrame)} == {"open-2024", "calm-2026"}
         assert any(b"quarantine.expire" in row.payload for row in session.query(EffectRow).filter_by(topic="audit"))
+
+
+def test_old_training_samples_are_let_go_and_reminded_of_before_but_not_those_of_an_open_incident(
+    database: Settings, sessions: Sessions
+) -> None:
+    store = Store(sessions, playbooks.load(), 60, 60)
+    store.assign(Context.URBAN, NORMAL, SAFE, at(0))
+    [open_] = store.accept(finding(Phase.RAISED, 10, 14, camera="training-data"), at(3)).incident_ids
+    some = [Sample("drawn", name, np.full((48, 64, 3), 90, np.uint8), ()) for name in ("old", "released", "evidence", "new")]
+    by = {one.name: one for one in some}
+
+    def hold_back(name: str, days: int, incident: str = "") -> None:
+        why = Finding(pool="drawn", name=name, stage=Stage.STATISTICS, reason="dark", score=0.6)
+        hold(database, [by[name]], [why], NOON - timedelta(days=days), incident)
+
+    hold_back("old", 200)
+    hold_back("released", 200)
+    hold_back("evidence", 200, open_)
+    hold_back("new", 8)
+    settle_held(database, [id_of(by["released"])], Standing.RELEASED, "data-1, security-1", NOON)
+    assert "3 training samples have waited for 7 days" in jobs.carry_out("reminders", Run(database, sessions, NOON)).waits
+    said = jobs.carry_out("retention", Run(database, sessions, NOON))
+    assert said.text.startswith("0 quarantined frames and 2 training samples destroyed")
+    assert {one.name: one.standing for one in held(database)} == {
+        "old": Standing.DISCARDED, "released": Standing.RELEASED, "evidence": Standing.SEALED, "new": Standing.SEALED
+    }  # fmt: skip
+    assert reviewed(database, [by["released"]], ()) == (), "what people let go is trained on, though the copy is gone"
+    for name in ("old", "released"):
+        with pytest.raises(Unavailable, match="its picture is gone"):
+            open_held(database, id_of(by[name]))
+    assert "0 training samples destroyed" in jobs.carry_out("retention", Run(database, sessions, NOON)).text
 
 
 def quarantined(name: str, camera: str, moment: datetime) -> QuarantinedFrame:

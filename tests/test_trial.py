@@ -8,9 +8,10 @@ import pytest
 from torch import nn
 
 from inference.lifecycle import trial
+from inference.lifecycle.findings import Stage
 from inference.lifecycle.trial import BOTH, Harm, Material, harmed
 from inference.lifecycle.trial_report import write
-from inference.lifecycle.vetting import Rules, Stage
+from inference.lifecycle.vetting import Rules
 from inference.service.serving import Served, View
 from inference.training.samples import Sample, shaped
 from streams.events import Box

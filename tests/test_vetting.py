@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from inference.attacks.poisoning import flip, trigger
+from inference.lifecycle.findings import Finding, Stage
 from inference.lifecycle.held import held, hold, open_held
 from inference.lifecycle.recurrence import doubles, recurring
 from inference.lifecycle.residuals import overlap
 from inference.lifecycle.traits import reference
 from inference.lifecycle.vetting import (
     Answer,
-    Finding,
     Rules,
-    Stage,
     adversarial,
     agreement,
     ask,

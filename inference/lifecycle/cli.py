@@ -20,7 +20,7 @@ from inference.lifecycle import trial, trial_report
 from inference.lifecycle.exam import make_exam
 from inference.lifecycle.gate import judge_model
 from inference.lifecycle.golden import open_golden
-from inference.lifecycle.held import held, hold
+from inference.lifecycle.held import Standing, held, hold, reviewed
 from inference.lifecycle.rules import FULL, QUICK, name_of
 from inference.lifecycle.vetting import Rules, ask, known, vet
 from inference.measure.artefacts import machine
@@ -128,7 +128,7 @@ def vet_command(as_json: AsJson = False) -> None:
     every = [*golden_set.samples, *samples]
     answers = list(track(ask(served, every), "asking the verified model", len(every), console=Console(stderr=True)))
     trusted = known(golden_set.golden.statistics, golden_set.samples, answers[: len(golden_set.samples)], Rules())
-    findings = vet(samples, answers[len(golden_set.samples) :], trusted, Rules())
+    findings = reviewed(settings, samples, vet(samples, answers[len(golden_set.samples) :], trusted, Rules()))
     new = hold(settings, samples, findings, _now())
     if as_json:
         _json(findings)
@@ -136,22 +136,22 @@ def vet_command(as_json: AsJson = False) -> None:
         for one in findings:
             typer.echo(f"{one.pool}/{one.name} {one.stage} {one.score:.2f}: {one.reason}")
         number = len({(one.pool, one.name) for one in findings})
-        typer.echo(f"{number} of {len(samples)} samples are held back ({new} new): R4 and R8 decide, see `kerbwatch data held`")
+        typer.echo(
+            f"{number} of {len(samples)} samples are held back ({new} new): R4 and R8 decide, see `kerbwatch quarantine list`"
+        )
     sys.exit(1 if findings else 0)
 
 
 @data.command("held")
 def held_command(as_json: AsJson = False) -> None:
-    """List the training samples that vetting held back, for review by R4 and R8. Example: kerbwatch data held --json."""
-    listed = held(read_settings())
+    """List the training samples that wait for review, as `kerbwatch quarantine list` does. Example: kerbwatch data held --json."""
+    listed = [one for one in held(read_settings()) if one.standing is Standing.SEALED]
     if as_json:
         _json(listed)
         return
     for one in listed:
-        worst = max(one.findings, key=lambda finding: finding.score)
-        typer.echo(
-            f"{one.id[:12]} {one.pool}/{one.name} {one.held_at:%Y-%m-%d %H:%M} {worst.stage} {worst.score:.2f}: {worst.reason}"
-        )
+        why = f"{one.worst.stage} {one.worst.score:.2f}: {one.worst.reason}"
+        typer.echo(f"{one.id[:12]} {one.pool}/{one.name} {one.held_at:%Y-%m-%d %H:%M} {why}")
     typer.echo(f"{len(listed)} samples held back")
 
 

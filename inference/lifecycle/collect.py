@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from inference.lifecycle.findings import Finding
 from inference.lifecycle.golden import SHARE, open_golden
+from inference.lifecycle.held import reviewed
 from inference.lifecycle.residuals import overlap
 from inference.lifecycle.traits import Reference
-from inference.lifecycle.vetting import Answer, Finding, Rules, ask, fit, known, vet
+from inference.lifecycle.vetting import Answer, Rules, ask, fit, known, vet
 from inference.provenance.lineage import Material
 from inference.provenance.manifest import Manifest, manifest_of
 from inference.provenance.registry import Registry
@@ -33,6 +35,19 @@ from streams.sources.scenery import Weather
 
 Report = Callable[[str, int, int, float], None]
 """Told how far the run is: step, done, of, seconds left."""
+
+
+@dataclass(frozen=True)
+class Vetting:
+    """What came of vetting a run's pictures: how many were looked at, which are held back, and why."""
+
+    offered: int
+    refused: Sequence[Sample]
+    findings: tuple[Finding, ...]
+
+
+Tell = Callable[[Vetting], object]
+"""Told what vetting said before anything is trained on the rest."""
 
 GOLDEN_SHARE = 0.3
 """Of the crops of every batch."""
@@ -92,8 +107,8 @@ class Collected:
     held: tuple[Finding, ...]
 
 
-def collect(plan: Plan, settings: Settings, registry: Registry, *, threads: int, report: Report) -> Collected:
-    """Open, label, draw and vet what the run trains on.
+def collect(plan: Plan, settings: Settings, registry: Registry, *, threads: int, report: Report, tell: Tell) -> Collected:
+    """Open, label, draw and vet what the run trains on. What people released is not held back again (`held.reviewed`).
 
     Raises:
         Unavailable: without a golden set, or without the shared data of a full budget.
@@ -106,10 +121,11 @@ def collect(plan: Plan, settings: Settings, registry: Registry, *, threads: int,
     report("collecting pictures", 0, 1, 0.0)
     live = labelled(plan, safe, normal)
     pools = _drawn(plan) if plan.short else training_pools(settings.shared_data)
-    reviewed = {(one.origin, one.name) for one in golden.samples}
-    fresh = [one for group in (*pools.groups, live) for one in group if (one.origin, one.name) not in reviewed]
-    findings = vetted(fresh, (safe, normal), golden.samples, golden.golden.statistics, report)
-    fit_ones, _ = fit(fresh, findings)
+    known_good = {(one.origin, one.name) for one in golden.samples}
+    fresh = [one for group in (*pools.groups, live) for one in group if (one.origin, one.name) not in known_good]
+    findings = reviewed(settings, fresh, vetted(fresh, (safe, normal), golden.samples, golden.golden.statistics, report))
+    fit_ones, refused = fit(fresh, findings)
+    tell(Vetting(len(fresh), refused, findings))
     total = len(golden.samples) + len(fit_ones)
     if len(golden.samples) < SHARE * total:
         raise BadInput(f"{len(golden.samples)} golden pictures are less than {SHARE:.0%} of {total}: have more of them reviewed")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from inference.lifecycle.collect import Collected, Plan, Report, collect
+from inference.lifecycle.collect import Collected, Plan, Report, Tell, collect
 from inference.lifecycle.exam import make_exam
 from inference.lifecycle.gate import judge_model
 from inference.lifecycle.rules import FULL, GateRules, name_of
@@ -29,7 +29,7 @@ from infra.settings import Settings
 from streams.events import Mode
 
 
-def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, *, threads: int, report: Report) -> str:
+def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, *, threads: int, report: Report, tell: Tell) -> str:
     """Make a candidate, or go on making it, and put it into the registry with card and lineage. Returns its digest.
 
     Args:
@@ -39,6 +39,7 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
         folder: where the run is kept; the same one to go on.
         threads: CPU threads.
         report: called at every step; what it raises ends the run, which can go on later.
+        tell: called with what vetting said, before anything is trained; again where the run goes on after a kill.
 
     Raises:
         Unavailable: without a golden set, or without the shared data of a full budget.
@@ -46,7 +47,7 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
         Tampered: if golden data or a model was changed.
     """
     started = _started(folder)
-    collected = collect(plan, settings, registry, threads=threads, report=report)
+    collected = collect(plan, settings, registry, threads=threads, report=report, tell=tell)
     write_whole(folder / "held.json", msgspec.json.format(msgspec.json.encode(collected.held)))
     training = training_settings(plan, collected.shares)
 

@@ -20,8 +20,9 @@ from torch import nn
 
 from inference.attacks.gradient import fgsm, pgd
 from inference.attacks.poisoning import Poisoned, duplicate, flip, invent, remove, shift, shrink, trigger
+from inference.lifecycle.findings import Finding, Stage
 from inference.lifecycle.traits import reference
-from inference.lifecycle.vetting import Answer, Finding, Known, Rules, Stage, ask, examine, known, returning
+from inference.lifecycle.vetting import Answer, Known, Rules, ask, examine, known, returning
 from inference.service.serving import Served
 from inference.training.pools import HELD_OUT, SPLIT_SEED
 from inference.training.samples import Sample, halved, penn_fudan, split, streets

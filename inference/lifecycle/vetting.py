@@ -12,13 +12,13 @@ label errors by a trusted model after Northcutt et al. 2021 (confident learning)
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.lifecycle.findings import Finding, Stage
 from inference.lifecycle.recurrence import Repeated, doubles, recurring
 from inference.lifecycle.residuals import Limits, Measure, Residual, covered, limits, overlap, residuals, sides
 from inference.lifecycle.traits import Reference, Trait, traits
@@ -33,28 +33,6 @@ _LOW = 0.02  # boxes that score less are not even looked at
 _SAID = 0.1  # boxes that score less say nothing by themselves
 _TOUCHES = 0.1  # overlap from which a label may be that person's, moved
 _REACH = 1 / 3  # a middle moved by a third of a box's sides still finds it (IoU one half)
-
-
-class Stage(StrEnum):
-    """Where a finding was made."""
-
-    STATISTICS = "statistics"
-    AGREEMENT = "agreement"
-    CROSS_VALIDATION = "cross_validation"
-    ADVERSARIAL = "adversarial"
-    DUPLICATE = "duplicate"
-    TRIGGER = "trigger"
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a sample is not trained on. `score` is 0..1, larger is worse; `label` the place of the label it is about, if one is."""
-
-    pool: str
-    name: str
-    stage: Stage
-    reason: str
-    score: float
-    label: int | None = None
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -113,7 +113,8 @@ def judge(scenario: Scenario, stage: Stage, notes: Notes, after: Sequence[str]) 
     mine = [row for row in rows if row.camera_id != witness.camera_id]
     sent = [entry for entry in subject.entries() if entry.attack and entry.camera_time >= notes.began]
     wanted = {*expect.incidents, *expect.any_of}
-    first = next((row for row in mine if row.kind in wanted), None)
+    # Clocks run for what the subject's frames led to; an incident about something else (training data) has no first frame.
+    first = next((row for row in sorted(mine, key=lambda row: row.camera_id != subject.camera_id) if row.kind in wanted), None)
     false = tuple(f"{row.kind} on {row.camera_id}" for row in rows if _unexplained(row, witness, wanted | set(expect.allowed)))
     detect, contain, recover = _clocks(first, sent, notes)
     faults = [f"{kind} was not opened" for kind in expect.incidents if kind not in {row.kind for row in mine}]

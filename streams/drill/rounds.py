@@ -18,6 +18,7 @@ from streams.drill.referee import Notes, Outcome
 from streams.drill.scenario import Do, Scenario, Step
 from streams.drill.staging import Stage
 from streams.errors import KerbwatchError
+from streams.stack import open_store
 
 _LOOK_S = 0.25
 _SETTLE_S = 60.0
@@ -120,7 +121,7 @@ def _do(stage: Stage, scenario: Scenario, step: Step, notes: Notes) -> None:
     if step.do is Do.POISON:
         from streams.drill.poison import batch_refused  # noqa: PLC0415 - torch takes seconds, and only this step needs it
 
-        notes.batch_refused = batch_refused(stage.settings)
+        notes.batch_refused = batch_refused(stage.settings, open_store(stage.settings), datetime.now(UTC))
     else:
         stage.do(step, scenario.context)
 

@@ -45,8 +45,8 @@ class Do(StrEnum):
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One step, `after_s` seconds after the one before it; which of the other keys it needs is in `_NEEDS`.
 
-    `camera` None means the scenario's own. `attack` is a name of `kerbwatch chaos list` or of `staging.PREPARED`; several joined
-    by "+" act one after the other on each picture.
+    `camera` None means the scenario's own; CLOSE takes whatever an incident stands under (`training-data`). `attack` is a name of
+    `kerbwatch chaos list` or of `staging.PREPARED`; several joined by "+" act one after the other on each picture.
     """
 
     do: Do

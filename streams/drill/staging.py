@@ -82,8 +82,10 @@ class Stage:
 
     def do(self, step: Step, context: Context) -> None:
         """One step, but for its `after_s`. Raises what doing it raises; Unavailable if a state that is waited for does not come."""
-        camera = self.camera(step.camera, context)
-        _HANDS[step.do](self, step, camera)
+        if step.do is Do.CLOSE:  # an incident may be about no camera: a worker, training data
+            self.close(step.camera or self.cameras[context].camera_id, str(step.resolution))
+            return
+        _HANDS[step.do](self, step, self.camera(step.camera, context))
 
     def end(self) -> None:
         """Stop the cameras and mend what a drill that broke off left behind."""
@@ -94,10 +96,10 @@ class Stage:
             if (pid := supervise.pid(self.settings, service)) is not None:
                 os.kill(pid, signals.SIGCONT)
 
-    def open_incidents(self, camera: Filmed) -> list[IncidentRow]:
-        """The camera's incidents that are not closed, the newest first."""
+    def open_incidents(self, camera_id: str) -> list[IncidentRow]:
+        """The incidents about a camera, or whatever stands in its place, that are not closed, the newest first."""
         with reading(self.sessions) as session:
-            query = select(IncidentRow).where(IncidentRow.camera_id == camera.camera_id, IncidentRow.state != State.CLOSED)
+            query = select(IncidentRow).where(IncidentRow.camera_id == camera_id, IncidentRow.state != State.CLOSED)
             return list(session.scalars(query.order_by(IncidentRow.opened_at.desc())))
 
     def signal(self, step: Step, number: signals.Signals) -> None:
@@ -111,16 +113,16 @@ class Stage:
     def wait(self, camera: Filmed, state: State, limit_s: float = 30.0) -> None:
         """Return once an incident of the camera is in `state`. Raises Unavailable if none comes there in time."""
         until = time.monotonic() + limit_s
-        while not any(row.state == state for row in self.open_incidents(camera)):
+        while not any(row.state == state for row in self.open_incidents(camera.camera_id)):
             if time.monotonic() > until:
                 raise Unavailable(f"no incident of {camera.camera_id} came to {state} within {limit_s:.0f} s")
             time.sleep(_LOOK_S)
 
-    def close(self, camera: Filmed, resolution: str) -> None:
-        """Close the camera's newest incident as a person would. Raises Unavailable if there is none, or the command fails."""
-        rows = self.open_incidents(camera)
+    def close(self, camera_id: str, resolution: str) -> None:
+        """Close its newest incident as a person would. Raises Unavailable if there is none, or the command fails."""
+        rows = self.open_incidents(camera_id)
         if not rows:
-            raise Unavailable(f"{camera.camera_id} has no open incident that a human could close")
+            raise Unavailable(f"{camera_id} has no open incident that a human could close")
         words = ["incidents", "close", rows[0].id, "--resolution", resolution, "-m", "drill: a human looked, and it was nothing"]
         command(words, self.settings)
 
@@ -170,7 +172,6 @@ _HANDS: Mapping[Do, Callable[[Stage, Step, Filmed], None]] = {
     Do.STOP: lambda stage, step, _: stage.signal(step, signals.SIGSTOP),
     Do.RESUME: lambda stage, step, _: stage.signal(step, signals.SIGCONT),
     Do.KILL: lambda stage, step, _: stage.signal(step, signals.SIGKILL),
-    Do.CLOSE: lambda stage, step, camera: stage.close(camera, str(step.resolution)),
     Do.STORM: lambda stage, step, _: storm.storm(stage.settings, step.count or 1),
     Do.CALM: lambda stage, _, __: storm.calm(stage.settings),
     Do.TAMPER: lambda stage, step, _: stage.tamper(step.mode or Mode.SAFE),
@@ -178,7 +179,7 @@ _HANDS: Mapping[Do, Callable[[Stage, Step, Filmed], None]] = {
     Do.CLEAN: lambda stage, step, _: stage.clean(step.count or 1, step.for_s or 0.0),
     Do.WAIT: lambda stage, step, camera: stage.wait(camera, step.state or State.OPEN),
 }
-"""How each step is done; a poisoned batch is offered by `rounds`, which keeps what vetting said."""
+"""How each step is done to a camera or the stack; a poisoned batch is offered by `rounds`, which keeps what vetting said."""
 
 
 def _flip(path: Path, place: int) -> None:

@@ -1,0 +1,274 @@
+"""What vetting holds back reaches people: an incident where it is more than usual, one list, two people who decide."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from a_person import newcomer
+from hypothesis import given
+from hypothesis import strategies as st
+from incident_events import NORMAL, SAFE, act, at
+from PIL import Image
+from scipy.stats import betabinom  # type: ignore[import-untyped]
+from sqlalchemy import select
+from typer.testing import CliRunner, Result
+
+from inference.lifecycle import vetting_alarm
+from inference.lifecycle.collect import Vetting
+from inference.lifecycle.findings import Finding, Stage
+from inference.lifecycle.held import Standing, held, hold, id_of, open_held, reviewed
+from inference.training.samples import Sample, shaped
+from infra.db import Sessions, reading, writing
+from infra.settings import Settings
+from infra.tables import EffectRow, IncidentRow, TimelineRow
+from responders import playbooks
+from responders.incident import Verb
+from responders.playbooks import State
+from responders.roles import Role
+from responders.store import Store
+from streams import codec
+from streams.command_line import app
+from streams.errors import BadInput, Tampered, Unavailable
+from streams.events import AuditEntry, Cause, Context, Kind, Phase, QuarantineOrder
+from streams.poisoned import bring
+from streams.topics import AUDIT, QUARANTINE
+
+pytest_plugins = ["databases"]
+
+RUN = "ab" * 16
+OFFERED = 32
+
+
+def samples(count: int) -> list[Sample]:
+    """Small grey pictures, each with one label."""
+    some = [np.full((48, 64, 3), 10 * number % 256, np.uint8) for number in range(count)]
+    return [Sample("drawn", f"s{number}", picture, (shaped((20.0, 10.0, 12.0, 30.0)),)) for number, picture in enumerate(some)]
+
+
+def findings(some: Sequence[Sample]) -> tuple[Finding, ...]:
+    """Each has a flipped label; the last ones are the worst, and every third has a second finding."""
+    made = []
+    for number, one in enumerate(some):
+        score = 0.5 + number / 100
+        reason = f"label where the verified model sees nobody: {number}"
+        made.append(Finding(pool=one.origin, name=one.name, stage=Stage.AGREEMENT, reason=reason, score=score, label=0))
+        if number % 3 == 0:
+            second = Finding(pool=one.origin, name=one.name, stage=Stage.STATISTICS, reason="dark", score=0.4)
+            made.append(second)
+    return tuple(made)
+
+
+def vetting(refused: int, offered: int = OFFERED) -> Vetting:
+    some = samples(refused)
+    return Vetting(offered, some, findings(some))
+
+
+def test_what_clean_data_loses_is_no_alarm_and_what_a_poisoned_batch_loses_is() -> None:
+    usual, poisoned = vetting(vetting_alarm.USUAL_HELD), vetting(40)
+    assert vetting_alarm.found(RUN, Context.URBAN, vetting_alarm.USUAL_OF, usual.findings, at(0)) is None
+    told = vetting_alarm.found(RUN, Context.URBAN, vetting_alarm.USUAL_OF, poisoned.findings, at(0))
+    assert told is not None
+    assert (told.kind, told.phase, told.context, told.camera_id) == (Kind.POISONING, Phase.RAISED, Context.URBAN, "training-data")
+    assert "held back 40 of 70 pictures, 9 are usual" in told.message
+    assert "agreement 40, statistics 14" in told.message
+    assert told.diagnosis is not None
+    assert told.diagnosis.cause is Cause.POISON
+    assert [text.split(":")[0] for text in told.diagnosis.evidence] == ["drawn/s39", "drawn/s38", "drawn/s37"]
+    counts = {one.name: one.value for one in told.evidence}
+    assert (counts["held_back"], counts["offered"], counts["agreement"], counts["statistics"]) == (40, 70, 40, 14)
+    later = vetting_alarm.found(RUN, Context.URBAN, vetting_alarm.USUAL_OF, poisoned.findings, at(600))
+    assert later is not None
+    assert later.id == told.id, "a run that goes on after a kill says the same"
+
+
+@given(offered=st.integers(1, 2000))
+def test_a_clean_run_in_a_thousand_is_an_alarm_at_most_and_more_pictures_never_need_fewer_finds(offered: int) -> None:
+    limit = vetting_alarm.unusual_from(offered)
+    law = betabinom(offered, 9.5, 61.5)
+    assert law.sf(limit - 1) <= vetting_alarm.CHANCE < law.sf(limit - 2)
+    assert limit <= vetting_alarm.unusual_from(offered + 1) <= limit + 1
+
+
+def test_nothing_offered_and_nothing_found_is_no_alarm() -> None:
+    assert vetting_alarm.found(RUN, Context.URBAN, 0, (), at(0)) is None
+    assert vetting_alarm.found(RUN, Context.URBAN, 500, (), at(0)) is None
+
+
+class Site:
+    """A deployment's incident store and the people who review."""
+
+    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+        self.settings, self.sessions = settings, sessions
+        self.store = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
+        for context in Context:
+            self.store.assign(context, NORMAL, SAFE, at(0))
+        with writing(sessions) as session:
+            self.phones = {
+                name: newcomer(session, settings, name, roles, at(0))
+                for name, roles in (
+                    ("data-1", [Role.DATA_ENGINEER]),
+                    ("security-1", [Role.SECMLOPS_ENGINEER]),
+                    ("science-1", [Role.DATA_SCIENTIST]),
+                )
+            }
+
+    def bring(self, vetted: Vetting, run: str = RUN, seconds: float = 1) -> str:
+        return bring(self.settings, self.store, run, Context.URBAN, vetted, now=at(seconds))
+
+    def incidents(self) -> list[IncidentRow]:
+        with reading(self.sessions) as session:
+            return list(session.scalars(select(IncidentRow).order_by(IncidentRow.opened_at)))
+
+    def timeline(self, action: str) -> list[str]:
+        with reading(self.sessions) as session:
+            return list(session.scalars(select(TimelineRow.what).where(TimelineRow.action == action)))
+
+    def close(self, incident: str) -> None:
+        self.store.accept(act(Verb.CLOSE, incident, 60), at(60))
+        assert self.incidents()[0].state == State.CLOSED
+
+
+@pytest.fixture
+def site(database: Settings, sessions: Sessions) -> Site:
+    return Site(database, sessions)
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    monkeypatch.setenv("KERBWATCH_HOME", str(site.settings.home))
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.chdir(tmp_path)
+    if site.settings.database_url is not None:
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", site.settings.database_url.get_secret_value())
+
+    def run(*words: str, actor: str = "", coded: bool = True) -> Result:
+        more = ["--actor", actor] if actor else []
+        more += ["--code", site.phones[actor].code()] if actor and coded else []
+        result = CliRunner().invoke(app, ["quarantine", *words, *more])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def test_a_poisoned_batch_opens_one_incident_with_its_playbook_however_often_the_run_is_killed(site: Site) -> None:
+    incident = site.bring(vetting(20))
+    assert incident
+    assert site.bring(vetting(20), seconds=30) == incident
+    [row] = site.incidents()
+    assert (row.id, row.kind, row.context, row.severity) == (incident, Kind.POISONING, Context.URBAN, "high")
+    assert row.state == State.CONTAINED, "what was held back is out of training: people review next"
+    [opened] = site.timeline("open")
+    assert "held back 20 of 32 pictures" in opened
+    [diagnosed] = site.timeline("diagnose")
+    assert "drawn/s19" in diagnosed
+    assert {one.incident for one in held(site.settings)} == {incident}
+    assert len(held(site.settings)) == 20
+    with reading(site.sessions) as session:
+        orders = [codec.decode(body, QUARANTINE, QuarantineOrder) for body in _sent(session, QUARANTINE.name)]
+    assert orders == [], "there are no frames of that name to be set aside"
+
+
+def _sent(session: object, topic: str) -> list[bytes]:
+    return list(session.scalars(select(EffectRow.payload).where(EffectRow.topic == topic)))  # type: ignore[attr-defined]
+
+
+def test_the_playbook_asks_two_people_and_ends_without_a_change_of_model(site: Site) -> None:
+    incident = site.bring(vetting(20))
+    review = [("data-1", Role.DATA_ENGINEER), ("security-1", Role.SECMLOPS_ENGINEER)]
+    trace = [("science-1", Role.DATA_SCIENTIST), ("security-1", Role.SECMLOPS_ENGINEER)]
+    for number, (actor, role) in enumerate([*review, *trace]):
+        site.store.accept(act(Verb.APPROVE, incident, 10 + number, actor=actor, roles=(role,)), at(10 + number))
+    assert site.incidents()[0].state == State.CLOSED
+    assert site.timeline("serve") == []
+
+
+def test_a_few_false_finds_are_listed_for_review_and_page_nobody(site: Site, command: Command) -> None:
+    assert site.bring(vetting(4)) == ""
+    assert site.incidents() == []
+    listed = json.loads(command("list", "--json").stdout)
+    assert (listed["total"], listed["samples_total"]) == (0, 4)
+    assert {one["incident"] for one in listed["samples"]} == {""}
+
+
+def test_a_sample_known_from_before_comes_under_the_incident_that_needs_it(site: Site) -> None:
+    few = vetting(4)
+    site.bring(few)
+    incident = site.bring(vetting(20), run="cd" * 16)
+    assert {one.incident for one in held(site.settings)} == {incident}
+
+
+def test_one_list_shows_both_and_a_sample_is_drawn_with_its_findings(site: Site, command: Command, tmp_path: Path) -> None:
+    incident = site.bring(vetting(20))
+    told = command("list", "--incident", incident[:8]).stdout
+    assert "0 frames in quarantine" in told
+    assert "20 training samples held back by vetting" in told
+    assert "agreement 0.69: label where the verified model sees nobody: 19" in told
+    worst = next(one for one in held(site.settings) if one.name == "s19")
+    shown = json.loads(command("show", worst.id[:12], "--json", actor="data-1").stdout)
+    assert (shown["sample"], shown["people"], shown["findings"][0]["label"]) == (worst.id, 1, 0)
+    sheet = np.asarray(Image.open(tmp_path / shown["picture"]))
+    reddish = (sheet[..., 0] > 240) & (sheet[..., 1] < 90)
+    half = sheet.shape[1] // 2
+    assert reddish[:, half:].any(), "the doubted label is drawn on the right"
+    assert not reddish[:, :half].any(), "and on the left is what nothing speaks against"
+    assert "held back because" in command("show", worst.id[:12], actor="data-1").stdout
+
+
+def test_two_people_release_and_the_samples_are_trained_on_whatever_vetting_says_again(site: Site, command: Command) -> None:
+    vetted = vetting(20)
+    incident = site.bring(vetted)
+    with pytest.raises(BadInput, match="close it first"):
+        command("release", incident, "-m", "labels are right", actor="data-1", coded=False)
+    site.close(incident)
+    assert len(reviewed(site.settings, vetted.refused, ())) == len(vetted.findings), "what waits stays out"
+    told = json.loads(command("release", incident, "-m", "labels are right", "--json", actor="data-1").stdout)
+    assert told == {"samples": 20, "done": False, "by": ["data-1"], "missing": ["R8"]}
+    assert len(reviewed(site.settings, vetted.refused, vetted.findings)) == len(vetted.findings)
+    assert "20 samples released" in command("release", incident, "-m", "seen too", actor="security-1").stdout
+    assert reviewed(site.settings, vetted.refused, vetted.findings) == ()
+    assert {one.reviewed_by for one in held(site.settings)} == {"data-1, security-1"}
+    assert json.loads(command("list", "--json").stdout)["samples_total"] == 0
+    assert json.loads(command("list", "--all", "--json").stdout)["samples_total"] == 20
+    other = replace(vetted.refused[0], people=(shaped((30.0, 10.0, 12.0, 30.0)),))
+    assert len(reviewed(site.settings, [other], findings([other]))) == 2, "other labels on the same picture are another sample"
+    with reading(site.sessions) as session:
+        last = [codec.decode(body, AUDIT, AuditEntry).event for body in _sent(session, AUDIT.name)][-1]
+    assert (last.action, last.actor) == ("quarantine.release", "data-1, security-1")
+    assert last.why.startswith("20 training samples released (")
+
+
+def test_one_discarded_sample_is_gone_and_stays_out(site: Site, command: Command) -> None:
+    vetted = vetting(2)
+    site.bring(vetted)
+    first, second = (id_of(one) for one in vetted.refused)
+    command("discard", "--sample", first[:16], "-m", "a face, no consent", actor="data-1")
+    assert "1 samples destroyed" in command("discard", "--sample", first[:16], "-m", "agreed", actor="security-1").stdout
+    assert {one.id: one.standing for one in held(site.settings)} == {first: Standing.DISCARDED, second: Standing.SEALED}
+    with pytest.raises(Unavailable, match="discarded by data-1, security-1"):
+        open_held(site.settings, first)
+    assert len((site.settings.home / "held" / f"{first}.sealed").read_bytes()) < 2000
+    assert {one.name for one in reviewed(site.settings, vetted.refused, ())} == {"s0", "s1"}
+    assert hold(site.settings, vetted.refused, vetted.findings, at(90)) == 0
+    with pytest.raises(BadInput, match="was discarded by"):
+        command("release", "--sample", first[:16], "-m", "back", actor="data-1", coded=False)
+    with pytest.raises(BadInput, match="is held back"):
+        command("release", "--sample", "f" * 64, "-m", "back", actor="data-1", coded=False)
+    with pytest.raises(BadInput, match="name an incident, or one sample"):
+        command("release", "-m", "back", actor="data-1", coded=False)
+
+
+def test_a_review_that_was_forged_in_the_file_is_noticed(site: Site) -> None:
+    vetted = vetting(1)
+    site.bring(vetted)
+    path = site.settings.home / "held" / f"{id_of(vetted.refused[0])}.sealed"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(Tampered):
+        reviewed(site.settings, vetted.refused, vetted.findings)
