@@ -26,10 +26,11 @@ from infra.settings import Settings
 from infra.tables import AuditRow, EffectRow
 from responders import auditing
 from responders.access import Deed
-from responders.acts import key_id, public_of
+from responders.acts import Statement, key_id, public_of, sign
 from responders.audit_export import lines
 from responders.keeping import record_audit
 from responders.login import Login, first_operator
+from responders.signers import Signers
 from streams import codec
 from streams.command_line import app
 from streams.errors import BadInput, Tampered, Unavailable
@@ -244,6 +245,49 @@ def test_an_act_in_the_log_must_be_signed_by_a_key_that_its_person_had_then(here
     found = faults()
     assert "close is not signed with a key that they had then" in found
     assert "says something else than what was signed (close by operator-1)" in found
+
+
+def test_a_key_counts_from_when_it_was_given_until_the_next_one_or_its_person_goes() -> None:
+    """By the log alone, in whatever order its entries came."""
+    first, second = (Ed25519PrivateKey.from_private_bytes(bytes([n] * 32)) for n in (1, 2))
+
+    def said(key: Ed25519PrivateKey, hour: float) -> bytes:
+        moment = NOON + timedelta(hours=hour)
+        act = sign(key, Statement(actor="lin", deed=Deed.NOTE, target="1", comment="seen", time=moment))
+        signature = base64.b64encode(act.signature).decode()
+        return told_entry("people.act", "1", "seen", hour, cause=act.id, signed=act.body.decode(), signature=signature)
+
+    def given_key(key: Ed25519PrivateKey, hour: float) -> bytes:
+        public = public_of(key)
+        why = f"signs with {base64.b64encode(public).decode()} from now on (key {key_id(public)})"
+        return told_entry("people.key", "lin", why, hour)
+
+    log = [
+        said(first, 0.5), given_key(first, 0), given_key(second, 1), said(second, 1.5), said(first, 1.5), said(second, 0.5),
+        said(first, -1), told_entry("people.drop", "lin", "removed", 2), said(second, 3),
+    ]  # fmt: skip
+    signers = Signers()
+    for number, body in enumerate(log):
+        signers.hear(number, body)
+    assert [fault.split(" (lin): ") for fault in signers.judged()] == [
+        ["audit entry 4", "note is not signed with a key that they had then"],
+        ["audit entry 5", "note is not signed with a key that they had then"],
+        ["audit entry 6", "the log tells of no key that they had at 2026-11-01 11:00:00 UTC"],
+        ["audit entry 8", "the log tells of no key that they had at 2026-11-01 15:00:00 UTC"],
+    ]
+    assert signers.acts == 6
+
+
+def told_entry(
+    action: str, target: str, why: str, hour: float, *, cause: str = "c", signed: str = "", signature: str = ""
+) -> bytes:
+    moment = NOON + timedelta(hours=hour)
+    return codec.encode(
+        AuditEntry(
+            id=event_id("told", action, moment.isoformat()), source="responder/store", time=moment, subject=target, actor="lin",
+            action=action, target=target, why=why, cause_id=cause, signed=signed, signature=signature,
+        )
+    )  # fmt: skip
 
 
 def test_a_copy_is_checked_with_the_key_alone_and_every_changed_byte_is_found(
