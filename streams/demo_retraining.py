@@ -33,6 +33,8 @@ from infra.settings import Settings
 from infra.tables import JudgedFrame, QuarantinedFrame, RolloutRow
 from responders import people
 from responders.acts import public_of
+from responders.cli import opened
+from responders.login import Login
 from responders.roles import Role
 from responders.rollout import OVER, Rollout, State
 from responders.rollout_store import rollout_of
@@ -48,8 +50,12 @@ from streams.view import Sight
 if TYPE_CHECKING:
     from inference.training.samples import Sample
 
-PEOPLE = (("data-scientist", Role.DATA_SCIENTIST), ("secmlops-engineer", Role.SECMLOPS_ENGINEER))
-"""Who approves in the demo: two people, by what they do."""
+PEOPLE = (
+    ("data-scientist", Role.DATA_SCIENTIST),
+    ("secmlops-engineer", Role.SECMLOPS_ENGINEER),
+    ("data-engineer", Role.DATA_ENGINEER),
+)
+"""Who acts in the demo, by what they do: the first two approve the new model."""
 REVIEWERS = ("data-engineer", "secmlops-engineer")
 SIZE = (512, 256)
 """Width and height of what the demo's cameras send, pixels."""
@@ -91,29 +97,26 @@ class RetrainingFact:
 
 
 def prepare(settings: Settings, now: datetime) -> dict[str, bytes]:
-    """A golden dataset of drawn pictures, whose truth is exact, unless there is one; and the people of the story.
+    """The people of the story; and a golden dataset of drawn pictures, whose truth is exact, unless there is one.
 
-    Each has a key and a second factor; returns what their authenticator apps are given, by name.
+    Each has a key and a second factor, and two of them vouch for the golden dataset with those; returns what their authenticator
+    apps are given, by name.
     """
-    from inference.lifecycle import golden  # noqa: PLC0415 - torch takes seconds, and only the demo needs it
-    from inference.provenance.manifest import PoolSource, manifest_of  # noqa: PLC0415 - same
+    from inference.lifecycle.golden import current  # noqa: PLC0415 - torch takes seconds, and only the demo needs it
     from inference.training.samples import streets  # noqa: PLC0415 - same
+    from streams.golden import vouch  # noqa: PLC0415 - same
 
-    if golden.current(settings) is None:
-        drawn = [one for weather in Weather for one in streets(Context.URBAN, weather, GOLDEN_PLACES[:2], (0,))]
-        drawn += as_sent(GOLDEN_PLACES)  # what is vetted comes from cameras, and is held to pictures like its own
-        sources = [PoolSource(pool=one.origin, source="drawn by streams/sources/street.py", licence="Apache-2.0") for one in drawn]
-        sources = list({one.pool: one for one in sources}.values())
-        words = "demonstration: drawn pictures, labels exact by construction"
-        reviews = tuple(
-            golden.Review(role=role, reviewer=name, comment=words, time=now)
-            for role, name in zip(golden.Reviewer, REVIEWERS, strict=True)
-        )
-        own = manifest_of("golden", drawn, sources)
-        made = golden.describe(own, own, drawn, reviews=reviews, parent=None, drift="", made_at=now)
-        golden.put_golden(settings, made, drawn)
-    with writing(open_database(settings)) as session:
-        return introduce(session, settings, now)
+    with opened(settings) as sessions:
+        with writing(sessions) as session:
+            secrets = introduce(session, settings, now)
+        if current(settings) is None:
+            drawn = [one for weather in Weather for one in streets(Context.URBAN, weather, GOLDEN_PLACES[:2], (0,))]
+            drawn += as_sent(GOLDEN_PLACES)  # what is vetted comes from cameras, and is held to pictures like its own
+            words = "demonstration: drawn pictures, labels exact by construction"
+            for name in REVIEWERS:
+                code = totp.code_at(secrets[name], totp.step_of(datetime.now(UTC)))
+                vouch(Login(settings, sessions, name, code), drawn, drawn, words)
+    return secrets
 
 
 def introduce(session: Session, settings: Settings, now: datetime) -> dict[str, bytes]:

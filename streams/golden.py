@@ -7,6 +7,7 @@ samples. What makes a set golden is decided in `inference.lifecycle.golden`. No 
 Source: paper 4.6 (golden dataset, reviewed by R4 and R8), SC-5, SC-10.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import permutations
 from typing import Annotated
@@ -26,7 +27,7 @@ from responders.access import Deed
 from responders.acts import Statement
 from responders.cli import AsJson, plain, print_json
 from responders.desk import Agreement
-from responders.login import Actor, Code, logged_in
+from responders.login import Actor, Code, Login, logged_in
 from responders.people import roles_of
 from responders.roles import Role, named
 from streams.errors import BadInput
@@ -59,28 +60,39 @@ def golden(  # noqa: PLR0917 - typer makes options of them
         with Console(stderr=True).status("drawing streets, reading photographs"):
             samples = [one for group in training_pools(login.settings.shared_data).groups for one in group]
         chosen = choose(samples, share, _SEED)
-        own = manifest_of("golden", chosen, sources_of(chosen))
-        login.does(Deed.VOUCH, own.digest, comment, ("samples", str(len(chosen))), (_DRIFT, drift))
-        with writing(login.sessions) as session:
-            agreed = desk.agreement(session, Deed.VOUCH, own.digest, datetime.now(UTC))
-            if not agreed.missing:
-                training = manifest_of("training", samples, sources_of(samples))
-                _make(session, login.settings, own, training, chosen, agreed)
-                desk.use(session, agreed)
+        digest, agreed = vouch(login, samples, chosen, comment, drift)
     if not agreed.missing:
         _show(open_golden(login.settings).golden, as_json=as_json)
     elif as_json:
-        print_json({"digest": own.digest, "samples": len(chosen), "by": agreed.people, "missing": agreed.missing})
+        print_json({"digest": digest, "samples": len(chosen), "by": agreed.people, "missing": agreed.missing})
     else:
         typer.echo(
-            f"{len(chosen)} samples ({own.digest[:12]}): on record; waits for {named(agreed.missing)}, another person, "
+            f"{len(chosen)} samples ({digest[:12]}): on record; waits for {named(agreed.missing)}, another person, "
             "with the same command"
         )
 
 
+def vouch(
+    login: Login, samples: Sequence[Sample], chosen: Sequence[Sample], comment: str, drift: str = ""
+) -> tuple[str, Agreement]:
+    """One person's signed word that `chosen`, out of these training `samples`, is golden; the second person's makes the set.
+
+    Returns the set's digest and who has spoken so far. Raises BadInput for what the desk or `put_golden` refuses.
+    """
+    own = manifest_of("golden", chosen, sources_of(chosen))
+    login.does(Deed.VOUCH, own.digest, comment, ("samples", str(len(chosen))), (_DRIFT, drift))
+    with writing(login.sessions) as session:
+        agreed = desk.agreement(session, Deed.VOUCH, own.digest, datetime.now(UTC))
+        if not agreed.missing:
+            _make(session, login.settings, own, samples, chosen, agreed)
+            desk.use(session, agreed)
+    return own.digest, agreed
+
+
 def _make(  # noqa: PLR0917 - what a golden set is made of
-    session: Session, settings: Settings, own: Manifest, training: Manifest, chosen: list[Sample], agreed: Agreement
+    session: Session, settings: Settings, own: Manifest, samples: Sequence[Sample], chosen: Sequence[Sample], agreed: Agreement
 ) -> None:
+    training = manifest_of("training", samples, sources_of(samples))
     first: dict[str, Statement] = {}  # so that the same two people's set is the same, however often one of them says it
     for statement in desk.said(session, agreed):
         first.setdefault(statement.actor, statement)

@@ -22,7 +22,7 @@ from responders.acts import Signed
 from responders.roles import Role
 from responders.rollout import Rollout
 from responders.store import Store
-from streams import codec, golden, retraining
+from streams import codec, demo_retraining, golden, retraining
 from streams.errors import BadInput, KerbwatchError
 from streams.events import AuditEntry, Context, Phase
 from streams.sources.scenery import Weather
@@ -132,3 +132,21 @@ def test_golden_data_needs_two_peoples_word_on_the_very_same_samples(
     assert {one.reviewer: one.time for one in known.reviews} == signed
     assert "R4 data-engineer: data-engineer looked" in run(golden.golden).stdout
     assert "waits for R8" in vouch("data-engineer").stdout, "what was used counts for nothing more"
+
+
+def test_the_demos_people_vouch_for_its_golden_data_and_can_act(
+    database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = streets(Context.URBAN, Weather.DAY, [0], (0,), size=(128, 64))
+    monkeypatch.setattr("inference.training.samples.streets", lambda *_more, **_named: list(drawn))
+    monkeypatch.setattr(demo_retraining, "as_sent", lambda _places: [])
+    monkeypatch.setattr(demo_retraining, "Weather", [Weather.DAY])
+    secrets = demo_retraining.prepare(database, datetime.now(UTC))
+    known = open_golden(database).golden
+    assert [(one.role, one.reviewer) for one in known.reviews] == [
+        (Reviewer.R4, "data-engineer"),
+        (Reviewer.R8, "secmlops-engineer"),
+    ]
+    assert set(secrets) == {"data-scientist", "data-engineer", "secmlops-engineer"}
+    with reading(sessions) as session:
+        assert desk.check(session) == desk.Checked(2, ())
