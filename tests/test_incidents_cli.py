@@ -156,7 +156,12 @@ def test_words_of_others_have_no_power_over_the_terminal(store: Store, command: 
 
 def test_quarantine_can_be_listed(store: Store, command: Command) -> None:
     assert "0 frames" in command("quarantine", "list").stdout
-    assert json.loads(command("quarantine", "list", "--json").stdout) == {"total": 0, "frames": []}
+    assert json.loads(command("quarantine", "list", "--json").stdout) == {
+        "total": 0,
+        "frames": [],
+        "samples_total": 0,
+        "samples": [],
+    }
     assert store.playbooks
 
 
