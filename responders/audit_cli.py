@@ -48,7 +48,9 @@ _KEEP = "change nothing, keep database, home/checkpoints and this output as evid
 Key = Annotated[
     Path | None, typer.Option(help="The deployment's public evidence key, as kept elsewhere; this home's if not given.")
 ]
-Moment = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])]
+_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]
+Since = Annotated[datetime | None, typer.Option(formats=_FORMATS, help="Only from the first entry of this moment (UTC) on.")]
+Until = Annotated[datetime | None, typer.Option(formats=_FORMATS, help="Only up to the last entry before this moment (UTC).")]
 
 
 class Told(Struct, frozen=True, kw_only=True):
@@ -193,13 +195,13 @@ def _old(proof: Consistency, notes: tuple[Path, ...], key: Ed25519PublicKey) -> 
 @app.command()
 def export(
     out: Annotated[Path, typer.Option(help="The file to be written; never one that is there.")],
-    since: Moment = None,
-    until: Moment = None,
+    since: Since = None,
+    until: Until = None,
     as_json: AsJson = False,
 ) -> None:
     """Copy the log up to the newest checkpoint into one file. Example: kerbwatch audit export --out audit.jsonl.
 
-    SINCE and UNTIL are UTC; the file then holds every entry from the first one since SINCE to the last one before UNTIL.
+    Nothing can be left out between the first entry and the last: `kerbwatch audit verify --file` would find it.
     """
     settings = read_settings()
     note, signed = auditing.newest_note(settings)

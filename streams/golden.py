@@ -48,8 +48,9 @@ def golden(  # noqa: PLR0917 - typer makes options of them
 ) -> None:
     """Prove the golden set as it is, or with -m vouch for a new one out of the training data.
 
-    A data engineer (R4) and a SecMLOps engineer (R8) must, two different people, each giving this command within a day. The samples
-    are drawn first, which takes about a minute; your code is asked for afterwards.
+    A data engineer (R4) and a SecMLOps engineer (R8) must, two different people, each giving this command within a day.
+
+    The samples are drawn first, which takes about a minute; your code is asked for afterwards.
 
     Example: kerbwatch data golden -m "every picture and label looked at"
     """
