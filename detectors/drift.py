@@ -198,13 +198,13 @@ class Drift:
         after["law"] = law = laws.fit(after["law"], coarse=coarse)
         after["refit"] = math.ceil(law["seen"] * REFIT)
         answer = [*whitening.answer(whitener, sequential.EARLY), whitening.remains(whitener)]
-        after["bets"] = sequential.bets(law, whitening.swing(whitener), answer, self.threshold, coarse=coarse)
+        after["bets"] = sequential.bets(law, whitening.swing(whitener), answer, coarse=coarse)
 
     def _add(self, memory: _Memory, after: _Memory, score: float) -> None:
         """One score into the bank; begins, goes on with or ends an alarm."""
         if memory["bets"] is None:
             return
-        sums = sequential.add(memory["sums"], score, memory["bets"])
+        sums = sequential.add(memory["sums"], score, memory["bets"], self.threshold)
         after["sums"], after["total"] = sums, (total := sum(sums))
         if memory["total"] <= self.threshold**HALF_WAY:
             after["begin"] = memory["last"] + 1

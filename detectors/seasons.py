@@ -17,9 +17,11 @@ import numpy as np
 
 from detectors import whitening
 
-MOST = 800
+MOST = 1_000
 """Readings that are kept for the choice; it bounds the state."""
 FEWEST = 64
+_SETTLED = 32
+"""Readings after which the scale of errors is known well enough to tell whether it moves."""
 CYCLES = 3.0  # that the readings must hold
 _FINER = 8  # places of the spectrum for each that the readings tell apart
 _SHORTEST = 6.0  # readings in a period; shorter ones an autoregression holds
@@ -39,8 +41,9 @@ def choose(readings: Sequence[float], floor: float) -> whitening.Whitener:
     for order, price in ((whitening.SHORTEST, 0.0), (whitening.SIZE, _MEANS)):
         for wave, dearer in ((0.0, 0.0), (radians, _WAVE)) if radians else ((0.0, 0.0),):
             state = whitening.start(order, wave, doubt=1.0 / len(readings))
-            for reading in readings:
-                state, _ = whitening.whiten(state, reading, floor, learning=True, choosing=True)
+            state["before"] = [1.0, *[readings[0]] * (whitening.SIZE - 1)]
+            for place, reading in enumerate(readings):
+                state, _ = whitening.whiten(state, reading, floor, learning=True, choosing=place >= _SETTLED)
             lost = 0.5 * len(readings) * math.log(whitening.scale(state) ** 2 + floor * floor) + price + dearer
             if lost < least:
                 best, least = state, lost

@@ -17,7 +17,7 @@ Source: Shin, Ramdas, Rinaldo 2022 (e-detectors: the guarantee); Roberts 1966; P
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TypedDict
 
 import numpy as np
@@ -50,6 +50,7 @@ _LEAST = 0.02  # nats a reading: what is told by its jump, or not at all, is no 
 _AGES = 3
 _STEP, _REACH = 0.1, 12.0
 _SPREAD_OF_HEAVIEST = 1.4
+_BLUR = 0.15
 _CELLS = int(2 * _REACH / _STEP) + 1
 
 
@@ -60,17 +61,16 @@ class Bets(TypedDict):
     moved: list[list[float]]  # for each of SIZES: how far scores move at the jump, early after it, and ever after
     excess: list[float]  # what likelihood ratios are divided by, in the order of the sums
     pace: list[float]  # what share of the evidence counts, for level and form (`laws.fit`)
-    shares: list[float]  # of the budget, for each of LEVELS and of FORMS; 1 together
+    information: list[float]  # nats that a score gives for each of LEVELS and of FORMS, where it has come
 
 
-def bets(law: laws.Law, swing: float, answer: Sequence[float], run_length: float, *, coarse: bool) -> Bets:
+def bets(law: laws.Law, swing: float, answer: Sequence[float], *, coarse: bool) -> Bets:
     """The bets that fit a baseline.
 
     Args:
         law: the errors' law, fitted.
         swing: standard deviation of the readings, in those of their prediction errors.
         answer: what the prediction errors keep of a step of 1, by age: the first is 1, the last is taken for ever after.
-        run_length: scores between two false alarms, 2 or more.
         coarse: whether errors are smaller than what counts; then nothing is betted on smaller ones.
     """
     early, late = max(0.0, sum(answer[1:EARLY]) / (EARLY - 1)), max(0.0, answer[-1])
@@ -80,10 +80,11 @@ def bets(law: laws.Law, swing: float, answer: Sequence[float], run_length: float
         column = next(number for number, (_, by) in enumerate(SPREADS) if by < 1.0)
         excess[_AGES * len(LEVELS) + column] = max(row[column] for row in _table(law["tail"]))
     told = [*(_of_level(law["tail"], late) for *_, late in moved for _ in (1, -1)), *_of_forms(law["tail"])]
-    return {"tail": law["tail"], "moved": moved, "excess": excess, "pace": law["pace"], "shares": shares(told, run_length)}
+    return {"tail": law["tail"], "moved": moved, "excess": excess, "pace": law["pace"], "information": told}
 
 
-def shares(information: Sequence[float], run_length: float) -> list[float]:
+@lru_cache(maxsize=1_024)
+def shares(information: tuple[float, ...], run_length: float) -> tuple[float, ...]:
     """Shares of a budget that make every change's delay the same multiple of what it takes to tell that change alone.
 
     A share w costs log(1/w) nats where the change alone takes about log(A I), I the nats that a reading gives and A the run length.
@@ -95,7 +96,7 @@ def shares(information: Sequence[float], run_length: float) -> list[float]:
         middle = (low + high) / 2.0
         low, high = (middle, high) if np.exp(-middle * needed).sum() > 1.0 else (low, middle)
     weights = np.exp(-high * needed)
-    return list((weights / weights.sum()).tolist())
+    return tuple((weights / weights.sum()).tolist())
 
 
 def start() -> list[float]:
@@ -103,8 +104,8 @@ def start() -> list[float]:
     return [0.0] * (_AGES * len(LEVELS) + len(FORMS))
 
 
-def add(sums: list[float], score: float, bets: Bets) -> list[float]:
-    """The sums one score further; `sums` is left untouched."""
+def add(sums: list[float], score: float, bets: Bets, run_length: float) -> list[float]:
+    """The sums one score further, for so many scores between two false alarms; `sums` is left untouched."""
     tail, excess = bets["tail"], bets["excess"]
     on_level, on_form = bets["pace"]
     freedom, scale = laws.TAILS[tail], laws.SCALES[tail]
@@ -113,7 +114,7 @@ def add(sums: list[float], score: float, bets: Bets) -> list[float]:
     calm = wide + score * score
     after = []
     place = 0
-    weights = bets["shares"]
+    weights = shares(tuple(bets["information"]), run_length)
     for (jump, early, late), weight in zip(bets["moved"], weights[: len(LEVELS) : 2], strict=True):
         for sign in (score, -score):
             far = sign - jump
@@ -129,7 +130,7 @@ def add(sums: list[float], score: float, bets: Bets) -> list[float]:
                 (sums[place + 2] + young / EARLY) * third,
             ]
             place += _AGES
-    row = _table(tail)[max(0, min(_CELLS - 1, round((score + _REACH) / _STEP)))]
+    row = _row(tail, score)
     if on_form < 1.0:
         row = tuple([ratio**on_form for ratio in row])
     after += [
@@ -150,19 +151,32 @@ def _excess(law: laws.Law, moved: list[list[float]]) -> list[float]:
     """How far the mean of each likelihood ratio over the errors learned lies above 1; 1 where it does not.
 
     Likelihood ratios have mean 1 under a continuous law. Errors that repeat themselves, as counts and still pictures have, are no
-    such law: what they would win for an arm by that alone is taken out.
+    such law: what they would win for an arm by that alone is taken out. The level of errors is known to a standard error only, and
+    many equal ones all move with it: of a form the highest mean within that is taken out. A smooth law hardly notices.
     """
     total = max(1, sum(law["counts"]))
     tail = law["tail"]
-    scores = np.array([laws.score(law, error) for error in law["errors"]])
-    shares = np.array(law["counts"]) / total if any(law["counts"]) else laws.density(tail, scores)
-    shares = shares / shares.sum()
+
+    def around(moves: float) -> tuple[_Array, _Array]:
+        scores = np.array([laws.score(law, error + moves) for error in law["errors"]])
+        shares = np.array(law["counts"]) / total if any(law["counts"]) else laws.density(tail, scores)
+        return scores, shares / shares.sum()
+
+    scores, shares = around(0.0)
     calm = laws.density(tail, scores)
     ratios = [
         laws.density(tail, scores - sign * shift) / calm for size in range(len(SIZES)) for sign in (1, -1) for shift in moved[size]
     ]
-    rows = np.array([_table(tail)[max(0, min(_CELLS - 1, round((score + _REACH) / _STEP)))] for score in scores]).T
-    return [max(1.0, float(shares @ ratio)) for ratio in [*ratios, *rows]]
+    forms = []
+    for part in (-1.0, -0.5, 0.0, 0.5, 1.0):
+        scores, weights = around(part / math.sqrt(total))
+        forms.append(weights @ np.array([_row(tail, score) for score in scores.tolist()]))
+    return [max(1.0, mean) for mean in [*(float(shares @ ratio) for ratio in ratios), *np.max(forms, axis=0).tolist()]]
+
+
+def _row(tail: int, score: float) -> tuple[float, ...]:
+    """The likelihood ratio of each of FORMS at a score."""
+    return _table(tail)[max(0, min(_CELLS - 1, round((score + _REACH) / _STEP)))]
 
 
 @cache
@@ -173,7 +187,9 @@ def _table(tail: int) -> list[tuple[float, ...]]:
     weights = calm / calm.sum()
     freedom = laws.TAILS[tail]
     # A t law of 2 degrees of freedom has no spread; one that is clipped far out has about this one.
-    spread = laws.SCALES[tail] * math.sqrt(freedom / (freedom - 2.0)) if freedom > 2.0 else _SPREAD_OF_HEAVIEST  # noqa: PLR2004 - the same
+    spread = laws.SCALES[tail] * math.sqrt(freedom / (freedom - 2.0)) if freedom > 2.0 else _SPREAD_OF_HEAVIEST  # noqa: PLR2004 - see above
+    blur = np.exp(-0.5 * ((grid[:, None] - grid[None, :]) / _BLUR) ** 2)
+    blur /= blur.sum(axis=1, keepdims=True)
 
     def wider(by: float) -> _Array:
         return laws.density(tail, grid / by) / by
@@ -182,7 +198,10 @@ def _table(tail: int) -> list[tuple[float, ...]]:
         shape = 4.0 / skew**2
         x = shape + math.copysign(1.0, skew) * grid / spread * math.sqrt(shape)
         inside = np.maximum(x, 1e-300)
-        return np.where(x > 0, np.exp((shape - 1) * np.log(inside) - inside - gammaln(shape)) * math.sqrt(shape) / spread, 0.0)
+        # Laws are learned in cells: a density with an edge is blurred to their width, or they would win by it.
+        sharp = np.exp((shape - 1) * np.log(inside) - inside - gammaln(shape)) * math.sqrt(shape) / spread
+        blurred: _Array = blur @ np.where(x > 0, sharp, 0.0)
+        return blurred
 
     changed = [wider(by) for _, by in SPREADS] + [skewed(skew) for _, skew in SKEWS]
     ratios = []

@@ -24,6 +24,7 @@ from typing import TypedDict
 LAGS = 2
 SPANS = (8.0, 64.0)  # readings that the running means look back
 SIZE = 1 + LAGS + len(SPANS)
+SLOWEST = 1e-3  # radians a reading; keeps ages small
 SHORTEST = 1 + LAGS  # regressors where running means are not needed
 SHORT, LONG = 8.0, 32.0  # readings
 MOODS = ((0.0, SHORT), (0.5, SHORT), (0.9, SHORT), (0.5, LONG), (0.9, LONG))
@@ -170,7 +171,7 @@ def swing(state: Whitener) -> float:
         turned = cmath.exp(-1j * state["season"][0])
         short, long = (turned / (span - (span - 1.0) * turned) for span in SPANS)
         kept = 1.0 - sum(map(mul, _padded(state)[1:], (turned, turned * turned, short, long)))
-        height = math.hypot(*state["weights"][-2:]) / abs(kept)
+        height = math.hypot(*state["weights"][-2:]) / max(abs(kept), 1e-6)
         scatter -= state["learned"] * height * height / 2.0
     return max(1.0, math.sqrt(max(scatter, 0.0) / max(state["squares"], 1e-12)))
 
@@ -221,7 +222,7 @@ def _grow_older(after: Whitener, faster: float, *, doubting: bool) -> None:
     In an age that begins a period later the wave's parts hang on its radians: where `doubting`, their covariance follows.
     """
     radians, age = after["season"]
-    radians, age = max(1e-6, min(math.pi, radians + faster)), age + 1.0
+    radians, age = max(SLOWEST, min(math.pi, radians + faster)), age + 1.0
     if radians * age > math.pi:
         period = 2.0 * math.pi / radians
         age -= period

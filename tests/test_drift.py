@@ -42,10 +42,11 @@ def test_each_tails_scale_makes_clipped_errors_of_mean_square_one(freedom: float
 
 
 def test_the_budget_is_given_out_once() -> None:
-    bets = sequential.bets(laws.start(), 2.0, [1.0] * (sequential.EARLY + 1), 10_000.0, coarse=False)
-    assert math.fsum(bets["shares"]) == pytest.approx(1.0)
-    assert len(bets["shares"]) == len(sequential.WORDS)
-    smallest, largest = (bets["shares"][sequential.WORDS.index(word)] for word in ("skewed up", "far skewed up"))
+    bets = sequential.bets(laws.start(), 2.0, [1.0] * (sequential.EARLY + 1), coarse=False)
+    shares = sequential.shares(tuple(bets["information"]), 1e4)
+    assert math.fsum(shares) == pytest.approx(1.0)
+    assert len(shares) == len(sequential.WORDS)
+    smallest, largest = (shares[sequential.WORDS.index(word)] for word in ("skewed up", "far skewed up"))
     assert smallest > 2 * largest
 
 
@@ -53,7 +54,7 @@ def test_the_budget_is_given_out_once() -> None:
 def test_every_bet_is_fair_under_its_law(tail: int) -> None:
     law = {**laws.start(), "tail": tail}
     bets = {
-        **sequential.bets(law, 2.0, [1.0, *[0.5] * sequential.EARLY], 1e4, coarse=False),
+        **sequential.bets(law, 2.0, [1.0, *[0.5] * sequential.EARLY], coarse=False),
         "excess": [1.0] * len(sequential.start()),
     }
     grid = np.linspace(-11.9, 11.9, 4_000)
@@ -61,23 +62,21 @@ def test_every_bet_is_fair_under_its_law(tail: int) -> None:
     shares /= shares.sum()
     # From sums of 1 a fair bet leads, on average, to what it began with plus its share of the budget.
     begun = [1.0] * len(sequential.start())
-    after = np.array([sequential.add(begun, score, bets) for score in grid.tolist()])
+    after = np.array([sequential.add(begun, score, bets, 1e4) for score in grid.tolist()])
     mean = shares @ after
-    forms = 3 * len(sequential.LEVELS)
+    forms, given = 3 * len(sequential.LEVELS), sequential.shares(tuple(bets["information"]), 1e4)
     # Its three ages hand on what they hold and lose none.
-    assert mean[:forms].sum() == pytest.approx(forms + sum(bets["shares"][: len(sequential.LEVELS)]), rel=1e-3)
-    assert mean[forms:] == pytest.approx(1.0 + np.array(bets["shares"][len(sequential.LEVELS) :]), abs=0.02)
+    assert mean[:forms].sum() == pytest.approx(forms + sum(given[: len(sequential.LEVELS)]), rel=1e-3)
+    assert mean[forms:] == pytest.approx(1.0 + np.array(given[len(sequential.LEVELS) :]), abs=0.02)
 
 
 def test_the_bank_alarms_no_sooner_than_declared_on_average() -> None:
     declared, times = 60, []
-    bets = sequential.bets(
-        {**laws.start(), "tail": len(laws.TAILS) - 1}, 1.0, [1.0] * (sequential.EARLY + 1), declared, coarse=False
-    )
+    bets = sequential.bets({**laws.start(), "tail": len(laws.TAILS) - 1}, 1.0, [1.0] * (sequential.EARLY + 1), coarse=False)
     for seed in range(40):
         sums, rng = sequential.start(), np.random.default_rng(seed)
         for passed, score in enumerate(rng.standard_normal(2_000).tolist(), 1):
-            sums = sequential.add(sums, score, bets)
+            sums = sequential.add(sums, score, bets, declared)
             if sum(sums) >= declared:
                 times.append(passed)
                 break

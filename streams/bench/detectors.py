@@ -98,7 +98,7 @@ class RunLength:
 class Delay:
     """Readings from a change to its alarm, its standard error, the share not caught, and the oracle's mean at that run length.
 
-    limit: mean of the bank that knows all but which change comes (`drift_limit.py`), at that run length; of others it is not asked.
+    limit: mean of the bank that knows all but level and change (`drift_limit.py`), at that run length; of others it is not asked.
     """
 
     detector: str
@@ -216,7 +216,7 @@ def _ours(plan: Plan, law: Law) -> _Found:
     for change in Change:
         for size in SIZES:
             best = oracle(law, (change, size), reached, most=plan.most, seed=_SEED)
-            limits = bank.delays((change, size), most=plan.most)
+            limits = bank.delays((change, size), learned=_BEFORE, most=plan.most)
             for length, run_length, first, limit in zip(lengths, reached, best, limits, strict=True):
                 detector = replace(made, arl=length.declared)
                 taken = delays(detector, states, law, (change, size), learn=_BEFORE, most=plan.most, seed=_SEED + 1)

@@ -1,9 +1,10 @@
 """How soon a change can be told by who knows everything but which change it is: what not knowing that costs by itself.
 
 Decides the delay of a bank of exact likelihood ratios, one for each change that the bench tries, up and down. It knows the calm
-law, the dependence, the season, and every change's size; it learns nothing and assumes nothing wrong. What a detector takes longer
-than this is the price of having learned the baseline; what this takes longer than the oracle is the price of the question. It
-refuses to be called a bound: other shares of the budget among the changes move a little from one to another. No topic.
+law, the dependence, the season and every change's size; only the level it has learned from as many readings as the detector. What
+a detector takes longer than this is the price of having learned the rest; what this takes longer than the oracle is the price of
+the question. It refuses to be called a bound: other shares of the budget among the changes move a little from one to another. No
+topic.
 
 Source: Shin, Ramdas, Rinaldo 2022 (mixtures of Shiryaev-Roberts sums); Lorden 1971 (delay: log run length by information).
 """
@@ -32,7 +33,7 @@ class Bank:
     def __init__(self, law: Law, run_lengths: Array, *, seed: int) -> None:
         self._law, self._rng = law, np.random.default_rng(seed)
         self._ratios = [ratios(law, shift) for shift, _ in BETS]
-        self.weights = np.array(shares([self._information(shift) for shift, _ in BETS], float(np.median(run_lengths))))
+        self.weights = np.array(shares(tuple(self._information(shift) for shift, _ in BETS), float(np.median(run_lengths))))
         sums, top, tops = np.zeros((len(BETS), _STREAMS)), np.zeros(_STREAMS), {}
         for passed in range(1, _CALM + 1):
             sums = self._add(sums, noise(law, self._rng, _STREAMS, None))
@@ -45,8 +46,11 @@ class Bank:
             [np.quantile(tops[span], math.exp(-span / length)) for span, length in zip(spans, run_lengths, strict=True)]
         )
 
-    def delays(self, change: Shift, *, most: int) -> Array:
-        """Its mean delay at each run length, counted as the oracle's; `most` where no alarm came by then."""
+    def delays(self, change: Shift, *, learned: int, most: int) -> Array:
+        """Its mean delay at each run length, counted as the oracle's; `most` where no alarm came by then.
+
+        The level is what `learned` readings before the change and those after it have shown: a step is partly learned.
+        """
         law, rng = self._law, self._rng
         sums = np.zeros((len(BETS), _STREAMS))
         for _ in range(_SETTLE):
@@ -55,7 +59,9 @@ class Bank:
         at_once, after = moves(law, change)
         found = np.full((len(self.thresholds), _STREAMS), most)
         for passed in range(most):
-            sums = self._add(sums, noise(law, rng, _STREAMS, change) + (after if passed else at_once))
+            sums = self._add(
+                sums, noise(law, rng, _STREAMS, change) + (after * learned / (learned + passed) if passed else at_once)
+            )
             found[(self.weights @ sums >= self.thresholds[:, None]) & (found == most)] = passed + 1
             if (found < most).all():
                 break
