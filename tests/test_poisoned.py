@@ -10,27 +10,31 @@ import pytest
 from a_person import newcomer
 from hypothesis import given
 from hypothesis import strategies as st
-from incident_events import NORMAL, SAFE, act, at
+from incident_events import NORMAL, SAFE, act, at, signal
 from PIL import Image
 from scipy.stats import betabinom  # type: ignore[import-untyped]
 from sqlalchemy import select
 from typer.testing import CliRunner, Result
 
 from inference.lifecycle import vetting_alarm
-from inference.lifecycle.collect import Vetting
+from inference.lifecycle.collect import Tell, Vetting
 from inference.lifecycle.findings import Finding, Stage
 from inference.lifecycle.held import Standing, held, hold, id_of, open_held, reviewed
 from inference.training.samples import Sample, shaped
-from infra.db import Sessions, reading, writing
+from infra.db import Sessions, migrate, open_database, reading, writing
+from infra.keys import model_key
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, TimelineRow
 from responders import playbooks
 from responders.incident import Verb
 from responders.playbooks import State
 from responders.roles import Role
+from responders.rollout_store import Rollouts
 from responders.store import Store
-from streams import codec
+from streams import codec, retraining
 from streams.command_line import app
+from streams.drill import poison, scenario, staging
+from streams.drill.scenario import Do
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Cause, Context, Kind, Phase, QuarantineOrder
 from streams.poisoned import bring
@@ -272,3 +276,56 @@ def test_a_review_that_was_forged_in_the_file_is_noticed(site: Site) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(Tampered):
         reviewed(site.settings, vetted.refused, vetted.findings)
+
+
+def test_a_retraining_run_tells_before_it_trains_and_goes_on_with_the_rest(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run as it is, but for what costs minutes: vetting and training stand in, and the gate says no."""
+    [reason] = site.store.accept(signal(Phase.RAISED, 10, 14), at(3)).incident_ids
+    rollouts = Rollouts(site.store)
+    asked = rollouts.request(reason, "science-1", short=True, now=at(10))
+    folder = site.settings.home / "training" / asked.id
+    folder.mkdir(parents=True)
+    (folder / "live.json").write_bytes(b"[]")
+    kinds_when_training: list[list[str]] = []
+
+    def candidate(*_: object, tell: Tell, **__: object) -> str:
+        tell(vetting(20))
+        kinds_when_training.append([row.kind for row in site.incidents()])
+        return "c" * 64
+
+    monkeypatch.setattr(retraining, "candidate", candidate)
+    monkeypatch.setattr(retraining, "gated", lambda *_: (False, "fgsm 0.03: 0.1"))
+    after = retraining._run(site.settings, site.sessions, retraining._Reporter(rollouts, asked.id, lambda *_: None), asked)
+    assert kinds_when_training == [[Kind.EVASION, Kind.POISONING]]
+    poisoning = site.incidents()[1]
+    assert after.why == "the gate refuses it: fgsm 0.03: 0.1", "the run went on to its gate"
+    assert f"more than usual: incident {poisoning.id[:8]}" in capsys.readouterr().err
+    assert {one.incident for one in held(site.settings)} == {poisoning.id}
+    assert asked.id[:8] in site.timeline("open")[-1]
+
+
+def test_the_drills_batch_goes_the_way_of_a_runs_and_a_person_closes_what_it_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Smaller than in the drill, by the shipped models: the scenario's steps must find what they expect."""
+    settings = Settings(home=tmp_path)
+    migrate(settings)
+    model_key(settings)
+    sessions = open_database(settings)
+    store = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
+    store.assign(Context.URBAN, NORMAL, SAFE, at(0))
+    monkeypatch.setattr(poison, "_OFFERED", range(780, 782))
+    monkeypatch.setattr(poison, "_GOLDEN", range(760, 762))
+    assert poison.batch_refused(settings, store, at(1))
+    with reading(sessions) as session:
+        [row] = session.scalars(select(IncidentRow))
+    expect = scenario.load()["poison"]
+    assert [row.kind] == list(expect.expect.incidents)
+    assert [step.camera for step in expect.method if step.do is Do.CLOSE] == [row.camera_id]
+    told: list[list[str]] = []
+    monkeypatch.setattr(staging, "command", lambda words, _: told.append(words))
+    staging.Stage(settings, sessions, {}, {}, lambda _: None).do(expect.method[1], Context.URBAN)
+    assert told[0][:3] == ["incidents", "close", row.id]
+    sessions.kw["bind"].dispose()
