@@ -14,11 +14,13 @@ import numpy as np
 from streams import chaos
 from streams.attacks import Attack
 from streams.drill.filming import FPS, Filmed, Prepared
+from streams.errors import Unavailable
 from streams.sources.base import Picture
 
 PREPARED = chaos.WHITE_BOX - {"fgsm"}
 """Attacks of `kerbwatch chaos list` that are made ahead; FGSM is quick enough."""
 _MARGIN_S = 3.0
+_TRIES = 3
 
 
 def prepare(
@@ -26,7 +28,8 @@ def prepare(
 ) -> tuple[int, int, list[Attack]]:
     """The first picture, how many, and the attack (one, for all parts in their order) that `camera` is to play.
 
-    One picture is timed, and the stretch begins when the last will surely be ready. Raises what `chaos.attack` raises.
+    One picture is timed, and the stretch begins when the last will surely be ready; where it is not, all are made anew for later.
+    Raises what `chaos.attack` raises, and Unavailable where the machine is too slow.
     """
     made = [chaos.attack(part, means) for part in parts]
     street = camera.street()
@@ -44,13 +47,16 @@ def prepare(
     began = time.monotonic()
     attacked(camera.shown + 1)
     each_s = time.monotonic() - began
-    first = camera.shown + round((1.5 * each_s * pictures + _MARGIN_S) * FPS)
-    found = {}
-    for number in range(first, first + pictures):
-        say(f"making {name} for {camera.camera_id}: picture {number - first + 1} of {pictures}")
-        shot_name, picture = attacked(number)
-        found[shot_name] = picture
-    late = camera.shown - first
-    if late >= 0:  # the machine is busier than it was: what is past is left out
-        first, pictures = camera.shown + 2, max(1, pictures - late - 2)
-    return first, pictures, [Prepared(name, found)]
+    for _ in range(_TRIES):
+        first = camera.shown + round((1.5 * each_s * pictures + _MARGIN_S) * FPS)
+        found, began = {}, time.monotonic()
+        for number in range(first, first + pictures):
+            say(f"making {name} for {camera.camera_id}: picture {number - first + 1} of {pictures}")
+            shot_name, picture = attacked(number)
+            found[shot_name] = picture
+        if camera.shown < first:
+            return first, pictures, [Prepared(name, found)]
+        each_s = (time.monotonic() - began) / pictures  # the machine is busier than it was
+    raise Unavailable(
+        f"{pictures} pictures of {name} took longer than foreseen {_TRIES} times: the machine is too busy for this drill"
+    )
