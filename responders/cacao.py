@@ -70,6 +70,7 @@ def condition_text(condition: Condition) -> str:
         for name, values in (("context", condition.contexts), ("detector", condition.detectors), ("cause", condition.causes))
         if values
     ]
+    parts += [f"__detector__:value != '{name}'" for name in condition.not_detectors]
     if condition.confidence is not None:
         parts.append(f"__confidence__:value >= {condition.confidence:g}")
     if condition.mode is not None:

@@ -49,7 +49,7 @@ def words(step: Step) -> tuple[str, ...]:
 def _in_words(condition: Condition) -> str:
     text = condition_text(condition).replace("__", "").replace(":value", "").replace("'", "")
     text = re.sub(r"IN \(([^)]*)\)", lambda found: "is " + found[1].replace(", ", " or "), text)
-    return text.replace(" = ", " is ").replace(" >= ", " is at least ").replace(" AND ", " and ")
+    return text.replace(" = ", " is ").replace(" != ", " is not ").replace(" >= ", " is at least ").replace(" AND ", " and ")
 
 
 def tree(playbook: Playbook) -> Tree:

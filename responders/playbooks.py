@@ -68,14 +68,16 @@ Seconds = Annotated[float, Meta(gt=0.0)]
 class Condition(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a step is to be done; everything that is named must hold. A step that waits is left as soon as it holds no more.
 
-    at_least, below: the incident's severity. contexts: where it is. detectors: one of them has spoken. causes, confidence: the
-    diagnosis, and how sure it is at least. mode: what this incident asks its context to be served in.
+    at_least, below: the incident's severity. contexts: where it is. detectors: one of them has spoken. not_detectors: none of
+    them has. causes, confidence: the diagnosis, and how sure it is at least. mode: what this incident asks its context to be served
+    in.
     """
 
     at_least: Severity | None = None
     below: Severity | None = None
     contexts: tuple[Context, ...] = ()
     detectors: tuple[str, ...] = ()
+    not_detectors: tuple[str, ...] = ()
     causes: tuple[Cause, ...] = ()
     confidence: Share | None = None
     mode: Mode | None = None

@@ -58,6 +58,7 @@ def holds(condition: Condition | None, incident: Incident) -> bool:
         and (condition.below is None or not at_least(incident.severity, condition.below))
         and (not condition.contexts or incident.context in condition.contexts)
         and (not condition.detectors or any(finding.detector in condition.detectors for finding in incident.findings))
+        and not any(finding.detector in condition.not_detectors for finding in incident.findings)
         and (not condition.causes or (diagnosis is not None and diagnosis.cause in condition.causes))
         and (condition.confidence is None or (diagnosis is not None and diagnosis.confidence >= condition.confidence))
         and condition.mode in {None, asked}

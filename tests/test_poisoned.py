@@ -329,3 +329,9 @@ def test_the_drills_batch_goes_the_way_of_a_runs_and_a_person_closes_what_it_ope
     staging.Stage(settings, sessions, {}, {}, lambda _: None).do(expect.method[1], Context.URBAN)
     assert told[0][:3] == ["incidents", "close", row.id]
     sessions.kw["bind"].dispose()
+
+
+def test_frames_of_an_incident_that_people_call_poisoning_are_set_aside_as_before(site: Site) -> None:
+    [id_] = site.store.accept(signal(Phase.RAISED, 10, 14, kind=Kind.DRIFT, detector="drift-cusum"), at(3)).incident_ids
+    site.store.accept(act(Verb.RECLASSIFY, id_, 9, kind=Kind.POISONING), at(9))
+    assert len(site.timeline("quarantine")) == 1
