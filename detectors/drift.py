@@ -47,6 +47,7 @@ class _Memory(TypedDict):
     begin: int  # where it last was below half-way
     leads: str  # the kind of change that the last alarm was for
     alarm: int | None  # where the alarmed stretch begins
+    unsettled: int  # blocks to come that are not judged, for what they are predicted from is not known
     quiet: int  # blocks in a row that look calm while alarmed
 
 
@@ -106,7 +107,7 @@ class Drift:
         return cast("State", {**here, "sums": sequential.start(), "total": 0.0, "alarm": None, "quiet": 0})
 
     def pardon(self, state: State) -> State:
-        """As if the last readings had not been: no evidence, no alarm, and the next reading predicted from the level.
+        """As if the last readings had not been: no evidence, no alarm; the next few blocks only show from what to predict.
 
         For readings that something else explains. What they taught the baseline stays: a few of hundreds.
         """
@@ -115,7 +116,7 @@ class Drift:
         memory = cast("_Memory", state)
         level = memory["whitener"]["mean"]
         whitener: whitening.Whitener = {**memory["whitener"], "before": [1.0, *[level] * (whitening.SIZE - 1)]}
-        calm: _Memory = {**memory, "block": [], "whitener": whitener}
+        calm: _Memory = {**memory, "block": [], "whitener": whitener, "unsettled": whitening.LAGS}
         return cast("State", {**calm, "sums": sequential.start(), "total": 0.0, "alarm": None, "quiet": 0})
 
     def step(self, state: State, seen: Observation) -> tuple[State, Verdict]:
@@ -160,6 +161,7 @@ class Drift:
             "begin": 0,
             "leads": "",
             "alarm": None,
+            "unsettled": 0,
             "quiet": 0,
         }
         return cast("State", memory)
@@ -168,11 +170,12 @@ class Drift:
         """One block further: whiten, rank, add to the bank. Returns the block's score as well."""
         count = memory["count"] + 1
         early = 2 * count <= self.first
-        learning = count <= self.first or (memory["alarm"] is None and memory["whitener"]["learned"] < RESTS * self.first)
+        settled, alarmed = not memory["unsettled"], memory["alarm"] is not None
+        learning = settled and (count <= self.first or (not alarmed and memory["whitener"]["learned"] < RESTS * self.first))
         spread, floor = memory["spread"], self.resolution / memory["spread"]
         reading = (value - memory["centre"]) / spread
         whitener, error = whitening.whiten(
-            memory["whitener"], reading, floor, learning=learning, choosing=early, following=memory["alarm"] is None
+            memory["whitener"], reading, floor, learning=learning, choosing=early, following=settled and not alarmed
         )
         after: _Memory = {**memory, "block": [], "count": count, "last": sequence, "whitener": whitener}
         if early:
@@ -187,7 +190,9 @@ class Drift:
             after["law"] = laws.learn(law, error, score)
             if after["law"]["seen"] >= memory["refit"] or count == self.first:
                 self._fit(after)
-        if count > self.first:
+        if not settled:
+            after["unsettled"] = memory["unsettled"] - 1
+        elif count > self.first:
             self._add(memory, after, score)
         return after, abs(score)
 
