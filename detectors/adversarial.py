@@ -7,8 +7,8 @@ and refuses to take missing samples for calm. Topic: detections (through `featur
 Honest scenes differ more from one another than frames of one scene do, so all four numbers are judged by the camera's own usual
 level and spread: median and median absolute deviation of its last usual samples. Until enough are there, and as a cap, a prior
 measured on many scenes stands in: what is strange by the prior is never learned, so a camera attacked from its first frame cannot
-make the attack its usual. Corruptions move the view but lower the probability: the numbers are summed, and the sum counts no further
-than the probability allows, by the camera's usual and by the prior. On an empty road all are minute, and a passing car doubles them.
+make the attack its usual. Corruptions move the view but lower the probability: the numbers are summed, and the sum counts no
+further than the probability allows, by the camera's usual and by the prior: on an empty road a passing car doubles them all.
 
 The alarm is a bet on an attack that changes one frame in five and moves those by three spreads: a sample whose odds for that are R
 multiplies the stake by 0.8 + 0.2 R, which never falls below 1 (a CUSUM). So an attack on one frame in ten gathers evidence too,
