@@ -33,8 +33,8 @@ PREFERENCE = 8.0  # log likelihood by which another than the first must win
 T5 = 5.0 * 0.8174**2  # of a Student t law with 5 degrees of freedom that has mean square 1 when clipped
 CLIP = 3.0  # standard deviations
 WIDEST = 50.0  # first spreads from the first centre; keeps the state bounded whatever comes
-PRIOR = (100.0, 100.0, 100.0, 0.01, 0.003)
-"""Variance of the weights before anything is known: the running means must show that they are needed."""
+PRIOR = (100.0, 1.0, 1.0, 0.01, 0.003)
+"""Variance of the weights before anything is known: lags weigh 2 at most, the running means must show that they are needed."""
 
 
 class Whitener(TypedDict):
@@ -135,11 +135,12 @@ def whiten(
         after["mood"] = max(range(len(MOODS)), key=after["fits"].__getitem__)
     clipped = max(-CLIP, min(CLIP, strange)) * sigma
     step = clipped / root
+    taught = min(1.0, CLIP / abs(strange)) / widen if strange else 1.0 / widen  # what is clipped tells less
     # The last pull is on the wave's radians, which are no weight.
     after["weights"] = [weight + step * part for weight, part in zip(weights, pull, strict=False)]
     after["inverse"] = [
         [old - scaled * part for old, part in zip(row, pull, strict=True)]
-        for row, scaled in zip(state["inverse"], [part / widen for part in pull], strict=True)
+        for row, scaled in zip(state["inverse"], [part * taught for part in pull], strict=True)
     ]
     if state["season"]:
         _grow_older(after, step * pull[-1], doubting=True)
