@@ -61,6 +61,10 @@ class Attack(Protocol):
     def name(self) -> str:
         """What the command line and the ledger call it."""
 
+    @property
+    def lossless(self) -> bool:
+        """Whether its pictures are encoded as PNG: JPEG takes most of a small change."""
+
     def on_picture(self, picture: Picture, shot: Shot, into_s: float, rng: Generator) -> Picture:
         """A compromised camera's picture, before encoding and signing; `into_s` counts from the attack's begin."""
 
@@ -84,6 +88,8 @@ class Stretch:
 class _OnPictures:
     """Half of `Attack`: leaves messages alone."""
 
+    lossless = False
+
     def on_message(self, message: FrameMessage, wire: Wire, rng: Generator) -> Sequence[FrameMessage]:  # noqa: ARG002 the protocol's
         """The message as it is."""
         return (message,)
@@ -91,6 +97,8 @@ class _OnPictures:
 
 class _OnMessages:
     """Half of `Attack`: leaves pictures alone."""
+
+    lossless = False
 
     def on_picture(self, picture: Picture, shot: Shot, into_s: float, rng: Generator) -> Picture:  # noqa: ARG002 the protocol's
         """The picture as it is."""
@@ -103,6 +111,7 @@ class WhiteBox(_OnPictures):
 
     name: str
     change: Callable[[Picture, Sequence[Person] | None], Picture]
+    lossless: bool = False
 
     def on_picture(self, picture: Picture, shot: Shot, into_s: float, rng: Generator) -> Picture:  # noqa: ARG002 the protocol's
         """The altered picture: against the true people where they are known, else against those that the network sees."""

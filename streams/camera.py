@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -217,7 +217,9 @@ class _Run:
         picture = shot.picture
         for stretch in acting:
             picture = stretch.attack.on_picture(picture, shot, (self.shown - stretch.from_picture) / self._rate, rng)
-        honest = self._camera.message(picture, self.epoch, self._wire.take_sequence(), self._last)
+        lossless = any(stretch.attack.lossless for stretch in acting)
+        camera = replace(self._camera, content_type=PNG) if lossless else self._camera
+        honest = camera.message(picture, self.epoch, self._wire.take_sequence(), self._last)
         messages: Sequence[FrameMessage] = [honest]
         for stretch in acting:
             messages = [new for old in messages for new in stretch.attack.on_message(old, self._wire, rng)]

@@ -114,7 +114,7 @@ def _white_box(name: str) -> Callable[[Means], Attack]:
             )[0],
             "patch": sticker,
         }
-        return WhiteBox(name, changes[name])
+        return WhiteBox(name, changes[name], lossless=name == "deepfool")
 
     return make
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
@@ -324,6 +325,15 @@ def test_an_attack_acts_in_its_stretch_and_the_ledger_says_so(tmp_path: Path) ->
     assert [entry.attack for entry in read_ledger(tmp_path / "ledger.jsonl")] == [None] * 3 + ["drift-noise"] * 4 + [None] * 3
     assert [m.body for m in played([Stretch(Drift(Corruption.NOISE, 0.1), 3, 4)])] == [m.body for m in bad]
     assert [m.body for m in played([Stretch(Drift(Corruption.NOISE, 0.1), 3, 4)], seed=1)] != [m.body for m in bad]
+
+
+def test_a_change_too_small_for_jpeg_is_sent_without_loss_and_holds() -> None:
+    small = WhiteBox("deepfool", lambda picture, _: picture ^ np.uint8(1), lossless=True)
+    sent = played([Stretch(small, 3, 4)])
+    assert [message.frame.content_type for message in sent] == ["image/jpeg"] * 3 + ["image/png"] * 4 + ["image/jpeg"] * 3
+    honest = Street("urban", seed=2, width_px=128, height_px=64).shot(4).picture
+    arrived = cv2.imdecode(np.frombuffer(sent[4].body, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+    assert np.array_equal(arrived, honest ^ 1)
 
 
 def test_attacks_add_up_and_numbers_stay_unique() -> None:

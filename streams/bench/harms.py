@@ -38,6 +38,7 @@ class OnPictures:
 
     name: str
     change: Change
+    lossless: bool = False
 
     def on_picture(self, picture: Picture, shot: Shot, into_s: float, rng: Generator) -> Picture:
         """The changed picture."""

@@ -34,6 +34,7 @@ class Prepared:
 
     name: str
     pictures: Mapping[str, Picture]
+    lossless: bool = False
 
     def on_picture(self, picture: Picture, shot: Shot, into_s: float, rng: Generator) -> Picture:  # noqa: ARG002 the protocol's
         """The picture made for this shot."""

@@ -55,7 +55,7 @@ def prepare(
             shot_name, picture = attacked(number)
             found[shot_name] = picture
         if camera.shown < first:
-            return first, pictures, [Prepared(name, found)]
+            return first, pictures, [Prepared(name, found, lossless=any(attack.lossless for attack in made))]
         each_s = (time.monotonic() - began) / pictures  # the machine is busier than it was
     raise Unavailable(
         f"{pictures} pictures of {name} took longer than foreseen {_TRIES} times: the machine is too busy for this drill"
