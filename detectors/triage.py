@@ -82,8 +82,11 @@ def attacked(found: Open, lately: Lately) -> bool:
 def _weather_moved_it(lately: Lately) -> bool:
     """Whether weather explains an evasion alarm: the picture changed, and no frame sampled since looks attacked.
 
-    None, not only most of them: an attack on one frame in ten cannot hide among the calm ones between.
+    None, not only most of them: an attack on one frame in ten cannot hide among the calm ones between. And more than fine detail
+    must have changed, or have come gradually: that alone is what a perturbation does.
     """
+    if _only_detail(lately):
+        return False
     unlikely = lately.peak < (0.5 if lately.rise < 0.0 else _UNLIKELY)
     return lately.samples >= _ENOUGH and unlikely and lately.picture > 3  # noqa: PLR2004 spreads
 

@@ -105,6 +105,8 @@ KINDS: list[tuple[str, Cause, dict[str, str], Lately]] = [
     ("attack in fog", Cause.ATTACK, {"evasion": "", "drift-contrast": ""}, replace(FOG, attack=0.97)),
     ("fog that the second look sees too", Cause.CORRUPTION, {"evasion": "", "drift-contrast": ""},
      replace(FOG, samples=12, rise=-2.0, peak=0.2)),
+    ("attack that lasts, of which no frame looks attacked", Cause.ATTACK, {"evasion": ""},
+     replace(CALM, sharpness=13.0, sharpness_share=1.4, sudden=1.0, off=90, attack=0.2, rise=0.1, peak=0.25, samples=40)),
     ("elsewhere, which the second look finds strange", Cause.CONTEXT, {"evasion": "", "drift-heat": ""},
      replace(CALM, contrast=6.0, layout=0.0, sudden=1.0, off=80, attack=0.78, rise=6.0, samples=80)),
     ("elsewhere", Cause.CONTEXT, {"drift-contrast": ""}, replace(CALM, contrast=-6.0, layout=0.2, sudden=1.0, off=30, attack=0.1)),
