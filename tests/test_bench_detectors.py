@@ -58,6 +58,15 @@ def test_all_parts_run_one_after_the_other_into_one_summary(tmp_path: Path, monk
     assert "minutes of one core" in result.stderr
 
 
+def test_parts_measured_before_stay_in_the_summary_of_their_folder(tmp_path: Path) -> None:
+    for part in ("triage", "poisoning"):
+        (tmp_path / f"{part}.json").write_bytes((RESULTS / f"{part}.json").read_bytes())
+    found = parts.summarise(tmp_path, "kerbwatch bench detectors --part triage", {parts.Part.TRIAGE: 7.0})
+    assert [(one.part, one.took_s) for one in found.parts] == [("triage", 7.0), ("poisoning", None)]
+    with pytest.raises(BadInput):
+        parts.summarise(tmp_path, "kerbwatch bench detectors --part drift", {parts.Part.DRIFT: 7.0})
+
+
 def test_what_a_job_found_is_not_measured_again(tmp_path: Path) -> None:
     row = detectors.RunLength("default", "i.i.d.", 1_000, 30_000, 8, 3_750.0, 2_078.0, holds=True)
     path = tmp_path / "deep" / "law.json"

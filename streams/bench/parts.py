@@ -10,6 +10,7 @@ Source: `docs/detection.md` says what each figure means.
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -29,6 +30,7 @@ from streams.bench import claims
 from streams.bench.claims import Claim
 from streams.bench.detectors import Budget
 from streams.bench.detectors import measured as drift
+from streams.errors import BadInput
 
 
 class Part(StrEnum):
@@ -53,11 +55,11 @@ RATES = {Budget.QUICK: "0.1", Budget.FULL: "0.01,0.05,0.1,0.2,0.5"}
 
 
 class Measured(Struct, frozen=True):
-    """One part: where its figures are, and how long they took this time."""
+    """One part: where its figures are, and how long they took; None where they are from before."""
 
     part: str
     file: str
-    took_s: float
+    took_s: float | None
 
 
 class Summary(Struct, frozen=True):
@@ -93,21 +95,37 @@ def detectors(
         + f"); kept figures cost seconds; results go to {folder}"
     )
     command = f"kerbwatch bench detectors --part {part} --budget {budget}"
-    done: list[Measured] = []
-    summary = Summary(command, "", machine(), (), ())
+    took: dict[Part, float] = {}
     for one in chosen:
         begun = time.monotonic()
         # What machines read is the summary alone; what each part prints goes where people look.
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
             _measure(one, settings, budget, workers, folder)
-        done.append(Measured(one, f"{one}.json", round(time.monotonic() - begun, 1)))
-        found = tuple(claim for each in done for claim in claims.read(each.part, folder / each.file))
-        summary = Summary(command, datetime.now(UTC).isoformat(timespec="seconds"), machine(), tuple(done), found)
+        took[one] = round(time.monotonic() - begun, 1)
+        summary = summarise(folder, command, took)
         write_whole(folder / "detectors.json", msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n", mode=0o644)
     if as_json:
         typer.echo(msgspec.json.encode(summary).decode())
         return
     show(summary, folder, Console())
+
+
+def summarise(folder: Path, command: str, took: Mapping[Part, float]) -> Summary:
+    """Every claim whose figures are in the folder: of the parts just measured, in so many seconds, and of others from before.
+
+    Raises:
+        BadInput: a part just measured left no figures.
+    """
+    parts, found = [], []
+    for one in (part for part in Part if part is not Part.ALL):
+        try:
+            found += list(claims.read(one, folder / f"{one}.json"))
+        except BadInput:
+            if one in took:
+                raise
+            continue
+        parts.append(Measured(one, f"{one}.json", took.get(one)))
+    return Summary(command, datetime.now(UTC).isoformat(timespec="seconds"), machine(), tuple(parts), tuple(found))
 
 
 def _measure(part: Part, settings: Settings, budget: Budget, workers: int, folder: Path) -> None:
@@ -137,4 +155,5 @@ def show(summary: Summary, folder: Path, console: Console) -> None:
         table.add_row(claim.part, claim.claim, claim.aim, claim.measured, {True: "yes", False: "NO", None: ""}[claim.met])
     console.print(table)
     for one in summary.parts:
-        console.print(f"{one.part}: {folder / one.file} ({one.took_s:.0f} s)", soft_wrap=True)
+        took = "from before" if one.took_s is None else f"{one.took_s:.0f} s"
+        console.print(f"{one.part}: {folder / one.file} ({took})", soft_wrap=True)
