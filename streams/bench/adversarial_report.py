@@ -214,16 +214,24 @@ def draw(readings: Sequence[Reading], found: Figures, folder: Path) -> None:
         axis.set_visible(number < len(panels))
         axis.tick_params(labelbottom=number + columns >= len(panels))
     for axis, (name, strengths) in zip(axes.flat, panels.items(), strict=False):
-        for strength, them in strengths.items():
-            label = f"{strength}, {len(them)} frames"
-            for clean, look in ((plainly, {"color": "grey", "linewidth": 0.6}), (own, {"label": label})):
-                beyond = np.sort(np.maximum(clean.beyond(them), _LEAST_FPR))
-                share = np.arange(1, len(beyond) + 1) / len(beyond)
+        for number, (strength, them) in enumerate(strengths.items()):
+            filmed = [one for one in them if one.case.data in _STREAMED]
+            album = [one for one in them if one.case.data not in _STREAMED]
+            label, colour = f"{strength}, {len(filmed)} and {len(album)} frames", f"C{number}"
+            dashed = {"color": colour, "linewidth": 0.8, "linestyle": "--"}
+            for clean, shown, look in (
+                (plainly, filmed, {"color": "grey", "linewidth": 0.6}),
+                (plainly, album, dashed),
+                (own, filmed, {"color": colour, "label": label}),
+            ):
+                beyond = np.sort(np.maximum(clean.beyond(shown), _LEAST_FPR)) if shown else np.array([])
+                share = np.arange(1, len(beyond) + 1) / max(1, len(beyond))
                 axis.step([_LEAST_FPR, *beyond, 1.0], [0.0, *share, 1.0], where="post", **look)
         axis.axvline(FPR[0], color="grey", linewidth=0.6, linestyle=":")
         axis.set(xscale="log", xlim=(_LEAST_FPR, 1), ylim=(0, 1.02), title=name)
         axis.legend(fontsize=7, loc="lower right")
-    figure.supxlabel("share of clean frames flagged (grey: by the probability alone, without the camera's usual)", fontsize=10)
+    what = "cameras; dashed: photographs; grey: cameras by the probability alone"
+    figure.supxlabel(f"share of clean frames flagged ({what})", fontsize=10)
     figure.supylabel("share of attacked frames flagged", fontsize=10)
     figure.tight_layout()
     figure.savefig(folder / "adversarial-roc.png", dpi=110)
