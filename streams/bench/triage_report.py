@@ -201,12 +201,13 @@ def draw_drill(one: Outcome, path: Path) -> None:
     for said in (said for said in one.said if said.raised):
         scores.axvline(said.into, color="black", linewidth=1, linestyle="--")
         scores.text(said.into, 2.02, f"{said.detector} alarms", rotation=30, fontsize=8, va="bottom")
-    told = ""
+    told, high = "", 1.75
     for into, diagnosis in one.diagnoses:
         if str(diagnosis.cause) != told:
             told = str(diagnosis.cause)
             words = f"triage: {_short(diagnosis.cause)}, {diagnosis.confidence:.0%} sure"
-            scores.annotate(words, (into, 1.0), (into + 3, 1.6), fontsize=9, arrowprops={"arrowstyle": "->"})
+            scores.annotate(words, (into, 1.0), (into + 3, high), fontsize=9, arrowprops={"arrowstyle": "->"})
+            high = max(1.1, high - 0.15)
     scores.set(ylim=(0, 2.0), ylabel="probability, evidence")
     scores.legend(loc="upper right", fontsize=8)
     first = one.moments[0]
