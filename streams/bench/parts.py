@@ -44,8 +44,8 @@ class Part(StrEnum):
 
 
 MINUTES = {
-    Budget.QUICK: {Part.DRIFT: 4, Part.ADVERSARIAL: 15, Part.TRIAGE: 9, Part.POISONING: 2},
-    Budget.FULL: {Part.DRIFT: 30, Part.ADVERSARIAL: 240, Part.TRIAGE: 35, Part.POISONING: 6},
+    Budget.QUICK: {Part.DRIFT: 4, Part.ADVERSARIAL: 15, Part.TRIAGE: 9, Part.POISONING: 5},
+    Budget.FULL: {Part.DRIFT: 30, Part.ADVERSARIAL: 240, Part.TRIAGE: 35, Part.POISONING: 15},
 }
 """Of one core, from nothing; what was measured before is kept in the home and costs seconds."""
 ROUNDS = {Budget.QUICK: 5, Budget.FULL: 20}
