@@ -3,7 +3,7 @@
 It decides how a checkpoint looks (C2SP tlog-checkpoint as a signed note, readable by other tools of that format) and whether one
 holds. It refuses a note by another key, or one that says the same in other bytes. Checkpoints lie as files beside the database
 (`home/checkpoints/SIZE.note`): copy them elsewhere, and nobody who can write to the database alone can change history unnoticed.
-The same key signs evidence (`responders.evidence`); what it signs there begins otherwise, so neither can stand for the other.
+The same key signs evidence (`responders.proof.evidence`); what it signs there begins otherwise, so neither can stand for the other.
 
 Source: C2SP signed-note and tlog-checkpoint (https://c2sp.org/tlog-checkpoint), RFC 8032 (Ed25519), paper SC-10.
 """

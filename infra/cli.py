@@ -1,7 +1,7 @@
 """The commands that run the stack: `kafka`, `keys`, and `up`, `down`, `status`, `doctor`.
 
 They decide nothing: each reads the settings, calls one function and shows its answer, as a table or with `--json`. `keys rotate`,
-which not everybody may, stands in `responders.keys_cli`.
+which not everybody may, stands in `responders.console.keys`.
 Exit codes: 0 done, 1 found something wrong; 2 bad usage and 3 unavailable are raised as `streams.errors` for the entry point.
 """
 

@@ -1,7 +1,7 @@
 """The tables of people: who may act, what they sign with, and what they signed.
 
 It decides columns and keys, as `infra.tables` does; migration 0005 makes the same tables. Written by commands, through
-`responders.people` and `responders.desk`.
+`responders.people.people` and `responders.people.desk`.
 
 Source: paper 4.5.5 (access control, authentication), SC-10.
 """

@@ -338,7 +338,7 @@ class RolloutRow(Table):
 
 
 class ComparisonRow(Table):
-    """What live frames of one camera say of a candidate: the sums of `responders.comparison.Tally`."""
+    """What live frames of one camera say of a candidate: the sums of `responders.rollouts.comparison.Tally`."""
 
     __tablename__ = "comparisons"
 

@@ -14,7 +14,7 @@ def main() -> None:
     """Entry point of the command."""
     try:
         if sys.argv[1:2] == ["incidents"]:  # at an incident nobody waits for what other commands need
-            from streams.incidents import app as incidents  # noqa: PLC0415 - see above
+            from streams.console.incidents import app as incidents  # noqa: PLC0415 - see above
 
             incidents(sys.argv[2:], prog_name="kerbwatch incidents")
         else:

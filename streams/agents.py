@@ -31,9 +31,9 @@ from infra.metrics import (
     Service,
 )
 from infra.settings import Settings
-from responders.keeping import record_audit, record_judged
-from responders.quarantine import offsets_of, set_aside
-from responders.scheduler import Scheduler
+from responders.proof.keeping import record_audit, record_judged
+from responders.quarantine.quarantine import offsets_of, set_aside
+from responders.regular.scheduler import Scheduler
 from streams import codec, topics
 from streams.app import Apart, Batch, Rim, base_app, on_batches
 from streams.baselines import on_record
@@ -44,7 +44,7 @@ from streams.frame_log import read_detections, read_frames
 from streams.responding import Responder
 
 _SCHEDULE_S = 20.0
-"""A third of the scheduler's lease (`responders.schedule.LEASE`)."""
+"""A third of the scheduler's lease (`responders.regular.schedule.LEASE`)."""
 _RECORDS_LATE = timedelta(seconds=60)
 """So long a quarantine order waits for the records of its frames; then it takes what there is and the rest is dead-lettered."""
 

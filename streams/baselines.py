@@ -18,7 +18,7 @@ from detectors.baselines import LEARNED, Baseline, versions
 from infra.db import reading
 from infra.settings import read_settings
 from infra.tables import AuditRow
-from responders.cli import AsJson, opened, plain, print_json, table, utc
+from responders.console.tables import AsJson, opened, plain, print_json, table, utc
 from streams import codec, topics
 from streams.errors import Tampered
 from streams.events import AuditEntry

@@ -15,21 +15,26 @@ from infra.cli import keys_app, mount
 from infra.log import set_up_logs
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
-from responders import audit_cli, keys_cli, people_cli, rollout_cli
+from responders.console import audit as audit_cli
+from responders.console import keys as keys_cli
+from responders.console import people as people_cli
+from responders.console import rollouts as rollout_cli
+from responders.console.playbooks import app as playbooks
 from responders.notify.cli import app as notify
-from responders.playbooks_cli import app as playbooks
-from streams import chaos, dlq, models, naming, quarantine_cli, quarantine_show, schedule
+from streams import chaos
 from streams.baselines import baselines
 from streams.bench import stream as bench
 from streams.bench.protection import protection, sanitise
 from streams.camera import replay_command
-from streams.demo import demo
-from streams.detect import detect_command
+from streams.console import dlq, models, naming, quarantine_show, schedule
+from streams.console import quarantine as quarantine_cli
+from streams.console.detect import detect_command
+from streams.console.incidents import app as incidents
+from streams.console.late import LATE, call
+from streams.console.view import watch_command
+from streams.demo.story import demo
 from streams.drill.cli import drill
-from streams.incidents import app as incidents
-from streams.late import LATE, call
 from streams.stack import setup_command, up_command
-from streams.view import watch_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -109,7 +114,7 @@ def train_vlpd(context: typer.Context) -> None:
 @app.command(context_settings=LATE)
 def retrain(context: typer.Context) -> None:
     """Retrain a model after an incident, or go on with that. Example: `kerbwatch retrain --reason 3f2a --budget short`."""
-    from streams.retraining import retrain as command
+    from streams.console.retraining import retrain as command
 
     call(command, context)
 
@@ -142,7 +147,7 @@ def gate(context: typer.Context) -> None:
 def data(context: typer.Context) -> None:
     """Training data: manifest, golden set, vetting, what is held back. Example: `kerbwatch data manifest`."""
     from inference.lifecycle.cli import data as group
-    from streams.golden import golden
+    from streams.console.golden import golden
 
     group.command("golden")(golden)
     group(context.args, prog_name=context.command_path)

@@ -372,7 +372,7 @@ class AuditEntry(Event, frozen=True, kw_only=True, tag="kerbwatch.audit-entry"):
     why: str
     cause_id: str
     signed: str = ""
-    """What a person signed, word for word (`responders.acts.Statement`), and the signature (base64); "" for what no person did."""
+    """What a person signed, word for word (`responders.people.acts.Statement`), and the signature (base64); "" without a person."""
     signature: str = ""
 
 

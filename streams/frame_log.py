@@ -11,7 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from infra.clients import consumer
 from infra.settings import Settings
-from responders.quarantine import Place
+from responders.quarantine.quarantine import Place
 from streams import codec, topics
 from streams.errors import BadInput
 from streams.events import Detections, Frame

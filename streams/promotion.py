@@ -24,10 +24,10 @@ from inference.provenance.verdicts import Verdict
 from infra.db import Sessions, reading
 from infra.settings import Settings
 from infra.tables import RolloutRow
-from responders import assignments
-from responders.people import roles_of
-from responders.roles import Role, named
-from responders.rollout_store import rollout_of
+from responders.engine import assignments
+from responders.people.people import roles_of
+from responders.people.roles import Role, named
+from responders.rollouts.store import rollout_of
 from streams.errors import BadInput, KerbwatchError
 from streams.events import Context, Digest, Mode
 from streams.policy import require_passed

@@ -17,16 +17,17 @@ from inference.provenance.registry import registry_of
 from infra.db import Sessions, open_database, reading
 from infra.metrics import EFFECT_ATTEMPTS, EFFECTS_PENDING, GATE_VERDICTS, NOTIFICATIONS, GateVerdict, Outcome
 from infra.settings import Settings
-from responders import playbooks, rollout_metrics
-from responders.effects import carry_out
+from responders.engine.effects import carry_out
+from responders.engine.outbox import gate_said
+from responders.engine.records import Standing, standing
+from responders.engine.store import Store
 from responders.notify.channels import Channel, ChannelName
 from responders.notify.deliveries import deliver, dispatch
 from responders.notify.from_settings import channel_of
-from responders.outbox import gate_said
-from responders.playbooks import State
-from responders.records import Standing, standing
-from responders.rollout_store import Rollouts
-from responders.store import Store
+from responders.playbooks import playbooks
+from responders.playbooks.playbooks import State
+from responders.rollouts import metrics as rollout_metrics
+from responders.rollouts.store import Rollouts
 from streams import codec, topics
 from streams.app import Apart, Batch, Rim, on_batches
 from streams.codec import Message
@@ -37,7 +38,7 @@ from streams.promotion import vouch
 _TICK_S = 0.5
 _TELL_S = 1.0
 _SEND_LIMIT_S = 5.0
-"""Half an effect's lease (`responders.effects.LEASE`): nobody else takes an effect over while it is being sent."""
+"""Half an effect's lease (`responders.engine.effects.LEASE`): nobody else takes an effect over while it is being sent."""
 
 log = structlog.get_logger("agents")
 

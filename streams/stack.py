@@ -20,9 +20,9 @@ from infra.keys import model_key, quarantine_key
 from infra.metrics import Service
 from infra.provision import provision
 from infra.settings import Settings, read_settings
-from responders.login import first_operator
-from responders.playbooks import load
-from responders.store import Store
+from responders.engine.store import Store
+from responders.people.login import first_operator
+from responders.playbooks.playbooks import load
 from streams.events import Context, Mode
 from streams.policy import DEMO_MARK
 

@@ -10,9 +10,9 @@ from infra import totp
 from infra.keys import make_person_key, people_key, person_key_file
 from infra.people_tables import PersonRow
 from infra.settings import Settings
-from responders import people
-from responders.acts import public_of
-from responders.roles import Role
+from responders.people import people
+from responders.people.acts import public_of
+from responders.people.roles import Role
 
 
 @dataclass

@@ -31,16 +31,16 @@ from infra import db
 from infra.db import Sessions, open_database, reading
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, NotificationRow
-from responders import playbooks
-from responders.effects import carry_out
-from responders.incident import Verb
+from responders.engine.effects import carry_out
+from responders.engine.incident import Verb
+from responders.engine.store import Store
 from responders.notify import deliveries
 from responders.notify.channels import ChannelName
 from responders.notify.notices import Notice, trial
-from responders.playbooks import Playbook, State
-from responders.rollout import OVER, Failed
-from responders.rollout_store import Rollouts, listed
-from responders.store import Store
+from responders.playbooks import playbooks
+from responders.playbooks.playbooks import Playbook, State
+from responders.rollouts.rollout import OVER, Failed
+from responders.rollouts.store import Rollouts, listed
 from streams import codec, topics
 from streams.events import Context, Event, ModelState, Phase
 from streams.topics import Topic
@@ -61,13 +61,17 @@ def modules_of_the_responder() -> dict[str, Path]:
     imported = {
         alias.asname or alias.name: node.module or ""
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("responders.")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("responders.") and _file(node.module or "").is_file()
         for alias in node.names
     }
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in RESPONDER]
     assert len(classes) == len(RESPONDER)
     names = {node.id for each in classes for node in ast.walk(each) if isinstance(node, ast.Name)}
-    return {imported[name]: ROOT / (imported[name].replace(".", "/") + ".py") for name in names & imported.keys()}
+    return {imported[name]: _file(imported[name]) for name in names & imported.keys()}
+
+
+def _file(module: str) -> Path:
+    return ROOT / (module.replace(".", "/") + ".py")
 
 
 def points_in_code() -> set[str]:
@@ -130,7 +134,7 @@ class _Faults:
 
 
 def _is_ours(code: CodeType) -> bool:
-    return "/responders/" in code.co_filename and "/responders/playbooks.py" not in code.co_filename
+    return "/responders/" in code.co_filename and "/responders/playbooks/playbooks.py" not in code.co_filename
 
 
 def _caller(frame: FrameType) -> str:

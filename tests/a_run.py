@@ -16,10 +16,10 @@ from infra.metrics import (
     Outcome,
     Service,
 )
-from responders import rollout_metrics
-from responders.comparison import Limits, Tally
-from responders.rollout import Rollout, State
-from responders.rollout_metrics import Newest
+from responders.rollouts import metrics as rollout_metrics
+from responders.rollouts.comparison import Limits, Tally
+from responders.rollouts.metrics import Newest
+from responders.rollouts.rollout import Rollout, State
 from streams import events
 from streams.errors import Refusal
 from streams.events import Context, Health, Kind, Mode, Phase, Serving, Severity

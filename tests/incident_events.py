@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
-from responders import playbooks
-from responders.incident import Act, Resolution, Verb
-from responders.roles import Role
+from responders.engine.incident import Act, Resolution, Verb
+from responders.people.roles import Role
+from responders.playbooks import playbooks
 from streams.events import (
     Context,
     Health,

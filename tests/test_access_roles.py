@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from responders.access import RULES, Deed, missing, refusal
-from responders.roles import Role
+from responders.people.access import RULES, Deed, missing, refusal
+from responders.people.roles import Role
 
 ROLES = st.lists(st.sampled_from(Role), max_size=3)
 VOICES = st.dictionaries(st.sampled_from("abcd"), ROLES, max_size=4)

@@ -20,18 +20,21 @@ from infra.metrics import Metrics, Service
 from infra.people_tables import ActRow
 from infra.settings import Settings
 from infra.tables import AuditRow, ComparisonRow, EffectRow, TimelineRow
-from responders import desk, playbooks, rollout_metrics, rollout_store
-from responders.comparison import SHORT
-from responders.keeping import record_judged
-from responders.outbox import gate_said
-from responders.roles import Role
-from responders.rollout import Gated, Progress, Rollout, Staged, State, Verb
-from responders.rollout_cli import complete_rollout
-from responders.rollout_store import Rollouts
-from responders.store import Store
+from responders.console.rollouts import complete_rollout
+from responders.engine.outbox import gate_said
+from responders.engine.store import Store
+from responders.people import desk
+from responders.people.roles import Role
+from responders.playbooks import playbooks
+from responders.proof.keeping import record_judged
+from responders.rollouts import metrics as rollout_metrics
+from responders.rollouts import store as rollout_store
+from responders.rollouts.comparison import SHORT
+from responders.rollouts.rollout import Gated, Progress, Rollout, Staged, State, Verb
+from responders.rollouts.store import Rollouts
 from streams import codec
 from streams.command_line import app
-from streams.demo_retraining import Story, introduce
+from streams.demo.retraining import Story, introduce
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Comparison, Context, Detections, Kind, Mode, ModelState, Phase, RolloutPhase
 from streams.topics import AUDIT, MODEL_STATE

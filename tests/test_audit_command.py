@@ -24,13 +24,13 @@ from infra.people_tables import ActRow, PersonKeyRow
 from infra.proofs import Consistency, Inclusion, read_proof, write_proof
 from infra.settings import Settings
 from infra.tables import AuditRow, EffectRow
-from responders import auditing
-from responders.access import Deed
-from responders.acts import Statement, key_id, public_of, sign
-from responders.audit_export import lines
-from responders.keeping import record_audit
-from responders.login import Login, first_operator
-from responders.signers import Signers
+from responders.people.access import Deed
+from responders.people.acts import Statement, key_id, public_of, sign
+from responders.people.login import Login, first_operator
+from responders.proof import auditing
+from responders.proof.export import lines
+from responders.proof.keeping import record_audit
+from responders.proof.signers import Signers
 from streams import codec
 from streams.command_line import app
 from streams.errors import BadInput, Tampered, Unavailable

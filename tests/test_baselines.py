@@ -14,7 +14,7 @@ from detectors.catalogue import ALL
 from detectors.watch import watch
 from infra.db import migrate, open_database, writing
 from infra.settings import Settings
-from responders.keeping import record_audit
+from responders.proof.keeping import record_audit
 from streams import codec
 from streams.baselines import on_record
 from streams.command_line import app

@@ -10,12 +10,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from typer.testing import CliRunner
 
-from responders import playbooks
-from responders.cacao import NAMESPACE, as_bytes, condition_text, export
-from responders.cacao_rules import faults
-from responders.drawing import svg
-from responders.playbooks import Action, Condition
-from responders.playbooks_cli import app
+from responders.console.playbooks import app
+from responders.playbooks import playbooks
+from responders.playbooks.cacao import NAMESPACE, as_bytes, condition_text, export
+from responders.playbooks.cacao_rules import faults
+from responders.playbooks.drawing import svg
+from responders.playbooks.playbooks import Action, Condition
 from streams.events import Cause, Kind, Mode, Severity
 
 BOOKS = playbooks.load()

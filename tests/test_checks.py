@@ -8,15 +8,15 @@ from test_schedule import entries
 from infra.db import Sessions, reading, writing
 from infra.settings import Settings
 from infra.tables import AuditRow
-from responders import playbooks
-from responders.checks import found
-from responders.playbooks import State
-from responders.records import listed, shown
-from responders.roles import Role
-from responders.store import Store
-from streams import jobs
+from responders.engine.records import listed, shown
+from responders.engine.store import Store
+from responders.people.roles import Role
+from responders.playbooks import playbooks
+from responders.playbooks.playbooks import State
+from responders.regular.checks import found
+from streams.console import jobs
+from streams.console.jobs import Run
 from streams.events import Context, Kind, Mode, Phase
-from streams.jobs import Run
 
 pytest_plugins = ["databases"]
 

@@ -16,7 +16,7 @@ from infra.metrics import Service
 from infra.settings import Settings
 from streams.__main__ import main
 from streams.command_line import app
-from streams.demo import demo_home
+from streams.demo.story import demo_home
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -29,7 +29,7 @@ from dashboards.push import push
 from infra import metrics as named
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import Settings
-from responders.comparison import Limits
+from responders.rollouts.comparison import Limits
 from streams.errors import BadInput, BrokenContract, Unavailable
 
 BOARDS = {name: json.loads((build.GENERATED / f"{name}.json").read_text(encoding="utf-8")) for name in ("watch", "models")}

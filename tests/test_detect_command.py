@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from detectors import catalogue
 from infra.settings import Settings
 from streams.command_line import app
-from streams.detect import choose, detect, read_column
+from streams.console.detect import choose, detect, read_column
 from streams.errors import BadInput
 
 Cells = list[float | str]

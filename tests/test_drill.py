@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from infra.db import migrate, open_database, writing
 from infra.settings import Settings
 from infra.tables import Assignment, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
-from responders.playbooks import State
+from responders.playbooks.playbooks import State
 from streams.drill import referee, scenario, scoreboard
 from streams.drill.filming import Filmed
 from streams.drill.referee import Notes, Outcome

@@ -19,17 +19,18 @@ from infra.db import Sessions, reading, writing
 from infra.merkle import Tree, leaf_hash, root_of
 from infra.settings import Settings
 from infra.tables import EffectRow
-from responders import material, playbooks
-from responders.access import Deed
-from responders.acts import Statement, public_of, sign
-from responders.evidence import About, Proven, SignedAct, Verified, seal, verify
-from responders.keeping import record_audit
-from responders.store import Store
+from responders.engine.store import Store
+from responders.people.access import Deed
+from responders.people.acts import Statement, public_of, sign
+from responders.playbooks import playbooks
+from responders.proof import material
+from responders.proof.evidence import About, Proven, SignedAct, Verified, seal, verify
+from responders.proof.keeping import record_audit
 from streams import codec
 from streams.command_line import app
+from streams.console.evidence import seal_incident
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Context, ModelState, Phase, event_id
-from streams.evidence import seal_incident
 from streams.topics import AUDIT, MODEL_STATE
 
 pytest_plugins = ["databases"]

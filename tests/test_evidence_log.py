@@ -16,13 +16,13 @@ from infra.checkpoints import public_key_file, read_public_key
 from infra.clients import producer
 from infra.db import migrate, open_database, writing
 from infra.settings import Settings
-from responders import playbooks
-from responders.evidence import verify
-from responders.keeping import record_judged
-from responders.store import Store
+from responders.engine.store import Store
+from responders.playbooks import playbooks
+from responders.proof.evidence import verify
+from responders.proof.keeping import record_judged
 from streams import codec
+from streams.console.evidence import seal_incident
 from streams.events import Context, Phase, Window
-from streams.evidence import seal_incident
 from streams.topics import DETECTIONS, FRAMES, SIGNALS, Role, Topic
 
 pytestmark = pytest.mark.broker

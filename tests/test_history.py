@@ -19,13 +19,15 @@ from inference.provenance.verdicts import put_verdict
 from infra.db import _MIGRATIONS, Sessions, engine_of, migrate, open_database, reading, writing
 from infra.settings import Settings
 from infra.tables import EffectRow, RolloutRow
-from responders import assignments, people, playbooks
-from responders.comparison import Limits
-from responders.keeping import record_judged
-from responders.roles import Role
-from responders.rollout import Approval as RolloutApproval
-from responders.rollout import Rollout
-from responders.store import Store
+from responders.engine import assignments
+from responders.engine.store import Store
+from responders.people import people
+from responders.people.roles import Role
+from responders.playbooks import playbooks
+from responders.proof.keeping import record_judged
+from responders.rollouts.comparison import Limits
+from responders.rollouts.rollout import Approval as RolloutApproval
+from responders.rollouts.rollout import Rollout
 from streams import codec
 from streams.errors import BadInput, Tampered
 from streams.events import Context, Mode, ModelState, Phase

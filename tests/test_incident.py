@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from incident_events import act, at, signal
 
-from responders import playbooks
-from responders.deciding import decide, evolve
-from responders.incident import (
+from responders.engine.deciding import decide, evolve
+from responders.engine.incident import (
     Act,
     Decision,
     Happening,
@@ -25,8 +24,9 @@ from responders.incident import (
     Verb,
     opened,
 )
-from responders.playbooks import State
-from responders.windows import joined, missing
+from responders.engine.windows import joined, missing
+from responders.playbooks import playbooks
+from responders.playbooks.playbooks import State
 from streams.errors import BadInput
 from streams.events import Context, Kind, Mode, Phase, Severity, Signal, Window
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from incident_events import act, at, signal
 
-from responders import playbooks
-from responders.deciding import decide, evolve
-from responders.incident import Act, Decision, Happening, Incident, Outcome, Page, Resolution, Serve, Tick, Verb, opened
-from responders.playbooks import State
-from responders.roles import Role
-from responders.severity import grade
+from responders.engine.deciding import decide, evolve
+from responders.engine.incident import Act, Decision, Happening, Incident, Outcome, Page, Resolution, Serve, Tick, Verb, opened
+from responders.engine.severity import grade
+from responders.people.roles import Role
+from responders.playbooks import playbooks
+from responders.playbooks.playbooks import State
 from streams.errors import BadInput
 from streams.events import Cause, Context, Diagnosis, Kind, Mode, Phase, Severity, Signal
 

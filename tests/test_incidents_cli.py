@@ -13,17 +13,18 @@ from infra.db import Sessions, reading, writing
 from infra.people_tables import ActRow
 from infra.settings import Settings
 from infra.tables import EffectRow
-from responders import desk, playbooks
-from responders.cli import complete_incident
-from responders.incident import Verb
-from responders.incidents_cli import app
-from responders.roles import Role
-from responders.store import Store
-from responders.watch_cli import follow
+from responders.console.incidents import app
+from responders.console.tables import complete_incident
+from responders.console.watch import follow
+from responders.engine.incident import Verb
+from responders.engine.store import Store
+from responders.people import desk
+from responders.people.roles import Role
+from responders.playbooks import playbooks
 from streams import codec
+from streams.console.quarantine import app as quarantine_app
 from streams.errors import BadInput, Unavailable
 from streams.events import AuditEntry, Context, Kind, ModelState, Phase
-from streams.quarantine_cli import app as quarantine_app
 from streams.topics import AUDIT, MODEL_STATE
 
 pytest_plugins = ["databases"]

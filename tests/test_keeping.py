@@ -11,8 +11,8 @@ from infra.db import Sessions, reading, writing
 from infra.merkle import leaf_hash
 from infra.settings import Settings
 from infra.tables import AuditRow, JudgedFrame, QuarantinedFrame
-from responders.keeping import record_audit, record_judged
-from responders.quarantine import listed, offsets_of, open_frame, set_aside
+from responders.proof.keeping import record_audit, record_judged
+from responders.quarantine.quarantine import listed, offsets_of, open_frame, set_aside
 from streams import codec
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import (
@@ -182,7 +182,7 @@ def test_a_crash_between_file_and_row_is_mended_by_the_repeat(
         raise Crash
 
     with monkeypatch.context() as broken:
-        broken.setattr("responders.quarantine._insert", die)
+        broken.setattr("responders.quarantine.quarantine._insert", die)
         with pytest.raises(Crash):
             set_aside(sessions, database, ORDER, frames([3, 4]), at(9))
     assert set_aside(sessions, database, ORDER, frames([3, 4]), at(10)).sealed == 2

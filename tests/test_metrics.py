@@ -16,10 +16,10 @@ from prometheus_client import Counter, Histogram
 from infra import metrics as named
 from infra.metrics import Metrics, Outcome, Service, port, serve_metrics
 from infra.settings import Settings
-from responders import rollout_metrics
-from responders.comparison import Limits
-from responders.rollout import State
-from responders.rollout_metrics import Newest
+from responders.rollouts import metrics as rollout_metrics
+from responders.rollouts.comparison import Limits
+from responders.rollouts.metrics import Newest
+from responders.rollouts.rollout import State
 from streams.errors import BrokenContract, Refusal, Unavailable
 from streams.events import Context, Health, Kind, Mode, Phase
 

@@ -15,14 +15,14 @@ from inference.provenance.registry import Registry
 from inference.provenance.verdicts import put_verdict
 from infra.db import migrate, open_database, writing
 from infra.settings import Settings
-from responders import playbooks
-from responders.keeping import record_judged
-from responders.roles import Role
-from responders.store import Store
+from responders.engine.store import Store
+from responders.people.roles import Role
+from responders.playbooks import playbooks
+from responders.proof.keeping import record_judged
 from streams.command_line import app
+from streams.console.models import find
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Context, Mode
-from streams.models import find
 
 Command = Callable[..., Result]
 PHONES: dict[str, Phone] = {}

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from infra.db import Sessions, reading
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, NotificationRow
-from responders import playbooks
-from responders.effects import carry_out
-from responders.incident import Verb
+from responders.engine.effects import carry_out
+from responders.engine.incident import Verb
+from responders.engine.store import Store
 from responders.notify.alertmanager import alertmanager_of
 from responders.notify.channels import ChannelName
 from responders.notify.cli import app
@@ -30,8 +30,8 @@ from responders.notify.from_settings import channel_of, wanted
 from responders.notify.notices import Notice, Sort, trial
 from responders.notify.smtp import email_of
 from responders.notify.webhook import webhook_of
-from responders.playbooks import State
-from responders.store import Store
+from responders.playbooks import playbooks
+from responders.playbooks.playbooks import State
 from streams.errors import BadInput, Unavailable
 from streams.events import Context, Event, Mode, ModelState, Phase, Severity
 from streams.topics import Topic

@@ -18,12 +18,12 @@ from infra.keys import people_key, person_key_file, read_person_key
 from infra.people_tables import ActRow, PersonKeyRow, PersonRow
 from infra.settings import Settings
 from infra.tables import EffectRow
-from responders import desk, people
-from responders.access import Deed
-from responders.acts import Signed, Statement, public_of, sign
-from responders.desk import Admitted, Desk
-from responders.login import first_operator
-from responders.roles import Role
+from responders.people import desk, people
+from responders.people.access import Deed
+from responders.people.acts import Signed, Statement, public_of, sign
+from responders.people.desk import Admitted, Desk
+from responders.people.login import first_operator
+from responders.people.roles import Role
 from streams import codec
 from streams.errors import BadInput, Unavailable
 from streams.events import AuditEntry

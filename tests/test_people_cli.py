@@ -17,8 +17,8 @@ from infra.db import Sessions, reading, writing
 from infra.keys import person_key_file, quarantine_key, read_person_key
 from infra.settings import Settings
 from infra.tables import EffectRow
-from responders.acts import key_id, public_of
-from responders.login import first_operator
+from responders.people.acts import key_id, public_of
+from responders.people.login import first_operator
 from streams import codec
 from streams.command_line import app
 from streams.errors import BadInput, Tampered

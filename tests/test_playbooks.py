@@ -6,7 +6,7 @@ from importlib.resources import files
 import msgspec
 import pytest
 
-from responders import playbooks
+from responders.playbooks import playbooks
 from streams.errors import BadInput
 from streams.events import Kind
 

@@ -25,19 +25,20 @@ from infra.db import Sessions, migrate, open_database, reading, writing
 from infra.keys import model_key
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, TimelineRow
-from responders import playbooks
-from responders.incident import Verb
-from responders.playbooks import State
-from responders.roles import Role
-from responders.rollout_store import Rollouts
-from responders.store import Store
-from streams import codec, retraining
+from responders.engine.incident import Verb
+from responders.engine.store import Store
+from responders.people.roles import Role
+from responders.playbooks import playbooks
+from responders.playbooks.playbooks import State
+from responders.rollouts.store import Rollouts
+from streams import codec
 from streams.command_line import app
+from streams.console import retraining
+from streams.console.poisoned import bring
 from streams.drill import poison, scenario, staging
 from streams.drill.scenario import Do
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Cause, Context, Kind, Phase, QuarantineOrder
-from streams.poisoned import bring
 from streams.topics import AUDIT, QUARANTINE
 
 pytest_plugins = ["databases"]

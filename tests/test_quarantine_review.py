@@ -25,20 +25,21 @@ from infra.db import Sessions, reading, writing
 from infra.keys import open_sealed, quarantine_key, seal
 from infra.settings import Settings
 from infra.tables import EffectRow, QuarantinedFrame
-from responders import playbooks, quarantine
-from responders.contact_sheet import difference
-from responders.incident import Act, Resolution, Verb
-from responders.keeping import record_judged
-from responders.quarantine import Place, SealedFrame, Standing, kept_out, open_frame, set_aside
-from responders.roles import Role
-from responders.store import Store
+from responders.engine.incident import Act, Resolution, Verb
+from responders.engine.store import Store
+from responders.people.roles import Role
+from responders.playbooks import playbooks
+from responders.proof.keeping import record_judged
+from responders.quarantine import quarantine
+from responders.quarantine.contact_sheet import difference
+from responders.quarantine.quarantine import Place, SealedFrame, Standing, kept_out, open_frame, set_aside
 from streams import codec, topics
 from streams.command_line import app
+from streams.console.quarantine import complete_frame
+from streams.console.quarantine_show import drawn
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Box, Context, Detections, Frame, ModelState, Phase, QuarantineOrder, Window, event_id
 from streams.frame_log import read_detections
-from streams.quarantine_cli import complete_frame
-from streams.quarantine_show import drawn
 from streams.topics import AUDIT, DETECTIONS, MODEL_STATE
 
 pytest_plugins = ["databases"]
@@ -212,7 +213,7 @@ def test_a_crash_while_discarding_leaves_frames_to_be_decided_about(
         raise Unavailable("the disk is gone")
 
     with monkeypatch.context() as broken:
-        broken.setattr("responders.desk.use", die)
+        broken.setattr("responders.people.desk.use", die)
         with pytest.raises(Unavailable):
             command("discard", site.id, "-m", "agreed", actor="security-1")
     assert {row.state for row in site.rows()} == {Standing.SEALED}
@@ -268,7 +269,7 @@ def test_a_difference_of_nothing_is_grey_and_a_small_one_is_plain_to_see() -> No
 
 
 def test_showing_is_for_who_may_and_is_on_record(site: Site, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.quarantine_show.read_frames", lambda *_: iter([shot(9)[:2]]))
+    monkeypatch.setattr("streams.console.quarantine_show.read_frames", lambda *_: iter([shot(9)[:2]]))
     with pytest.raises(BadInput, match="may not open"):
         command("show", "cam1:1:10", actor="devops-1", coded=False)
     told = json.loads(command("show", "cam1:1:10", "--json", actor="data-1", coded=False).stdout)

@@ -7,11 +7,11 @@ from incident_events import NORMAL, SAFE, act, at, signal, status
 
 from infra.db import Sessions, reading
 from infra.tables import EffectRow, IncidentRow, JudgedFrame
-from responders import playbooks
-from responders.incident import Verb
-from responders.playbooks import State
-from responders.records import listed, shown
-from responders.store import Store
+from responders.engine.incident import Verb
+from responders.engine.records import listed, shown
+from responders.engine.store import Store
+from responders.playbooks import playbooks
+from responders.playbooks.playbooks import State
 from streams import codec
 from streams.errors import BadInput
 from streams.events import Context, Kind, Mode, ModelState, Phase

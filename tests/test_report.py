@@ -17,20 +17,21 @@ from typer.testing import CliRunner
 from infra.db import Sessions, migrate, open_database, reading, writing
 from infra.settings import Settings
 from infra.tables import EffectRow
-from responders import material, playbooks
-from responders.incident import Verb
-from responders.keeping import record_judged
-from responders.material import Logged, Material
+from responders.engine.incident import Verb
+from responders.engine.store import Store
+from responders.playbooks import playbooks
+from responders.proof import material
+from responders.proof.keeping import record_judged
+from responders.proof.material import Logged, Material
 from responders.report import html, markdown, plots
 from responders.report.content import Content, Snapshot, compose
 from responders.report.deadlines import deadlines
-from responders.store import Store
 from streams import codec
 from streams.command_line import app
+from streams.console.report import _effects, _snapshots
 from streams.errors import BadInput, KerbwatchError, Unavailable
 from streams.events import Box, Cause, Context, Detections, Diagnosis, Evidence, Kind, ModelState, Phase, Severity
 from streams.ledger import Truth
-from streams.report import _effects, _snapshots
 from streams.topics import DETECTIONS, MODEL_STATE, SIGNALS
 
 EVIL = "<script>alert(1)</script> | [x](javascript:1) `"

@@ -17,9 +17,9 @@ from inference.service.serving import load
 from inference.training.samples import Sample, streets
 from infra.keys import model_key
 from infra.settings import Settings
+from streams.console.retraining import _alone
 from streams.errors import BadInput, Unavailable
 from streams.events import Box, Context, Mode
-from streams.retraining import _alone
 from streams.sources.base import Picture
 from streams.sources.scenery import Weather
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from incident_events import NORMAL, at
 
-from responders.comparison import Limits, Tally
-from responders.roles import Role
-from responders.rollout import (
+from responders.people.roles import Role
+from responders.rollouts.comparison import Limits, Tally
+from responders.rollouts.rollout import (
     LIVE,
     NOTHING,
     OVER,

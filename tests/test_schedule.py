@@ -26,17 +26,20 @@ from infra.db import Sessions, reading, writing
 from infra.metrics import Service
 from infra.settings import Settings
 from infra.tables import AuditRow, EffectRow, JudgedFrame, NoticeRow, QuarantinedFrame
-from responders import auditing, playbooks, schedule
-from responders.incident import Verb
-from responders.keeping import record_audit
-from responders.schedule import JOBS, LEASE, Job, Outcome
-from responders.scheduler import Scheduler
-from responders.store import Store
-from streams import codec, commands, jobs
+from responders.engine.incident import Verb
+from responders.engine.store import Store
+from responders.playbooks import playbooks
+from responders.proof import auditing
+from responders.proof.keeping import record_audit
+from responders.regular import schedule
+from responders.regular.schedule import JOBS, LEASE, Job, Outcome
+from responders.regular.scheduler import Scheduler
+from streams import codec, commands
 from streams.command_line import app
+from streams.console import jobs
+from streams.console.jobs import Audited, Run, other_than_before
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry, Context, ModelState, Phase, event_id
-from streams.jobs import Audited, Run, other_than_before
 from streams.topics import MODEL_STATE
 
 pytest_plugins = ["databases"]

@@ -17,12 +17,15 @@ from infra.keys import person_key_file
 from infra.people_tables import ActRow
 from infra.settings import Settings
 from infra.tables import EffectRow, RolloutRow, TimelineRow
-from responders import desk, playbooks
-from responders.acts import Signed
-from responders.roles import Role
-from responders.rollout import Rollout
-from responders.store import Store
-from streams import codec, demo_retraining, golden, retraining
+from responders.engine.store import Store
+from responders.people import desk
+from responders.people.acts import Signed
+from responders.people.roles import Role
+from responders.playbooks import playbooks
+from responders.rollouts.rollout import Rollout
+from streams import codec
+from streams.console import golden, retraining
+from streams.demo import retraining as demo_retraining
 from streams.errors import BadInput, KerbwatchError
 from streams.events import AuditEntry, Context, Phase
 from streams.sources.scenery import Weather

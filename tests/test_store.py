@@ -17,10 +17,10 @@ from sqlalchemy import func, select
 from infra.db import Sessions, open_database, reading, writing
 from infra.settings import Settings
 from infra.tables import EffectRow, InboxRow, IncidentRow, JudgedFrame, TimelineRow
-from responders import playbooks
-from responders.effects import LEASE, REFUSED, carry_out
-from responders.incident import Verb
-from responders.store import Store
+from responders.engine.effects import LEASE, REFUSED, carry_out
+from responders.engine.incident import Verb
+from responders.engine.store import Store
+from responders.playbooks import playbooks
 from streams import codec, topics
 from streams.errors import BadInput, Unavailable
 from streams.events import Context, Event, Health, Mode, ModelState, Phase, QuarantineOrder

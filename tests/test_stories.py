@@ -23,14 +23,14 @@ from infra.db import open_database, reading
 from infra.metrics import Service
 from infra.settings import Settings
 from infra.tables import IncidentRow, JudgedFrame, QuarantinedFrame
-from responders.playbooks import State
+from responders.playbooks.playbooks import State
 from streams import codec, stack, topics
-from streams.demo import Script, play, wait_until_served
-from streams.dlq import read_events
+from streams.console.dlq import read_events
+from streams.console.view import Sight, look
+from streams.demo.facts import gather
+from streams.demo.story import Script, play, wait_until_served
 from streams.events import Context, Kind, Mode, ModelState, Phase, Severity, Signal, Window, event_id
-from streams.facts import gather
 from streams.topics import Role
-from streams.view import Sight, look
 
 pytestmark = pytest.mark.broker
 

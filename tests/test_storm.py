@@ -20,14 +20,14 @@ from typer.testing import CliRunner
 from infra.db import Sessions, open_database, reading
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, TimelineRow
-from responders import playbooks
-from responders.cli import app
-from responders.incident import Incident, Verb
+from responders.console.tables import app
+from responders.engine.incident import Incident, Verb
+from responders.engine.store import Store, incident_of
+from responders.engine.windows import joined
 from responders.notify import deliveries
 from responders.notify.channels import ChannelName
 from responders.notify.notices import Notice
-from responders.store import Store, incident_of
-from responders.windows import joined
+from responders.playbooks import playbooks
 from streams import codec, topics
 from streams.events import Context, Kind, Phase, QuarantineOrder, Signal, Window
 

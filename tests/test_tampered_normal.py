@@ -17,9 +17,9 @@ from inference.service.serving import View
 from infra.db import migrate, open_database, reading
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, TimelineRow
-from responders import playbooks
-from responders.playbooks import State
-from responders.store import Store
+from responders.engine.store import Store
+from responders.playbooks import playbooks
+from responders.playbooks.playbooks import State
 from streams import codec, topics
 from streams.events import Box, Context, Detections, Kind, Mode, ModelState, Phase, Signal, WorkerStatus
 from streams.sources.base import Picture

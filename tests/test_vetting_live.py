@@ -14,7 +14,7 @@ from inference.networks.csp_nano import CspNano
 from inference.provenance.registry import Registry, shipped
 from inference.service.serving import Served, load
 from infra.settings import Settings
-from streams.demo_retraining import GOLDEN_PLACES, SIZE, as_sent, received
+from streams.demo.retraining import GOLDEN_PLACES, SIZE, as_sent, received
 from streams.events import Context, Mode
 from streams.sources.base import Picture, Shot
 from streams.sources.open import open_source

@@ -30,12 +30,13 @@ from infra.metrics import Metrics, Service
 from infra.people_tables import ActRow
 from infra.provision import app_id
 from infra.settings import Settings
-from responders import roles
-from streams import codec, dlq, topics
+from responders.people import roles
+from streams import codec, topics
 from streams.attacks import Stretch
 from streams.camera import replay
 from streams.chaos import Means, attack
-from streams.dlq import letters, read_events
+from streams.console import dlq
+from streams.console.dlq import letters, read_events
 from streams.errors import BadInput, Refusal
 from streams.events import AuditEntry, Box, Context, Detections, Kind, Mode, ModelState, Phase, Signal
 from streams.sources.base import Picture

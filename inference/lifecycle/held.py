@@ -2,8 +2,8 @@
 
 It decides where such a sample lies (once, however often it is found), whether a later run may take it, and hands it out to be
 looked at; it refuses to open bytes that were touched. What waits or was discarded stays out of every training set; what was
-released is taken whatever vetting says of it again. Who may decide stands in `responders.access`. No topic feeds it; cameras'
-frames are kept by `responders.quarantine`.
+released is taken whatever vetting says of it again. Who may decide stands in `responders.people.access`. No topic feeds it;
+cameras' frames are kept by `responders.quarantine.quarantine`.
 
     home/held/<digest of picture and labels>.sealed
 

@@ -2,7 +2,7 @@
 
 It decides how a retraining run trains in two budgets and carries it out step by step, each of them resumable: given the same plan
 and folder again, it goes on where it was killed. It refuses to judge itself: the gate does. No topic feeds it;
-`streams.retraining` does.
+`streams.console.retraining` does.
 
 Source: paper 4.6 (secure retraining), 5.1.3 (defences).
 """

@@ -1,8 +1,8 @@
 """Whether vetting held back more of a run's pictures than clean data explains, as a signal of poisoning.
 
 It decides from how many on people must look at the data itself, and says in words which stages found what and which three findings
-are the strongest. It refuses to page anyone for the false finds that every vetting makes, and to send anything: `streams.poisoned`
-does. Pure. The finding is about data, so it stands under a name of its own instead of a camera's.
+are the strongest. It refuses to page anyone for the false finds that every vetting makes, and to send anything:
+`streams.console.poisoned` does. Pure. The finding is about data, so it stands under a name of its own instead of a camera's.
 
 Clean pictures are held back too: 9 of 70 that neither model had seen, asked of both (docs/data-and-gate.md). How many a clean run
 may lose follows from that (beta-binomial with Jeffreys' prior, so that it is weighed how little 70 pictures tell); more than one

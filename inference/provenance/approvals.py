@@ -1,7 +1,7 @@
 """Who let a model into service: approvals that came after its making, signed and kept beside its entry, as in-toto statements.
 
 It decides nothing; it refuses an approval of a model that does not verify, and one that was changed. Whether approvals suffice is
-decided where they are asked for (`responders.rollout`, `streams.promotion`). No topic feeds it.
+decided where they are asked for (`responders.rollouts.rollout`, `streams.promotion`). No topic feeds it.
 
     root/approvals/<digest>/<hash of the statement>/approvals.json     predicateType urn:kerbwatch:approvals:v1
     root/approvals/<digest>/<hash of the statement>/model.sig

@@ -1,6 +1,6 @@
 """How far two models agree about one frame: what a candidate's life in shadow and canary is watched by.
 
-It only counts; whether a candidate agrees enough is the responder's to judge (`responders.comparison`). Pure. It ends in
+It only counts; whether a candidate agrees enough is the responder's to judge (`responders.rollouts.comparison`). Pure. It ends in
 `Detections.compared`.
 
 Source: paper 4.6 (staged deployment with performance validation); greedy matching at IoU 0.5 as in PASCAL VOC.

@@ -17,8 +17,8 @@ from rich.console import Console
 from infra.db import reading
 from infra.log import set_up_logs
 from infra.settings import read_settings
-from responders import records
-from responders.cli import AsJson, opened, plain, print_json, table, utc
+from responders.console.tables import AsJson, opened, plain, print_json, table, utc
+from responders.engine import records
 from responders.notify import deliveries
 from responders.notify.channels import ChannelName
 from responders.notify.from_settings import NEEDS, channel_of, wanted

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, aliased
 
 from infra.db import Sessions, alone_on, insert_into, reading, writing
 from infra.tables import NoticeRow, NotificationRow
-from responders.incident import Decision, Incident
+from responders.engine.incident import Decision, Incident
 from responders.notify.channels import TIMEOUT_S, Channel, ChannelName
 from responders.notify.notices import Notice, Paged, Sort, notice_of
 from streams.errors import KerbwatchError

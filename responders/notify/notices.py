@@ -13,8 +13,8 @@ from enum import StrEnum
 import msgspec
 from msgspec import Struct
 
-from responders.incident import Decision, Incident, Page
-from responders.playbooks import State
+from responders.engine.incident import Decision, Incident, Page
+from responders.playbooks.playbooks import State
 from streams.events import Context, Kind, Severity, event_id
 
 _SHOWN = 20

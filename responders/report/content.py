@@ -1,7 +1,7 @@
 """What an incident's report says, worked out once for every form that it is written in.
 
 It decides the words, the clocks and what is left to do; the first screen answers four questions: what happened, since when, what
-was done, is it over. It refuses to call an incident over that is not. Pure; no topic feeds it (`streams.report` does).
+was done, is it over. It refuses to call an incident over that is not. Pure; no topic feeds it (`streams.console.report` does).
 
 Source: paper 4.7 (incident analysis), NIST SP 800-61r3 (reporting, improvement).
 """
@@ -16,8 +16,8 @@ from itertools import groupby
 
 import msgspec
 
-from responders.material import FrameFact, Logged, Material
-from responders.records import Change
+from responders.engine.records import Change
+from responders.proof.material import FrameFact, Logged, Material
 from responders.report.deadlines import Deadline, Due, aware, dues
 from streams.events import Box, Detections, Diagnosis, Mode, Phase, Signal
 from streams.topics import DETECTIONS, SIGNALS

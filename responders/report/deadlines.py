@@ -18,7 +18,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from responders.incident import Incident
+from responders.engine.incident import Incident
 from streams.errors import BadInput, Unavailable
 from streams.events import Severity
 

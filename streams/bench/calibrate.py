@@ -32,9 +32,9 @@ from infra.settings import read_settings
 from streams.bench import calibration_cases as drawn
 from streams.bench.calibration_fit import Row, auroc, fit
 from streams.bench.stream import progress
+from streams.console.models import find
 from streams.events import Context, InputScores, Mode
 from streams.line import JPEG
-from streams.models import find
 
 _INDEX, _FOLDER = "index.jsonl", "calibration"
 _WEAK = 2  # 1/255 up to which a bounded attack counts as a weak one

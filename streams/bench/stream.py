@@ -43,7 +43,7 @@ from infra.settings import Settings, read_settings
 from infra.tables import JudgedFrame
 from streams import codec, stack, topics
 from streams.camera import Body, Clock, play
-from streams.dlq import read_all
+from streams.console.dlq import read_all
 from streams.errors import Unavailable
 from streams.events import Context, Detections, Phase, Signal, event_id
 from streams.line import KafkaLine

@@ -25,7 +25,7 @@ from inference.measure.artefacts import machine
 from infra.db import open_database
 from infra.settings import Settings, read_settings
 from streams import stack
-from streams.demo import demo_home, interrupts, wait_until_served
+from streams.demo.story import demo_home, interrupts, wait_until_served
 from streams.drill import rounds, scoreboard
 from streams.drill.filming import Filmed
 from streams.drill.referee import Outcome

@@ -19,9 +19,9 @@ from inference.provenance.registry import registry_of, shipped
 from inference.service.serving import load
 from inference.training.samples import Sample, streets
 from infra.settings import Settings
-from responders.store import Store
+from responders.engine.store import Store
+from streams.console.poisoned import bring
 from streams.events import Context, Mode, event_id
-from streams.poisoned import bring
 from streams.sources.scenery import Weather
 
 _OFFERED, _GOLDEN, _SHOT = range(780, 784), range(760, 765), (15,)

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from infra.db import reading
 from infra.tables import Assignment, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
-from responders.playbooks import State
+from responders.playbooks.playbooks import State
 from streams.drill.filming import Filmed
 from streams.drill.scenario import Expect, Scenario
 from streams.drill.staging import Stage

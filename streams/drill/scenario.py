@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from infra.metrics import Service
-from responders.incident import Resolution
-from responders.playbooks import State
+from responders.engine.incident import Resolution
+from responders.playbooks.playbooks import State
 from streams.errors import BadInput
 from streams.events import Context, Kind, Mode
 

@@ -21,7 +21,7 @@ from infra.db import Sessions, reading
 from infra.metrics import Service
 from infra.settings import Settings
 from infra.tables import IncidentRow
-from responders.playbooks import State
+from responders.playbooks.playbooks import State
 from streams import chaos
 from streams.attacks import Attack
 from streams.commands import command

@@ -1,0 +1,138 @@
+"""Which weights serve a context in which mode, as named by setup, by people and by rollouts, and ever since when.
+
+It decides what a new name changes: the model that workers are asked for, the reference that input is scored against, one more row
+of the history that nobody alters. It refuses to take back what people or rollouts named when `setup` runs again, and it does not
+judge: whether a model may serve is for the gate, asked by whoever calls this (`streams.console.models`, `streams.agents`). Fed by
+`setup`, by `kerbwatch models promote|rollback`, and by rollouts.
+
+Source: paper 4.6 (per-context models, roll-back), SC-10.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from infra.db import alone_on
+from infra.tables import AssignedRow, Assignment
+from responders.engine import outbox
+from streams.errors import Unavailable
+from streams.events import Context, Mode, event_id
+
+SETUP = "setup"
+"""The actor of what nobody named: the shipped models."""
+
+
+def assigned(session: Session, context: Context, mode: Mode) -> str:
+    """The digest that a context serves in a mode. Raises Unavailable if it has none yet."""
+    return _digest(_row(session, context), mode)
+
+
+def begin(session: Session, context: Context, normal_digest: str, safe_digest: str, now: datetime) -> bool:
+    """The shipped models of a context, named where nobody named another; workers are told. False where nothing is new.
+
+    The first decision's id is "initial-CONTEXT". While an incident needs safe mode, the new safe model is asked for.
+    """
+    row = session.get(Assignment, context, with_for_update=True)
+    if row is None:  # there is nothing to lock yet, and another set-up may be making it
+        alone_on(session, Assignment.__tablename__)
+        row = session.get(Assignment, context, with_for_update=True)
+    shipped = {Mode.NORMAL: normal_digest, Mode.SAFE: safe_digest}
+    if row is None:
+        row = Assignment(context=context, asked_mode=Mode.NORMAL, changes=0, normal_digest=normal_digest, safe_digest=safe_digest)
+        session.add(row)
+        row.decision_id, row.asked_at = f"initial-{context}", now
+        changed = list(Mode)
+    else:
+        changed = [mode for mode in Mode if _digest(row, mode) != shipped[mode] and _named_by(session, context, mode) == SETUP]
+        if not changed:
+            return False
+        _decide(row, now)
+    for mode in changed:
+        _name(session, row, mode, shipped[mode], decision_id=row.decision_id, actor=SETUP, why="shipped with kerbwatch", now=now)
+    outbox.post_assignment(session, row, now)
+    return True
+
+
+def name(
+    session: Session, context: Context, mode: Mode, digest: str, *, decision_id: str, actor: str, why: str, now: datetime
+) -> None:
+    """Name a model without telling the workers yet: the caller posts the model state under its own decision (a rollout does).
+
+    Raises Unavailable if the context has none yet.
+    """
+    _name(session, _row(session, context), mode, digest, decision_id=decision_id, actor=actor, why=why, now=now)
+
+
+def assign(session: Session, context: Context, mode: Mode, digest: str, *, actor: str, why: str, now: datetime) -> str:
+    """Name a model, tell the workers, write the audit entry; returns the decision's id, the former one where nothing is new.
+
+    A model that serves only in the other mode is named as well, so that it is there when that mode is asked for. Raises Unavailable
+    if the context has none yet.
+    """
+    row = _row(session, context)
+    if _digest(row, mode) == digest:
+        return row.decision_id
+    _decide(row, now, mode, digest)
+    _name(session, row, mode, digest, decision_id=row.decision_id, actor=actor, why=why, now=now)
+    outbox.post_model_state(session, row, why, None, now)
+    what = f"{mode} model {digest}: {why}"
+    outbox.post_audit(session, row.decision_id, actor, "model.assign", target=context, why=what, now=now)
+    return row.decision_id
+
+
+def former(session: Session, context: Context, mode: Mode) -> tuple[AssignedRow, ...]:
+    """What a role may go back to, newest first: the models before the present one, each once.
+
+    Whoever named an earlier model again left everything that came after it, so none of that is gone back to.
+    """
+    of_role = (AssignedRow.context == context, AssignedRow.mode == mode)
+    line: dict[str, AssignedRow] = {}
+    for row in session.scalars(select(AssignedRow).where(*of_role).order_by(AssignedRow.number)):
+        if row.weights_digest in line:
+            known = list(line)
+            line = {digest: line[digest] for digest in known[: known.index(row.weights_digest) + 1]}
+        else:
+            line[row.weights_digest] = row
+    return tuple(line.values())[-2::-1]
+
+
+def _row(session: Session, context: Context) -> Assignment:
+    row = session.get(Assignment, context, with_for_update=True)
+    if row is None:
+        raise Unavailable(f"no weights are assigned to context {context}: run `kerbwatch up` first")
+    return row
+
+
+def _digest(row: Assignment, mode: Mode) -> str:
+    return row.safe_digest if mode is Mode.SAFE else row.normal_digest
+
+
+def _named_by(session: Session, context: Context, mode: Mode) -> str:
+    """Who named the present model."""
+    newest = (
+        select(AssignedRow.actor)
+        .where(AssignedRow.context == context, AssignedRow.mode == mode)
+        .order_by(AssignedRow.number.desc())
+        .limit(1)
+    )
+    return session.scalar(newest) or SETUP
+
+
+def _decide(row: Assignment, now: datetime, *what: str) -> None:
+    row.changes += 1
+    row.decision_id = event_id("assign", row.context, row.normal_digest, row.safe_digest, *what, row.changes)
+    row.asked_at = now
+
+
+def _name(
+    session: Session, row: Assignment, mode: Mode, digest: str, *, decision_id: str, actor: str, why: str, now: datetime
+) -> None:
+    if mode is Mode.SAFE:
+        row.safe_digest = digest
+    else:
+        row.normal_digest = digest
+    session.add(
+        AssignedRow(context=row.context, mode=mode, weights_digest=digest, since=now, actor=actor, why=why, decision_id=decision_id)
+    )
+    session.flush()

@@ -1,0 +1,92 @@
+"""What people's acts do to an incident.
+
+It decides what an act leads to: who looks after the incident, whether it is quiet, what it is held for, whether a step may go on,
+how it ends. It refuses an approval by somebody whose role the step does not ask for, or who has given theirs; the refusal is on
+record. Whether the actor is who they say was settled before (`desk.py`). Pure. Fed by human acts through `deciding.py`.
+
+Source: paper 4.6 (approval by roles), 4.7 (defined roles and immediate actions); SC-10.
+"""
+
+from msgspec.structs import replace
+
+from responders.engine.incident import Act, Verb, Voice, lacking
+from responders.engine.replanning import replanned
+from responders.engine.severity import grade
+from responders.engine.turn import Turn
+from responders.people.roles import named
+from responders.playbooks.playbooks import State
+
+
+def obey(turn: Turn, act: Act) -> None:
+    """Do what somebody said to an incident that is not closed."""
+    incident = turn.incident
+    match act.verb:
+        case Verb.ACKNOWLEDGE:
+            if incident.acknowledged_at is None:
+                turn.incident = replace(incident, acknowledged_at=act.time, acknowledged_by=act.actor)
+            turn.incident = replace(turn.incident, quiet=True)
+            turn.record("acknowledge", act.comment, act.actor)
+        case Verb.ASSIGN:
+            turn.incident = replace(incident, assignee=act.assignee)
+            turn.record("assign", f"to {act.assignee}: {act.comment}", act.actor)
+        case Verb.SNOOZE:
+            assert act.until is not None  # the act was checked
+            turn.incident = replace(incident, snoozed_until=act.until)
+            turn.record("snooze", f"until {act.until:%Y-%m-%d %H:%M:%S} UTC: {act.comment}", act.actor)
+        case Verb.RECLASSIFY:
+            _reclassify(turn, act)
+        case Verb.APPROVE | Verb.REJECT:
+            _judge(turn, act)
+        case Verb.CLOSE:
+            _close(turn, act)
+        case Verb.NOTE:
+            pass  # on record already
+
+
+def _reclassify(turn: Turn, act: Act) -> None:
+    incident = turn.incident
+    if act.kind is incident.kind or act.plan is None or act.plan.kind is not act.kind:
+        turn.record("refused", f"reclassify to {act.kind}: it is held for {incident.kind}, or there is no such playbook", act.actor)
+        return
+    turn.incident = replanned(incident, act.plan)
+    severity, rule = grade(turn.incident)
+    turn.incident = replace(turn.incident, severity=severity, graded=rule)
+    what = f"{incident.kind} was really {act.kind}: {act.comment}. Severity {severity}: {rule}"
+    turn.record("reclassify", what, act.actor)
+
+
+def _judge(turn: Turn, act: Act) -> None:
+    """Somebody's yes or no to the step where the incident stands."""
+    incident, step = turn.incident, turn.incident.step
+    why = ""
+    if not step.approval:
+        why = f"step {step.name} asks for nobody's approval"
+    elif not set(act.roles) & set(step.approval):
+        why = f"step {step.name} asks for {named(step.approval)}"
+    elif act.verb is Verb.APPROVE and act.actor in {voice.actor for voice in incident.voices}:
+        why = f"{act.actor} has approved it already; still asked for: {named(incident.asks)}"
+    if why:
+        turn.record("refused", f"{act.verb}: {why}", act.actor)
+    elif act.verb is Verb.REJECT:
+        turn.record("reject", f"{step.name}: {act.comment}", act.actor)
+        turn.fail(f"{step.name} was rejected")
+    else:
+        voices = (*incident.voices, Voice(act.actor, act.roles))
+        left = lacking(step, voices)
+        turn.incident = replace(incident, voices=voices)
+        still = f"; still asked for: {named(left)}" if left else ""
+        turn.record("approve", f"{step.name}: {act.comment}{still}", act.actor)
+
+
+def _close(turn: Turn, act: Act) -> None:
+    incident = turn.incident
+    asked_before = incident.resolution is not None
+    turn.record("close", f"{act.resolution}: {act.comment}", act.actor)
+    turn.incident = replace(turn.incident, resolution=act.resolution)
+    restore = incident.playbook.on_human_close
+    if restore is not None and incident.needs_safe:
+        turn.go(incident.playbook.position(restore))
+    elif incident.state is State.RECOVERING and not asked_before:
+        return  # the normal model is asked for already; the reports close it, or a second close does
+    else:
+        turn.go(len(incident.playbook.steps) - 1)

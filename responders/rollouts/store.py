@@ -1,0 +1,282 @@
+"""Where rollouts live: each event about a retrained model, what was decided and what follows, in one SQL transaction.
+
+It decides which rollout an event belongs to and which model state follows from a decision; it refuses a second rollout of a context
+while one is under way, and to send anything: effects go to the outbox. Fed by the retraining run, by people's acts and by the clock
+(what topics `detections` and `worker-status` showed is in the database by then). Locks as `store.py` does.
+
+Source: README, promises 1, 3 and 4; paper 4.6.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from infra.db import reading, writing
+from infra.tables import Assignment, ComparisonRow, IncidentRow, JudgedFrame, RolloutRow, TimelineRow, WorkerRow
+from responders.engine import assignments, outbox
+from responders.engine.incident import Incident
+from responders.engine.records import nearest
+from responders.engine.store import Store, incident_of, locked
+from responders.people.people import roles_of
+from responders.people.roles import Role
+from responders.rollouts.comparison import SHORT, Limits, Tally
+from responders.rollouts.rollout import (
+    LIVE,
+    OVER,
+    Act,
+    Decision,
+    Failed,
+    Gated,
+    Happening,
+    Progress,
+    Record,
+    Rollout,
+    Serve,
+    Staged,
+    State,
+    Tick,
+    Verb,
+    decide,
+    evolve,
+)
+from streams.errors import BadInput, Tampered
+from streams.events import Context, Kind, Mode, event_id
+
+Vouch = Callable[[Context, str], object]
+"""Raises KerbwatchError unless the registry vouches for a model (by digest) in a context: signed, and passed by the gate."""
+
+
+def nobody_vouches(context: Context, digest: str) -> None:
+    """For whoever moves rollouts by people's acts only: those never promote a candidate. Raises BadInput."""
+    raise BadInput(f"model {digest[:12]} is not promoted for {context} here: the responder does that (`kerbwatch up`)")
+
+
+_ALARMS = (Kind.EVASION, Kind.POISONING, Kind.COMPROMISE, Kind.HEALTH)
+"""Incidents that speak against the model that judged; drift, traffic and bad input speak of the camera."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The rollouts of one database. `store` knows the workers; `vouch` is asked before a candidate becomes a normal model."""
+
+    store: Store
+    vouch: Vouch = nobody_vouches
+
+    def under_way(self, incident_id: str) -> Rollout | None:
+        """The rollout that answers an incident and is not over; None if there is none."""
+        with reading(self.store.sessions) as session:
+            row = session.scalar(select(RolloutRow).where(RolloutRow.incident_id == incident_id, ~RolloutRow.over))
+            return None if row is None else rollout_of(row)
+
+    def request(self, incident_id: str, actor: str, *, short: bool, now: datetime, act_id: str = "") -> Rollout:
+        """The rollout that answers an incident: the one under way, or a new one, caused by the signed act of that id.
+
+        Raises BadInput if another holds the context.
+        """
+        with writing(self.store.sessions) as session:
+            incident = _incident(session, incident_id)
+            model = locked(session, (incident.context,))[incident.context]
+            row = session.scalar(select(RolloutRow).where(RolloutRow.context == incident.context, ~RolloutRow.over))
+            if row is not None and row.incident_id == incident_id:
+                return rollout_of(row)
+            if row is not None:
+                raise BadInput(
+                    f"rollout {row.id[:8]} of {row.context} is {row.state} (incident {row.incident_id[:8]}); one at a time: "
+                    "let it end, or `kerbwatch rollouts cancel` it"
+                )
+            count = session.scalar(select(func.count()).select_from(RolloutRow).where(RolloutRow.incident_id == incident_id))
+            rollout = Rollout(
+                id=event_id("rollout", incident_id, count or 0),
+                context=incident.context,
+                incident_id=incident_id,
+                requested_by=actor,
+                requested_at=now,
+                normal_digest=model.normal_digest,
+                limits=SHORT if short else Limits(),
+                short=short,
+                since=now,
+                heard_at=now,
+            )
+            _save(session, rollout)
+            what = f"secure retraining is asked for ({'short' if short else 'full'} budget)"
+            asked = Record(event_id("decision", rollout.id, "request"), rollout.state, actor, "request", what)
+            _put_on_record(session, incident, rollout.id, asked, cause_id=act_id or rollout.id, now=now)
+            return rollout
+
+    def hear(self, rollout_id: str, event: Progress | Staged | Gated | Failed, now: datetime) -> Rollout:
+        """The run's word; the rollout afterwards. Raises BadInput for an unknown rollout."""
+        return self._take_in(rollout_id, lambda _session: event, f"run-{rollout_id}", now)[0]
+
+    def act(  # noqa: PLR0917 - an act has these parts
+        self, rollout_id: str, verb: Verb, actor: str, comment: str, role: Role | None, now: datetime, *, id_: str = ""
+    ) -> Rollout:
+        """A person's act (`id_`: that of the signed one); what a person has no right to is put on record and refused.
+
+        Raises BadInput in plain words for what was refused, and for an act on a rollout that is over.
+        """
+        id_ = id_ or event_id("act", rollout_id, verb, actor, comment, now.isoformat())
+        rollout, decisions = self._take_in(
+            rollout_id, lambda session: Act(id_, now, verb, actor, comment, roles_of(session, actor), role), id_, now
+        )
+        refused = next((decision.what for decision in decisions if decision.action == "refuse"), None)
+        if refused is not None:
+            raise BadInput(f"{refused}. This is on record; see `kerbwatch people list`")
+        if not decisions:
+            raise BadInput(f"rollout {rollout_id[:8]} is {rollout.state}: nothing can be done about it any more")
+        return rollout
+
+    def tick(self, now: datetime) -> tuple[Decision, ...]:
+        """Let time pass for every rollout under way. Raises Unavailable without the database; the next tick makes up for it."""
+        moved_by_time = ~RolloutRow.over & (RolloutRow.state != State.AWAITING_APPROVAL)
+        with reading(self.store.sessions) as session:
+            ids = session.scalars(select(RolloutRow.id).where(moved_by_time).order_by(RolloutRow.context)).all()
+        made: list[Decision] = []
+        cause_id = f"clock {now.isoformat()}"
+        for id_ in ids:
+            try:
+                made += self._take_in(id_, None, cause_id, now)[1]
+            except (BadInput, Tampered) as error:  # the registry does not vouch for the model that was to be served
+                made += self._take_in(id_, lambda _session, why=str(error): Failed(now, why), cause_id, now)[1]  # type: ignore[misc]
+        return tuple(made)
+
+    def _take_in(
+        self, rollout_id: str, event_of: Callable[[Session], Happening] | None, cause_id: str, now: datetime
+    ) -> tuple[Rollout, tuple[Decision, ...]]:
+        """One event (a tick if there is none) on one rollout, with everything that follows."""
+        with writing(self.store.sessions) as session:
+            context = session.scalar(select(RolloutRow.context).where(RolloutRow.id == rollout_id))
+            if context is None:
+                raise BadInput(f"no rollout {rollout_id}; see `kerbwatch rollouts list`")
+            model = locked(session, (Context(context),))[Context(context)]
+            session.expire_all()
+            before = rollout_of(session.get_one(RolloutRow, rollout_id))
+            event = self._moment(session, before, model, now) if event_of is None else event_of(session)
+            decisions, after = decide(before, event), evolve(before, event)
+            if after is before:
+                return after, ()
+            _save(session, after)
+            incident = _incident(session, after.incident_id)
+            for decision in decisions:
+                if isinstance(decision, Serve):
+                    self._serve(session, after, model, decision, now)
+                _put_on_record(session, incident, after.id, decision, cause_id=cause_id, now=now)
+            return after, decisions
+
+    def _serve(self, session: Session, rollout: Rollout, model: Assignment, decision: Serve, now: datetime) -> None:
+        promoted = decision.normal_digest == rollout.candidate_digest
+        # A former model comes back only in the candidate's own place: what people have named since stays.
+        if decision.normal_digest is not None and (promoted or model.normal_digest == rollout.candidate_digest):
+            if promoted:
+                self.vouch(rollout.context, decision.normal_digest)
+            assignments.name(
+                session,
+                rollout.context,
+                Mode.NORMAL,
+                decision.normal_digest,
+                decision_id=decision.id,
+                actor=decision.actor,
+                why=f"rollout {rollout.id[:8]}: {decision.what}",
+                now=now,
+            )
+        model.decision_id, model.asked_at = decision.id, now
+        outbox.post_model_state(session, model, decision.what, rollout.incident_id, now)
+
+    def _moment(self, session: Session, rollout: Rollout, model: Assignment, now: datetime) -> Tick:
+        if rollout.state not in LIVE:
+            return Tick(now, Mode(model.asked_mode))
+        workers = session.scalars(select(WorkerRow).order_by(WorkerRow.worker_id)).all()
+        live, agreeing = self.store.obedience(model, workers, now, rollout.candidate_digest if rollout.phase else None)
+        cameras = select(ComparisonRow.camera_id).where(ComparisonRow.weights_digest == rollout.candidate_digest)
+        return Tick(
+            time=now,
+            mode=Mode(model.asked_mode),
+            live=live,
+            agreeing=agreeing,
+            cameras=tuple(session.scalars(cameras.order_by(ComparisonRow.camera_id))),
+            tally=tally_of(session, rollout),
+            alarm=_alarm(session, rollout),
+        )
+
+
+def rollout_of(row: RolloutRow) -> Rollout:
+    """The whole state out of its row."""
+    return msgspec.json.decode(row.body, type=Rollout)
+
+
+def tally_of(session: Session, rollout: Rollout) -> Tally:
+    """What all cameras' frames say of the candidate, since it is known."""
+    rows = session.scalars(select(ComparisonRow).where(ComparisonRow.weights_digest == rollout.candidate_digest)).all()
+    return Tally(**{name: sum(getattr(row, name) for row in rows) for name in Tally.__struct_fields__})
+
+
+def listed(session: Session, limit: int = 50) -> tuple[Rollout, ...]:
+    """Rollouts, newest first."""
+    rows = session.scalars(select(RolloutRow).order_by(RolloutRow.requested_at.desc(), RolloutRow.id).limit(limit))
+    return tuple(rollout_of(row) for row in rows)
+
+
+def find(session: Session, text: str) -> Rollout:
+    """The rollout that `text` names: its id, its incident's (then the newest), or the beginning of either. Raises BadInput."""
+    wanted = text.strip().lower()
+    if wanted:
+        named = RolloutRow.id.startswith(wanted, autoescape=True) | RolloutRow.incident_id.startswith(wanted, autoescape=True)
+        rows = session.scalars(select(RolloutRow).where(named).order_by(RolloutRow.requested_at.desc())).all()
+        if len({row.incident_id for row in rows}) == 1:
+            return rollout_of(rows[0])
+        if rows:
+            raise BadInput(f"{text!r} could be rollout {rows[0].id}, {rows[1].id} or another: give more of the id")
+    known = session.scalars(select(RolloutRow.id).order_by(RolloutRow.requested_at.desc()).limit(1000)).all()
+    hint = nearest(wanted, known) or "see `kerbwatch rollouts list`, or ask for one with `kerbwatch retrain`"
+    raise BadInput(f"no rollout {text!r}; {hint}")
+
+
+def _incident(session: Session, incident_id: str) -> Incident:
+    row = session.get(IncidentRow, incident_id)
+    if row is None:
+        raise BadInput(f"no incident {incident_id}; see `kerbwatch incidents list`")
+    return incident_of(row)
+
+
+def _alarm(session: Session, rollout: Rollout) -> str:
+    """The first incident that opened in this step on a camera whose frames the candidate answered for."""
+    if rollout.state is State.SHADOW:
+        return ""
+    judged = exists().where(
+        JudgedFrame.camera_id == IncidentRow.camera_id,
+        JudgedFrame.context == IncidentRow.context,
+        JudgedFrame.weights_digest == rollout.candidate_digest,
+    )
+    since = (IncidentRow.context == rollout.context, IncidentRow.opened_at > rollout.since, IncidentRow.kind.in_(_ALARMS))
+    return session.scalar(select(IncidentRow.id).where(*since, judged).order_by(IncidentRow.opened_at).limit(1)) or ""
+
+
+def _save(session: Session, rollout: Rollout) -> None:
+    row = session.get(RolloutRow, rollout.id) or RolloutRow(
+        id=rollout.id, incident_id=rollout.incident_id, context=rollout.context, requested_at=rollout.requested_at
+    )
+    row.state, row.over, row.candidate_digest = rollout.state, rollout.state in OVER, rollout.candidate_digest
+    row.phase, row.share, row.body = rollout.phase, rollout.share, msgspec.json.encode(rollout)
+    session.add(row)
+    session.flush()
+
+
+def _put_on_record(
+    session: Session, incident: Incident, rollout_id: str, decision: Decision, *, cause_id: str, now: datetime
+) -> None:
+    session.add(
+        TimelineRow(
+            incident_id=incident.id,
+            decision_id=decision.id,
+            time=now,
+            state=incident.state,
+            actor=decision.actor,
+            action=f"rollout.{decision.action}",
+            what=decision.what,
+            cause_id=cause_id,
+        )
+    )
+    outbox.post_rollout(session, incident, decision, rollout_id=rollout_id, cause_id=cause_id, now=now)

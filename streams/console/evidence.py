@@ -1,0 +1,190 @@
+"""Evidence and reports as people ask for them: `kerbwatch incidents evidence`, `verify` and `report`.
+
+It decides which events of Kafka's log belong to an incident, and reads them by offset; everything else is decided in
+`responders.proof.material`, `responders.proof.evidence` and `responders.report`. It refuses to fail where the broker is away: what
+could not be read is said in the bundle. Fed by topics `signals`, `detections`, `quarantine`, `incidents`, `model-state`, read back.
+
+Source: paper 4.7 (evidence preservation, incident analysis), SC-10.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from kafka import TopicPartition
+from rich.console import Console
+
+from infra.checkpoints import evidence_key, public_key_file, read_public_key, write_note
+from infra.clients import consumer
+from infra.db import Sessions, reading
+from infra.files import write_whole
+from infra.settings import Settings, read_settings
+from responders.console.tables import AsJson, Id, opened, print_json
+from responders.engine import records
+from responders.proof import material as gathering
+from responders.proof.evidence import LARGEST_BYTES, About, seal, verify
+from responders.proof.material import MOST, Logged, Material
+from responders.quarantine.quarantine import Place
+from streams import codec, topics
+from streams.errors import BadInput, Unavailable
+from streams.events import Detections, Event, ModelState, Signal
+from streams.frame_log import read_frames
+from streams.topics import Role, Topic
+
+
+def collect(sessions: Sessions, settings: Settings, incident_id: str) -> Material:
+    """Everything about an incident, with its events where the broker still has them. Raises Unavailable without the database."""
+    with reading(sessions) as session:
+        bare = gathering.gather(session, settings, incident_id)
+    unsealed = [frame for frame in bare.frames if frame.digest is None]
+    places = [Place(frame.frame_id, frame.sequence, frame.partition, frame.offset) for frame in unsealed]
+    try:
+        events, missing = _events(settings, bare)
+        digests = {frame.id: frame.digest for frame, _ in read_frames(settings, places)}
+    except Unavailable as error:
+        return gathering.with_events(bare, (), {}, [f"all events by offset: {error}"])
+    return gathering.with_events(bare, events, digests, missing)
+
+
+def seal_incident(sessions: Sessions, settings: Settings, incident_id: str, now: datetime, *, whole: bool = False) -> bytes:
+    """The sealed bundle of an incident.
+
+    Raises Unavailable without the database; with `whole` also where log or audit trail are not all there yet, and a later try may
+    find more.
+    """
+    found = collect(sessions, settings, incident_id)
+    with reading(sessions) as session:
+        proven, checkpoint, late = gathering.audited(session, incident_id)
+    if whole and (late or not found.events):
+        raise Unavailable(f"incident {incident_id[:8]}: {late} audit entries wait; {'; '.join(found.missing) or 'its log is read'}")
+    if late:
+        found = replace(found, missing=(*found.missing, f"{late} audit entries are not on record yet: seal again later"))
+    key = evidence_key(settings)
+    about = About(incident_id=incident_id, sealed_at=now, kerbwatch=version("kerbwatch"))
+    return seal(gathering.members(found, proven, write_note(key, checkpoint)), about, key)
+
+
+def _events(settings: Settings, about: Material) -> tuple[list[Logged], list[str]]:
+    incident, frames = about.incident, {frame.frame_id for frame in about.frames}
+    sent, decisions = {effect.id for effect in about.shown.effects}, {frame.decision_id for frame in about.frames}
+
+    def ours(event: Event) -> bool:
+        match event:
+            case Signal():
+                return (event.camera_id, event.context, event.kind) == (incident.camera_id, incident.context, incident.kind)
+            case Detections():
+                return event.frame_id in frames
+            case ModelState():
+                return event.id in sent or event.decision_id in decisions
+            case _:
+                return event.id in sent
+
+    found: list[Logged] = []
+    missing = []
+    for topic in (topics.SIGNALS, topics.DETECTIONS, topics.QUARANTINE, topics.INCIDENTS, topics.MODEL_STATE):
+        read = [_logged(topic, record) for record in _records(settings, topic, about) if _is(record, topic, ours)]
+        found += read[:MOST]
+        if len(read) > MOST:
+            missing.append(f"{len(read) - MOST} of {len(read)} events of topic {topic.name}: only the first {MOST} are kept")
+    return found, missing
+
+
+def _is(record: Any, topic: Topic, ours: Callable[[Event], bool]) -> bool:
+    try:
+        return ours(codec.decode(record.value, topic, topic.carries).event)
+    except BadInput:  # it is on the dead-letter topic
+        return False
+
+
+def _logged(topic: Topic, record: Any) -> Logged:
+    return Logged(topic=topic.name, partition=record.partition, offset=record.offset, value=record.value.decode())
+
+
+def _records(settings: Settings, topic: Topic, about: Material) -> Iterator[Any]:
+    """The topic's records within the incident's times. A compacted topic is read whole: its records may be older."""
+    client = consumer(settings, Role.OPERATOR, group=None)
+    try:
+        partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+        client.assign(partitions)
+        stops: dict[TopicPartition, int] = dict(client.end_offsets(partitions))
+        if about.ends is not None:
+            stops |= _first_after(client, partitions, about.ends)
+        starts = {} if topic.compacted else _first_after(client, partitions, about.begins)
+        for tp in partitions:
+            if topic.compacted:
+                client.seek_to_beginning(tp)
+            else:
+                client.seek(tp, starts.get(tp, stops[tp]))
+        while any(client.position(tp) < stops[tp] for tp in partitions):
+            for tp, batch in client.poll(timeout_ms=500).items():
+                yield from (record for record in batch if record.offset < stops[tp])
+    finally:
+        client.close()
+
+
+def _first_after(client: Any, partitions: list[TopicPartition], moment: datetime) -> Mapping[TopicPartition, int]:
+    """Where the first record from `moment` on lies, in those partitions that have one."""
+    asked = client.offsets_for_times({tp: int(moment.timestamp() * 1000) for tp in partitions})
+    return {tp: place.offset for tp, place in asked.items() if place is not None}
+
+
+def evidence(
+    incident: Id,
+    out: Annotated[Path | None, typer.Option(help="Where to write it; default: evidence-ID.tar here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seal all that is known of an incident into one file. Example: kerbwatch incidents evidence 3f2a --out evidence.tar.
+
+    `kerbwatch incidents verify` checks it anywhere, with that file and the public key alone.
+    """
+    settings = read_settings()
+    with opened(settings) as sessions:
+        with reading(sessions) as session:
+            id_ = records.find(session, incident)
+        with Console(stderr=True).status("reading the log"):
+            bundle = seal_incident(sessions, settings, id_, datetime.now(UTC))
+    path = out or Path(f"evidence-{id_[:12]}.tar")
+    write_whole(path, bundle)
+    checked = verify(bundle, read_public_key(public_key_file(settings)))
+    if as_json:
+        print_json({"path": str(path), "bytes": len(bundle), "signer": checked.signer, "members": sorted(checked.members)})
+        return
+    typer.echo(f"{path}: {len(checked.members)} members, {checked.audited} audit entries proven, key {checked.signer[:12]}")
+    typer.echo(f"check it anywhere: kerbwatch incidents verify {path} --key {public_key_file(settings).name}")
+
+
+def verify_bundle(
+    bundle: Annotated[Path, typer.Argument(help="The sealed file.")],
+    key: Annotated[Path | None, typer.Option(help="The sealer's public key; this home's if not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a sealed bundle offline; 1 if one byte is not as it was sealed. Example: kerbwatch incidents verify evidence.tar."""
+    path = key or public_key_file(read_settings())
+    try:
+        if bundle.stat().st_size > LARGEST_BYTES:
+            raise BadInput(f"{bundle} is larger than any bundle ({LARGEST_BYTES} bytes)")
+        data = bundle.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{bundle} cannot be read: {error.strerror}; `kerbwatch incidents evidence` writes one") from error
+    found = verify(data, read_public_key(path))
+    if as_json:
+        sizes = {name: len(body) for name, body in found.members.items()}
+        print_json(
+            {
+                "holds": True,
+                "about": found.about,
+                "signer": found.signer,
+                "audit_entries": found.audited,
+                "acts": found.acts,
+                "members": sizes,
+            }
+        )
+        return
+    about = found.about
+    typer.echo(f"holds: incident {about.incident_id}, sealed {about.sealed_at:%Y-%m-%d %H:%M:%S} UTC by key {found.signer[:12]}")
+    proven = f"{found.audited} audit entries proven against the signed checkpoint, {found.acts} acts signed by their people"
+    typer.echo(f"{len(found.members)} members unchanged, {proven}")

@@ -1,0 +1,306 @@
+"""What each regular job does: one function a job, each ending with what it has to say.
+
+It decides how a job's work is put together from the parts that do it, and what of it a person must hear of. It refuses to touch
+what an open incident may need. Started by `kerbwatch schedule run`, which the elected keeper gives when a job is due.
+
+Source: paper 4.7 (evidence preservation, drills), 4.6 (golden dataset), SC-10; NIST SP 800-61r3.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from inference.lifecycle import held
+from infra.backup import back_up
+from infra.db import Sessions, reading, writing
+from infra.files import write_whole
+from infra.settings import Settings
+from infra.tables import Assignment, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
+from responders.engine import outbox
+from responders.engine.incident import RESPONDER
+from responders.engine.store import Store
+from responders.playbooks import playbooks
+from responders.playbooks.playbooks import State
+from responders.proof import auditing
+from responders.quarantine.quarantine import Standing, destroy
+from responders.regular import checks
+from responders.regular.schedule import Outcome
+from streams import commands
+from streams.console.evidence import seal_incident
+from streams.errors import KerbwatchError, Tampered, Unavailable
+from streams.events import Digest, UtcTime, event_id
+
+ACTOR = "schedule"
+_SEALED_AT_ONCE = 20
+_PATIENCE = timedelta(hours=12)
+"""So long is evidence left unsealed while the broker is away or the audit trail is late; then it is sealed as it is."""
+_REVIEW = timedelta(days=90)
+_WAITING = timedelta(days=7)
+_ROWS = 10_000
+_SAME = 0.005
+"""The same weights on the same pictures answer the same, but for rounding on other hardware (performance, 0..1)."""
+_PORTS = 60
+_LOOPBACK = "127.0.0.1"
+_LIST_S, _DRILL_S, _DOWN_S = 120.0, 1500.0, 120.0
+"""A drill's stack needs minutes to start on a busy machine; together they stay below the job's own limit."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a job may use. `now` is when it began."""
+
+    settings: Settings
+    sessions: Sessions
+    now: datetime
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a job ended. `waits` is what a person must look at, "" if nothing."""
+
+    text: str
+    outcome: Outcome = Outcome.DONE
+    waits: str = ""
+
+
+def evidence(run: Run) -> Said:
+    """Seal every closed incident that has no bundle yet."""
+    folder = run.settings.home.resolve() / "evidence"
+    with reading(run.sessions) as session:
+        closed = session.execute(
+            select(IncidentRow.id, IncidentRow.closed_at).where(IncidentRow.state == State.CLOSED).order_by(IncidentRow.closed_at)
+        ).all()
+    waiting = [row for row in closed if not (folder / f"{row.id}.tar").is_file()]
+    sealed, later = 0, []
+    for row in waiting[:_SEALED_AT_ONCE]:
+        whole = row.closed_at is not None and run.now - row.closed_at < _PATIENCE
+        try:
+            write_whole(folder / f"{row.id}.tar", seal_incident(run.sessions, run.settings, row.id, run.now, whole=whole), 0o400)
+        except Unavailable as error:
+            later.append(str(error))
+        else:
+            sealed += 1
+    left = f", {len(later)} are tried again: {later[0]}" if later else ""
+    return Said(f"{sealed} bundles sealed{left}")
+
+
+def checkpoint(run: Run) -> Said:
+    """Check the audit log and sign where it stands."""
+    with reading(run.sessions) as session:
+        found, path = auditing.checkpoint(session, run.settings)
+    return Said(f"{found.size} entries hold, as do {found.checkpoints} checkpoints; signed in {path.name}")
+
+
+def backup(run: Run) -> Said:
+    """Copy the database, restore the copy, compare."""
+    made = back_up(run.settings, run.now)
+    rows = sum(made.census.rows.values())
+    return Said(f"{made.path.name}: {made.size_bytes} bytes, {rows} rows in {len(made.census.rows)} tables, restored and equal")
+
+
+def retention(run: Run) -> Said:
+    """Destroy what is too old in quarantine, drop old records of frames; what an open incident is about is left alone."""
+    with writing(run.sessions) as session:
+        watched = set(session.scalars(select(IncidentRow.camera_id).where(IncidentRow.state != State.CLOSED)))
+        limit = run.now - timedelta(days=run.settings.quarantine_days)
+        old = session.scalars(
+            select(QuarantinedFrame).where(
+                QuarantinedFrame.sealed_at < limit,
+                QuarantinedFrame.state != Standing.DISCARDED,
+                QuarantinedFrame.camera_id.not_in(watched),
+            )
+        ).all()
+        for row in old:
+            destroy(run.settings, row, ACTOR, run.now)
+        for incident in sorted({row.incident_id for row in old}):
+            count = sum(row.incident_id == incident for row in old)
+            why = f"{count} frames destroyed, older than {run.settings.quarantine_days} days"
+            id_ = event_id("retention", incident, run.now.isoformat())
+            outbox.post_audit(session, id_, ACTOR, "quarantine.expire", target=incident, why=why, now=run.now)
+        samples = held.expire_held(run.settings, limit, set(_open_incidents(session)), ACTOR, run.now)
+        if samples:
+            why = f"{samples} training samples destroyed, older than {run.settings.quarantine_days} days"
+            id_ = event_id("retention", "samples", run.now.isoformat())
+            outbox.post_audit(session, id_, ACTOR, "quarantine.expire", target="training samples", why=why, now=run.now)
+    what = f"{len(old)} quarantined frames and {samples} training samples destroyed"
+    return Said(f"{what}, {_forget(run, watched)} records of frames dropped")
+
+
+def _open_incidents(session: Session) -> Sequence[str]:
+    return session.scalars(select(IncidentRow.id).where(IncidentRow.state != State.CLOSED)).all()
+
+
+def _forget(run: Run, watched: set[str]) -> int:
+    limit, gone = run.now - timedelta(days=run.settings.records_days), 0
+    while True:
+        with writing(run.sessions) as session:
+            ids = session.scalars(
+                select(JudgedFrame.frame_id)
+                .where(JudgedFrame.camera_time < limit, JudgedFrame.camera_id.not_in(watched))
+                .limit(_ROWS)
+            ).all()
+            session.execute(delete(JudgedFrame).where(JudgedFrame.frame_id.in_(ids)))
+        gone += len(ids)
+        if len(ids) < _ROWS:
+            return gone
+
+
+class Audited(msgspec.Struct, frozen=True, kw_only=True):
+    """How well weights did on a golden set: 1 - log-average miss rate, 0..1."""
+
+    golden: Digest
+    weights: Digest
+    performance: float
+    time: UtcTime
+
+
+def golden(run: Run) -> Said:
+    """Prove the golden set, ask the serving models about it, and hold the answer against the first one that each gave."""
+    from inference.lifecycle.exam import performance  # noqa: PLC0415 - torch, for this job alone
+    from inference.lifecycle.golden import open_golden  # noqa: PLC0415 - as above
+    from inference.provenance.registry import registry_of  # noqa: PLC0415 - as above
+    from inference.service.serving import load  # noqa: PLC0415 - as above
+    from streams.events import Context  # noqa: PLC0415 - beside its user
+
+    try:
+        opened = open_golden(run.settings)
+    except Unavailable as error:
+        return Said(str(error), Outcome.SKIPPED)
+    with reading(run.sessions) as session:
+        rows = session.scalars(select(Assignment)).all()
+    samples = [one for one in opened.samples if one.people]
+    path = run.settings.home.resolve() / "golden-audits.jsonl"
+    known = _audits(path)
+    told, moved = [], []
+    for digest in sorted({row.normal_digest for row in rows} | {row.safe_digest for row in rows}):
+        served = load(registry_of(run.settings), digest, threads=1)
+        boxes = [served.look([one.picture], 0.01)[0].boxes for one in samples]
+        now = performance(Context.URBAN, samples, boxes, served.threshold)
+        if now is None:
+            return Said("nobody is in the golden set's pictures: there is nothing to measure", Outcome.SKIPPED)
+        told.append(f"{digest[:12]} {now:.3f}")
+        audit = Audited(golden=opened.golden.digest, weights=digest, performance=now, time=run.now)
+        if fault := other_than_before(known, audit):
+            moved.append(fault)
+        known.append(audit)
+    write_whole(path, b"".join(msgspec.json.encode(one) + b"\n" for one in known))
+    if moved:
+        raise Tampered(f"the same weights no longer answer the golden set the same: {'; '.join(moved)}; verify models and library")
+    return Said(f"golden set {opened.golden.digest[:12]} proven, {len(samples)} pictures asked: {', '.join(told)}")
+
+
+def other_than_before(known: Sequence[Audited], now: Audited) -> str:
+    """How these weights differ from their first answer to this golden set; "" where they do not or this is the first."""
+    first = next((one for one in known if (one.golden, one.weights) == (now.golden, now.weights)), now)
+    if abs(first.performance - now.performance) <= _SAME:
+        return ""
+    return f"{now.weights[:12]} did {first.performance:.3f} on {first.time:%Y-%m-%d} and does {now.performance:.3f} now"
+
+
+def _audits(path: Path) -> list[Audited]:
+    return [msgspec.json.decode(line, type=Audited) for line in path.read_bytes().splitlines()] if path.is_file() else []
+
+
+def reminders(run: Run) -> Said:
+    """Which closed incidents nobody has written about since, and which frames and training samples wait for a review."""
+    waiting = [one for one in held.held(run.settings) if one.standing is held.Standing.SEALED and one.held_at < run.now - _WAITING]
+    with reading(run.sessions) as session:
+        words = select(TimelineRow.incident_id).where(TimelineRow.action == "note", TimelineRow.actor != RESPONDER)
+        since = words.where(TimelineRow.incident_id == IncidentRow.id, TimelineRow.time >= IncidentRow.closed_at)
+        unreviewed = session.scalars(
+            select(IncidentRow.id)
+            .where(IncidentRow.state == State.CLOSED, IncidentRow.closed_at >= run.now - _REVIEW, ~since.exists())
+            .order_by(IncidentRow.closed_at)
+        ).all()
+        frames = session.scalar(
+            select(func.count())
+            .select_from(QuarantinedFrame)
+            .where(QuarantinedFrame.state == Standing.SEALED, QuarantinedFrame.sealed_at < run.now - _WAITING)
+        )
+    parts = []
+    if unreviewed:
+        few = ", ".join(id_[:8] for id_ in unreviewed[:5])
+        parts.append(
+            f"{len(unreviewed)} closed incidents have no review ({few}): `kerbwatch incidents report ID`, "
+            "then `kerbwatch incidents note ID -m ...`"
+        )
+    if frames:
+        parts.append(f"{frames} frames have waited in quarantine for {_WAITING.days} days: `kerbwatch quarantine list`")
+    if waiting:
+        parts.append(f"{len(waiting)} training samples have waited for {_WAITING.days} days: `kerbwatch quarantine list`")
+    return Said("; ".join(parts) or "nothing waits", waits="; ".join(parts))
+
+
+def drill(run: Run) -> Said:
+    """One scenario, another each month, on a stack of its own; it is stopped whatever comes of it."""
+    apart = _apart(run.settings)
+    known = json.loads(commands.command(["drill", "--list", "--json"], apart, limit_s=_LIST_S))
+    chosen: Sequence[str] = [one["name"] for one in known if not one["long"]]
+    name = chosen[(run.now.year * 12 + run.now.month) % len(chosen)]
+    board = apart.home / "scoreboard.json"
+    board.unlink(missing_ok=True)
+    began_s = time.monotonic()
+    try:
+        commands.command(["drill", "--scenario", name, "--json", "--out", str(board)], apart, limit_s=_DRILL_S)
+    except Unavailable as error:
+        said = f"{name} failed: {_faults(board) or error} ({_load()})"
+        return Said(said, Outcome.FAILED, waits=f"the drill of the month: {said}")
+    finally:
+        commands.command(["down"], apart, limit_s=_DOWN_S)
+    return Said(f"{name} passed in {time.monotonic() - began_s:.0f} s ({_load()})")
+
+
+def _apart(settings: Settings) -> Settings:
+    """Settings that share nothing with the deployment but its models' code: another home, broker and ports, and nobody is told."""
+    ports = {name: getattr(settings, name) + _PORTS for name in ("kafka_port", "kafka_controller_port", "metrics_port")}
+    nobody = dict.fromkeys(("database_url", "key_file", "webhook_url", "alertmanager_url", "smtp_host", "grafana_url"))
+    here = {"home": settings.home.resolve() / "drill", "kafka_host": _LOOPBACK, "metrics_host": _LOOPBACK}
+    return settings.model_copy(update={**ports, **nobody, **here})
+
+
+def _faults(board: Path) -> str:
+    """What a drill's scoreboard says went wrong; "" where it wrote none."""
+    if not board.is_file():
+        return ""
+    return "; ".join(fault for one in json.loads(board.read_bytes())["scenarios"] for fault in one["faults"])
+
+
+def _load() -> str:
+    """How busy the machine is: a drill is timed, so what it says holds for a machine under that load."""
+    return f"load {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores"
+
+
+BY_NAME: dict[str, Callable[[Run], Said]] = {
+    job.__name__: job for job in (evidence, checkpoint, backup, retention, golden, reminders, drill)
+}
+
+
+def carry_out(name: str, run: Run) -> Said:
+    """Do the job; what goes wrong is said, not raised. What was tampered with opens an incident."""
+    try:
+        said = BY_NAME[name](run)
+    except KerbwatchError as error:
+        if isinstance(error, Tampered):
+            _tell(name, str(error), run)
+        return Said(str(error), Outcome.FAILED, waits=f"scheduled job {name} failed: {error}")
+    if said.outcome is Outcome.DONE:
+        _tell(name, "", run)
+    return said
+
+
+def _tell(name: str, fault: str, run: Run) -> None:
+    signal = checks.found(name, fault, run.now)
+    if signal is None:
+        return
+    store = Store(run.sessions, playbooks.load(), run.settings.worker_lost_s, run.settings.clock_allowance_s)
+    with suppress(Unavailable):  # nothing was ever set up here, so there is nothing to respond with
+        store.accept(signal, run.now)
