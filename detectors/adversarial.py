@@ -103,6 +103,11 @@ class Evasion:
         }
         return cast("State", memory)
 
+    @staticmethod
+    def suspects(state: State) -> int | None:
+        """Where the stretch begins that is under suspicion or alarm; None while there is none."""
+        return cast("_Memory", state)["since"]
+
     def step(self, state: State, seen: Observation) -> tuple[State, Verdict]:
         """One sample further; never raises."""
         if not (math.isfinite(seen.value) and 0.0 <= seen.value <= 1.0):

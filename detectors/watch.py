@@ -2,7 +2,7 @@
 
 Decides which baselines a frame belongs to, runs the traffic rules and the catalogue's detectors on it and says when a finding
 begins, goes on and ends; refuses to judge a frame twice, and to learn or judge drift from frames that are under attack, frozen,
-replayed or flooding: that explains the drift, also what drift detectors made of its first frames.
+replayed or flooding: that explains the drift, also what drift detectors made of its first frames (`explained.py`).
 Topic: detections in, signals out.
 
 Pure: `watch(state, event)` touches neither its arguments nor a clock. The agent sends the signals BEFORE it stores the state;
@@ -18,12 +18,10 @@ from typing import NotRequired, TypedDict, cast
 
 from msgspec.structs import replace as with_fields
 
-from detectors.base import Json, Observation, State, Status, Verdict
-from detectors.baselines import Origin
+from detectors.base import Json, Observation, Status, Verdict
 from detectors.baselines import follow as taught_by
 from detectors.catalogue import RUNNING, Baseline, Entry
-from detectors.drift import Drift
-from detectors.embedding import EmbeddingDrift
+from detectors.explained import Cell, Explanation, Finding
 from detectors.features import observations, sighting
 from detectors.lately import follow
 from detectors.sighting import Sighting
@@ -41,23 +39,6 @@ KEPT_EPOCHS = 4  # camera restarts whose late repeats are still recognised
 SURE_AFTER = 6  # frames in a row with another diagnosis than was told, until it is told
 
 
-class _Finding(TypedDict):
-    """What has been told of an alarm. Numbers are sequences that grow over restarts (`_Memory.offset`)."""
-
-    since: int
-    told: int  # up to where the suspicious stretch has been told
-    waiting: int  # unusual readings not told yet
-    context: NotRequired[str]  # where it was raised, for what belongs to the camera and not to a context
-
-
-class _Cell(TypedDict):
-    """One detector's memory under one baseline."""
-
-    state: State
-    finding: _Finding | None
-    origin: NotRequired[Origin]  # which frames taught it; absent for traffic rules, and where it is not known
-
-
 class _Told(TypedDict):
     """Which diagnosis went out with the last signals."""
 
@@ -72,9 +53,9 @@ class _Memory(TypedDict):
     epoch: int
     offset: int  # added to this epoch's sequences, so that detectors see them grow over restarts
     seen: dict[str, int]  # last sequence by epoch, oldest epoch first
-    baselines: dict[str, dict[str, _Cell]]  # by context and digest, then by detector
+    baselines: dict[str, dict[str, Cell]]  # by context and digest, then by detector
     recent: list[str]  # baselines, the longest unused first
-    camera: NotRequired[dict[str, _Cell]]  # by traffic rule: what belongs to the camera, whatever its context and weights
+    camera: NotRequired[dict[str, Cell]]  # by traffic rule: what belongs to the camera, whatever its context and weights
     lately: NotRequired[dict[str, Json]]  # `detectors.lately`'s
     told: NotRequired[_Told | None]  # None while nothing is open
 
@@ -137,14 +118,14 @@ def watch(
         words[watching.name] = verdict.leads
         heard(watching, verdict)
 
-    explained: int | None = None  # since when
-    watched: list[tuple[Watching, _Cell | None]] = []
+    watched: list[tuple[Watching, Cell | None]] = []
     seen = replace(sighting(event, after["offset"]), lately=lately)
+    explained = Explanation(seen.sequence)
     for guard in guards:
         signal = _guard(guard, after, seen, event, source, hear)
         signals += [signal] if signal is not None else []
         watched.append((guard, after["camera"][guard.key]))
-        explained = _earlier(explained, after["camera"][guard.key] if guard.explains else None)
+        explained.add(after["camera"][guard.key] if guard.explains else None)
     readings = observations(event, after["offset"])
     used = []
     for entry in entries:
@@ -152,21 +133,21 @@ def watch(
         key = _baseline(entry, event)
         cells = after["baselines"].get(key, {})
         cell = cells.get(entry.key)
-        if explained is not None and entry.kind is Kind.DRIFT:
-            if cell is not None:
-                cell, signal = _pardon(entry, cell, explained, _place(after, event, key, source))
-                after["baselines"][key] = {**cells, entry.key: cell}
-                signals += [signal] if signal is not None else []
-            watched.append((entry, cell))
-            continue
-        if reading is not None:
-            cell, signal = _look(entry, cell, reading, _place(after, event, key, source), hear)
+        if entry.kind is Kind.DRIFT and explained.since is not None:
+            cell, signal = _pardon(entry, cell, explained, _place(after, event, key, source))
+        elif reading is not None:
+            hold = entry.kind is Kind.DRIFT and explained.suspected
+            cell, signal = _look(entry, cell, reading, _place(after, event, key, source), hear, hold=hold)
+        else:
+            signal = None
+        if cell is not None:
             after["baselines"][key] = {**cells, entry.key: cell}
-            if signal is not None:
-                signals.append(signal)
+        signals += [signal] if signal is not None else []
         used.append(key)
         watched.append((entry, cell))
-        explained = _earlier(explained, cell if entry.kind is Kind.EVASION else None)
+        if entry.kind is Kind.EVASION:
+            explained.add(cell)
+            explained.suspect(entry.detector, cell)
     raised = tuple(signal.detector for signal in signals if signal.phase is Phase.RAISED)
     signal = _guard(CHAFF, after, replace(seen, raised=raised), event, source, hear)
     signals += [signal] if signal is not None else []
@@ -180,26 +161,14 @@ def watch(
     )
 
 
-def _earlier(since: int | None, cell: _Cell | None) -> int | None:
-    """Since when drift is explained, with what this cell has found."""
-    if cell is None or cell["finding"] is None:
-        return since
-    begin = cell["finding"]["since"]
-    return begin if since is None else min(since, begin)
-
-
-def _pardon(entry: Entry, cell: _Cell, explained: int, place: _Place) -> tuple[_Cell, Signal | None]:
-    """What a drift detector made of frames before they were explained is taken back: its evidence, and its alarm if it has one.
-
-    An alarm that was told before is another matter, and stays.
-    """
-    finding = cell["finding"]
-    if not isinstance(entry.detector, Drift | EmbeddingDrift) or (finding is not None and finding["told"] < explained):
-        return cell, None
-    calm: _Cell = {**cell, "state": entry.detector.pardon(cell["state"]), "finding": None}
-    if finding is None:
-        return calm, None
-    return calm, _signal(entry, Phase.CALM, place.window(finding["since"], finding["told"]), None, place)
+def _pardon(entry: Entry, cell: Cell | None, explained: Explanation, place: _Place) -> tuple[Cell | None, Signal | None]:
+    """A drift detector in a frame that is explained: its cell afterwards, and the end of an alarm that is taken back."""
+    if cell is None:
+        return None, None
+    after, finding = explained.pardon(entry.detector, cell), cell["finding"]
+    if finding is None or after["finding"] is not None:
+        return after, None
+    return after, _signal(entry, Phase.CALM, place.window(finding["since"], finding["told"]), None, place)
 
 
 def _told(before: _Told | None, diagnosis: Diagnosis | None, signals: Sequence[Signal]) -> _Told:
@@ -262,7 +231,7 @@ def _change_epoch(after: _Memory, event: Detections, watching: Sequence[Watching
     signals = []
     by_key = {one.key: one for one in watching}
 
-    def told(cells: dict[str, _Cell], baseline: str) -> dict[str, _Cell]:
+    def told(cells: dict[str, Cell], baseline: str) -> dict[str, Cell]:
         changed = dict(cells)
         for key, cell in cells.items():
             finding = cell["finding"]
@@ -282,13 +251,17 @@ def _change_epoch(after: _Memory, event: Detections, watching: Sequence[Watching
     return signals
 
 
-def _look(entry: Entry, cell: _Cell | None, reading: Observation, place: _Place, heard: Heard) -> tuple[_Cell, Signal | None]:
-    """One detector, one reading: its cell afterwards, and what is to be said."""
-    before: _Cell = {"state": entry.detector.start(), "finding": None} if cell is None else cell
+def _look(
+    entry: Entry, cell: Cell | None, reading: Observation, place: _Place, heard: Heard, *, hold: bool
+) -> tuple[Cell, Signal | None]:
+    """One detector, one reading: its cell afterwards, and what is to be said; `hold`: nothing new for now."""
+    before: Cell = {"state": entry.detector.start(), "finding": None} if cell is None else cell
     state, verdict = entry.detector.step(before["state"], reading)
     heard(entry, verdict)
     finding, signal = _tell(entry, before["finding"], reading.sequence, (reading, verdict), place)
-    after: _Cell = {"state": state, "finding": finding}
+    if hold and before["finding"] is None:
+        finding, signal = None, None
+    after: Cell = {"state": state, "finding": finding}
     origin = taught_by(before.get("origin"), place.event, state, verdict.status, new=cell is None)
     if origin is not None:
         after["origin"] = origin
@@ -296,8 +269,8 @@ def _look(entry: Entry, cell: _Cell | None, reading: Observation, place: _Place,
 
 
 def _tell(
-    entry: Watching, finding: _Finding | None, now: int, seen: tuple[Observation | None, Verdict], place: _Place
-) -> tuple[_Finding | None, Signal | None]:
+    entry: Watching, finding: Finding | None, now: int, seen: tuple[Observation | None, Verdict], place: _Place
+) -> tuple[Finding | None, Signal | None]:
     """What a verdict makes of a finding, and what is to be said of it."""
     verdict = seen[1]
     if verdict.status is Status.REFUSED:

@@ -289,6 +289,16 @@ def test_drift_found_in_an_attacks_first_frames_is_taken_back_once_the_attack_is
     assert [one.kind for one in (*then[2:], *after)] == [Kind.EVASION] * len((*then[2:], *after))
 
 
+def test_drift_waits_with_its_word_while_an_attack_is_suspected_and_says_it_when_nothing_comes_of_that() -> None:
+    learned, _ = story([judged(n) for n in range(1200)])
+    strange = judged(1200, attacked=True, heat=0.06)
+    state, before = story([strange, *(judged(n, heat=0.06) for n in range(1201, 1212))], learned)
+    assert before == []
+    _, then = story([judged(n, heat=0.06) for n in range(1212, 1400)], state)
+    assert (then[0].detector, then[0].phase) == ("drift-heat", Phase.RAISED)
+    assert then[0].window.first_sequence <= 1205
+
+
 def test_drift_that_was_told_before_an_attack_stays() -> None:
     learned, _ = story([judged(n) for n in range(1200)])
     state, before = story([judged(n, heat=0.06) for n in range(1200, 1400)], learned)
