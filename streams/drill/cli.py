@@ -8,7 +8,7 @@ Source: paper 4.7 (the response plan is exercised); Principles of Chaos Engineer
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -37,6 +37,8 @@ from streams.events import Context, Mode
 _CAMERAS = {Context.URBAN: "gate", Context.HIGHWAY: "bridge"}
 _WARM = 110  # pictures that both cameras have shown before the first round: input scores have a usual level by then
 _LOOK_S = 0.5
+_ROUNDS_EACH = 3
+"""Rounds with an attack that one camera takes part in."""
 
 
 def drill(
@@ -98,6 +100,8 @@ def play(
     with _stage(settings, weights, stop, console) as stage:
         for turn, scenario in enumerate(islice(chain.from_iterable(repeat(chosen)), number), 1):
             with console.status("") as status:
+                if scenario.security:
+                    _relieve(stage, scenario.context, stop, partial(_show, status, f"round {turn} of {number}"))
                 made = rounds.play(stage, scenario, turn, stop, partial(_show, status, f"round {turn} of {number}"))
             if made is None:
                 break
@@ -127,6 +131,27 @@ def _stage(settings: Settings, weights: stack.Weights, stop: threading.Event, co
         yield stage
     finally:
         stage.end()
+
+
+def _relieve(stage: Stage, context: Context, stop: threading.Event, say: Callable[[str], None]) -> None:
+    """Count a round against the context's camera; another takes its place after so many.
+
+    Alarms of one camera that begin anew and anew are a finding of their own (`chaff`), and in fifty rounds they would be.
+    """
+    camera = stage.cameras[context]
+    camera.rounds += 1
+    if camera.rounds <= _ROUNDS_EACH:
+        return
+    name, _, number = camera.camera_id.partition("-")
+    other = f"{name}-{int(number or 1) + 1}"
+    place = camera.ledger.with_name(f"{other}.jsonl")
+    fresh = Filmed(other, context, stage.settings, place, seed=camera.seed + len(_CAMERAS), rounds=1)
+    fresh.start()
+    while fresh.shown < _WARM and not stop.wait(_LOOK_S):
+        say(f"{other} takes the place of {camera.camera_id} and warms up, {_WARM - fresh.shown} pictures left")
+        fresh.entries()
+    camera.stop()
+    stage.cameras[context] = fresh
 
 
 def _show(status: Status, turn: str, line: str) -> None:

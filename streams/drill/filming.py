@@ -49,7 +49,7 @@ class Prepared:
 class Filmed:
     """A camera of the stage that plays an endless street in a thread of its own.
 
-    `schedule` grows while it plays: what is added lies a few pictures ahead.
+    `schedule` grows while it plays: what is added lies a few pictures ahead. rounds: of a drill, that it has taken part in.
     """
 
     camera_id: str
@@ -61,6 +61,7 @@ class Filmed:
     fps: float = FPS
     schedule: list[Stretch] = field(default_factory=list)
     shown: int = 0
+    rounds: int = 0
     failed: BaseException | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None

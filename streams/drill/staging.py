@@ -46,7 +46,7 @@ class Stage:
 
     settings: Settings
     sessions: Sessions
-    cameras: Mapping[Context, Filmed]
+    cameras: dict[Context, Filmed]
     weights: Mapping[Mode, str]
     say: Callable[[str], None]
     _tampered: list[tuple[Path, int]] = field(default_factory=list)
