@@ -23,6 +23,7 @@ from detectors.drift import Drift
 
 RIDGE = 1e-4  # variance that every direction has before anything is known
 NEAREST, FURTHEST = 1e-6, 1e6  # bounds of T squared per dimension
+FAR = 4.0  # of it, beyond which an embedding teaches less; honest ones in 16 dimensions lie below 3
 
 
 class _Memory(TypedDict):
@@ -94,6 +95,9 @@ class EmbeddingDrift:
             # With n embeddings the squared distance per dimension is near 1 when multiplied by n.
             square = max(NEAREST, min(FURTHEST, reach * learned / self.size))
             inner, verdict = self.inner.step(inner, Observation(seen.sequence, seen.time_s, math.log(square)))
+            if square > FAR:  # one frame in the hands of an attacker must not widen what is usual: it teaches as if it lay nearer
+                nearer = math.sqrt(FAR / square)
+                away, pull, reach = away * nearer, pull * nearer, reach * nearer * nearer
         after: _Memory = {**memory, "inner": inner}
         if verdict.status is not Status.ALARM and learned < 20 * self.learn:
             share = learned / (learned + 1)

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 from test_detectors import judged
 
+from detectors.base import Observation
 from detectors.catalogue import VECTORS
 from detectors.watch import KEPT_BASELINES, watch
 from inference.service.serving import EMBEDDING
@@ -34,6 +35,23 @@ def test_an_embedding_that_turns_another_way_is_told_under_its_weights_and_nothi
     assert raised[0].weights_digest == judged(0).weights_digest
     assert LEARN + 200 <= raised[0].window.last_sequence < LEARN + 260
     assert raised[0].evidence[0].name == "embedding"
+
+
+def test_a_few_attacked_frames_in_the_clean_stretch_do_not_widen_what_is_usual() -> None:
+    detector = VECTORS["drift-embedding"].detector
+    rng = np.random.default_rng(7)
+    usual = rng.standard_normal((LEARN, EMBEDDING))
+    attacked = usual.copy()
+    attacked[300:306] += 40.0
+
+    def distance(learned: np.ndarray) -> float:
+        state = detector.start()
+        for number, parts in enumerate(learned):
+            state, _ = detector.step(state, Observation(number, 0.0, 1.0, parts=tuple(parts.tolist())))
+        away = np.full(EMBEDDING, 1.0) - np.array(state["mean"])
+        return float(away @ np.array(state["inverse"]) @ away)
+
+    assert distance(attacked) > 0.4 * distance(usual)  # at full weight it were a hundredth
 
 
 def test_embeddings_keep_the_state_bounded_and_those_of_another_size_change_nothing() -> None:
