@@ -1,10 +1,14 @@
 """People as tests want them: with a key in the home and a phone that shows codes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
+import pytest
+import typer
 from sqlalchemy.orm import Session
+from typer.testing import CliRunner, Result
 
 from infra import totp
 from infra.keys import make_person_key, people_key, person_key_file
@@ -44,3 +48,27 @@ def newcomer(session: Session, settings: Settings, name: str, roles: Sequence[Ro
     secret = totp.new_secret()
     people.enrol(session, name, secret, people_key(settings), step=0, now=now)
     return Phone(secret)
+
+
+Command = Callable[..., Result]
+
+
+def quarantine_command(
+    app: typer.Typer, settings: Settings, phones: Mapping[str, Phone], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> Command:
+    """`kerbwatch quarantine ...` by a person, with a code from their phone if `coded`; our own errors are raised."""
+    monkeypatch.setenv("KERBWATCH_HOME", str(settings.home))
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.chdir(folder)
+    if settings.database_url is not None:
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", settings.database_url.get_secret_value())
+
+    def run(*words: str, actor: str = "", coded: bool = True) -> Result:
+        more = ["--actor", actor] if actor else []
+        more += ["--code", phones[actor].code()] if actor and coded else []
+        result = CliRunner().invoke(app, ["quarantine", *words, *more])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run

@@ -1,20 +1,19 @@
 """What vetting holds back reaches people: an incident where it is more than usual, one list, two people who decide."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from a_person import newcomer
+from a_person import Command, newcomer, quarantine_command
 from hypothesis import given
 from hypothesis import strategies as st
 from incident_events import NORMAL, SAFE, act, at, signal
 from PIL import Image
 from scipy.stats import betabinom  # type: ignore[import-untyped]
 from sqlalchemy import select
-from typer.testing import CliRunner, Result
 
 from inference.lifecycle import vetting_alarm
 from inference.lifecycle.collect import Tell, Vetting
@@ -141,26 +140,9 @@ def site(database: Settings, sessions: Sessions) -> Site:
     return Site(database, sessions)
 
 
-Command = Callable[..., Result]
-
-
 @pytest.fixture
 def command(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    monkeypatch.setenv("KERBWATCH_HOME", str(site.settings.home))
-    monkeypatch.setenv("COLUMNS", "250")
-    monkeypatch.chdir(tmp_path)
-    if site.settings.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", site.settings.database_url.get_secret_value())
-
-    def run(*words: str, actor: str = "", coded: bool = True) -> Result:
-        more = ["--actor", actor] if actor else []
-        more += ["--code", site.phones[actor].code()] if actor and coded else []
-        result = CliRunner().invoke(app, ["quarantine", *words, *more])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
+    return quarantine_command(app, site.settings, site.phones, monkeypatch, tmp_path)
 
 
 def test_a_poisoned_batch_opens_one_incident_with_its_playbook_however_often_the_run_is_killed(site: Site) -> None:

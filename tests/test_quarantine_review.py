@@ -10,15 +10,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from a_person import newcomer
-from click.testing import Result
+from a_person import Command, newcomer, quarantine_command
 from frames import a_frame
 from incident_events import NORMAL, SAFE, at, signal, status
 from msgspec.structs import replace
 from PIL import Image
 from sqlalchemy import select
 from test_keeping import detections
-from typer.testing import CliRunner
 
 from infra.clients import producer
 from infra.db import Sessions, reading, writing
@@ -114,9 +112,6 @@ class Site:
             return list(session.scalars(select(QuarantinedFrame).order_by(QuarantinedFrame.sequence)))
 
 
-Command = Callable[..., Result]
-
-
 @pytest.fixture
 def site(database: Settings, sessions: Sessions) -> Site:
     return Site(database, sessions)
@@ -124,21 +119,7 @@ def site(database: Settings, sessions: Sessions) -> Site:
 
 @pytest.fixture
 def command(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    monkeypatch.setenv("KERBWATCH_HOME", str(site.settings.home))
-    monkeypatch.setenv("COLUMNS", "250")
-    monkeypatch.chdir(tmp_path)
-    if site.settings.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", site.settings.database_url.get_secret_value())
-
-    def run(*words: str, actor: str = "", coded: bool = True) -> Result:
-        more = ["--actor", actor] if actor else []
-        more += ["--code", site.phones[actor].code()] if actor and coded else []
-        result = CliRunner().invoke(app, ["quarantine", *words, *more])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
+    return quarantine_command(app, site.settings, site.phones, monkeypatch, tmp_path)
 
 
 def test_two_people_release_and_the_frames_may_be_trained_on_again(site: Site, command: Command) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from a_model import a_registry, add
+from a_model import a_card, a_registry, add
 from safetensors.numpy import save
 
 import inference.provenance.registry as registry_module
@@ -17,7 +17,7 @@ from inference.provenance.registry import Card, Registry, digest_of, read_card, 
 from infra.keys import model_key, model_keys
 from infra.settings import Settings
 from streams.errors import BadInput, Tampered, Unavailable
-from streams.events import Context, Mode
+from streams.events import Mode
 
 NOBODY = "0" * 64
 
@@ -32,21 +32,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def card(weights: Path) -> Card:
-    return Card(
-        name="some",
-        digest=digest_of(weights.read_bytes()),
-        mode=Mode.NORMAL,
-        contexts=tuple(Context),
-        architecture="csp-nano",
-        parent=None,
-        threshold=0.4,
-        data="none",
-        settings=msgspec.Raw(b'{"steps": 1}'),
-        commands=(),
-        figures=(),
-        notes="",
-        licence="",
-    )
+    return msgspec.structs.replace(a_card(digest_of(weights.read_bytes()), name="some"), architecture="csp-nano")
 
 
 def test_a_model_goes_in_and_comes_out_by_its_digest(tmp_path: Path, weights: Path, card: Card) -> None:
