@@ -77,8 +77,11 @@ class _Attack(Struct, frozen=True):
 
 
 class _Corruption(Struct, frozen=True):
+    corruption: str
     flagged: float
     frames: int
+    streams: int = 0
+    alarmed: float | None = None
 
 
 class _Cost(Struct, frozen=True):
@@ -169,9 +172,12 @@ def _adversarial(path: Path) -> Iterator[_Told]:
     adaptive = [row.tpr_at_fpr5 for row in found.attacks if row.adaptive]
     if adaptive:
         yield "the same of adaptive ones", "told", f"{min(adaptive):.2f} to {max(adaptive):.2f}", None
-    frames = sum(row.frames for row in found.corruptions)
-    flagged = sum(row.flagged * row.frames for row in found.corruptions)
+    corrupted = [row for row in found.corruptions if not row.corruption.startswith("clean ")]
+    frames, flagged = sum(row.frames for row in corrupted), sum(row.flagged * row.frames for row in corrupted)
     yield "corruptions flagged at that threshold", "told", f"{flagged:.0f} of {frames} frames", None
+    streams, alarms = sum(row.streams for row in corrupted), sum((row.alarmed or 0.0) * row.streams for row in corrupted)
+    if streams:
+        yield "corruptions that set in at once and alarm", "told", f"{alarms:.0f} of {streams} streams", None
     dearest = max((row.share_of_inference for row in found.cost), default=0.0)
     yield "cost, share of inference", f"{COST_AIM:.0%}", f"{dearest:.1%}", dearest <= COST_AIM
 
