@@ -10,7 +10,8 @@ import struct
 
 from detectors import calibration
 from detectors.base import Observation
-from detectors.sighting import CELLS, Sighting
+from detectors.layout import CELLS
+from detectors.sighting import Sighting
 from streams.events import Context, Detections, InputScores
 
 PICTURE = frozenset({"brightness", "contrast", "sharpness"})

@@ -13,11 +13,11 @@ import base64
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.sighting import CELLS
-
 STILL = 2.0
 """Most change of a cell that stands still, in 1/256 grey level: rounding."""
 _SIDE = 8
+CELLS = _SIDE * _SIDE
+"""Means of luminance in a fingerprint."""
 
 Cells = NDArray[np.float32]
 """64 numbers, one a cell; none where nothing was measured."""

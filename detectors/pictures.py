@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import State, Status, Verdict
-from detectors.sighting import CELLS, Alarm, Sighting, silent, weigh
+from detectors.layout import CELLS
+from detectors.sighting import Alarm, Sighting, silent, weigh
 
 _STILL = 2
 """Most change of a cell of a picture that stands still, in 1/256 grey level: rounding."""

@@ -12,9 +12,6 @@ from detectors.base import State, Status, Verdict
 if TYPE_CHECKING:
     from detectors.lately import Lately
 
-CELLS = 64
-"""Means of luminance in a fingerprint."""
-
 
 @dataclass(frozen=True)
 class Sighting:

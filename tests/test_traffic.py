@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from detectors import traffic
 from detectors.base import State, Status, Verdict
 from detectors.catalogue import RUNNING, Entry
-from detectors.sighting import CELLS, Rule, Sighting
+from detectors.layout import CELLS
+from detectors.sighting import Rule, Sighting
 from detectors.traffic import CHAFF, GUARDS
 from detectors.watch import watch
 from inference.service import cues
