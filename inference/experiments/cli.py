@@ -25,7 +25,9 @@ from inference.provenance.registry import SHIPPED, digest_of
 from infra.settings import read_settings
 from streams.errors import BadInput, KerbwatchError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The paper's experiments, resumable.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The paper's experiments, resumable."
+)
 
 _Data = Annotated[str, typer.Option("--data", help=f"{HERE}, or citypersons:FOLDER.")]
 _Seeds = Annotated[int, typer.Option(min=1, help="How many seeds, counted from 1; intervals are over them.")]

@@ -36,7 +36,9 @@ from infra.settings import Settings, read_settings
 from streams.errors import BadInput
 from streams.events import Context, Mode
 
-data = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Training data: manifest, golden set, vetting.")
+data = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Training data: manifest, golden set, vetting."
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 

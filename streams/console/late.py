@@ -13,6 +13,6 @@ LATE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_n
 
 def call(command: Callable[..., None], context: typer.Context) -> None:
     """Be `command`, with the options that the late one was called with."""
-    late = typer.Typer(pretty_exceptions_enable=False)
+    late = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     late.command()(command)
     late(context.args, prog_name=context.command_path)

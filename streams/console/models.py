@@ -30,6 +30,7 @@ from responders.console.tables import Comment, opened, plain, print_json, table,
 from responders.people.access import Deed
 from responders.people.login import Actor, logged_in
 from streams import policy
+from streams.console.late import LATE, call
 from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Digest, Mode
 
@@ -308,31 +309,25 @@ def served(
     )
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+@app.command(context_settings=LATE)
 def measure(context: typer.Context) -> None:
     """Measure a detector on all real pictures there are; minutes. Example: `kerbwatch models measure csp-nano`."""
     from inference.lifecycle.measuring import measure_model  # noqa: PLC0415 - needs torch, which the other commands do not
 
-    late = typer.Typer(pretty_exceptions_enable=False)
-    late.command()(measure_model)
-    late(context.args, prog_name=context.command_path)
+    call(measure_model, context)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+@app.command(context_settings=LATE)
 def check(context: typer.Context) -> None:
     """Check that a detector keeps the promises that the rest relies on. Example: `kerbwatch models check my-model.toml`."""
     from inference.lifecycle.checking import check_model  # noqa: PLC0415 - needs torch, which the other commands do not
 
-    late = typer.Typer(pretty_exceptions_enable=False)
-    late.command()(check_model)
-    late(context.args, prog_name=context.command_path)
+    call(check_model, context)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+@app.command(context_settings=LATE)
 def quantise(context: typer.Context) -> None:
     """Make an eight-bit copy of a model; some seconds. Example: `kerbwatch models quantise csp-nano-safe`."""
     from inference.lifecycle.quantising import quantise_model  # noqa: PLC0415 - needs torch, which the other commands do not
 
-    late = typer.Typer(pretty_exceptions_enable=False)
-    late.command()(quantise_model)
-    late(context.args, prog_name=context.command_path)
+    call(quantise_model, context)
