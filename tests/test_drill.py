@@ -1,19 +1,21 @@
 """A drill is a file that is checked before anything is harmed; what it found is read from the records, never from promises."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
 import pytest
 from sqlalchemy.orm import Session
 
-from infra.db import migrate, open_database, writing
+from infra.db import Sessions, migrate, open_database, writing
 from infra.settings import Settings
 from infra.tables import Assignment, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
 from responders.playbooks.playbooks import State
-from streams.drill import referee, scenario, scoreboard
+from streams.drill import cli, referee, scenario, scoreboard
 from streams.drill.filming import Filmed
 from streams.drill.referee import Notes, Outcome
 from streams.drill.scenario import Expect, parse
@@ -260,3 +262,21 @@ def test_a_tampered_byte_is_put_back(stage: Stage, tmp_path: Path) -> None:
     assert path.read_bytes() != bytes(range(100))
     stage.restore()
     assert path.read_bytes() == bytes(range(100))
+
+
+def test_a_camera_is_relieved_after_three_attacks_by_one_that_has_warmed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+    monkeypatch.setattr(Filmed, "start", lambda self: setattr(self, "shown", 1000))
+    monkeypatch.setattr(Filmed, "stop", lambda self: ended.append(self.camera_id))
+    settings = Settings(home=tmp_path)
+    cameras = {Context.URBAN: Filmed("gate", Context.URBAN, settings, tmp_path / "gate.jsonl", seed=11)}
+    stage = Stage(settings, cast("Sessions", None), cameras, {}, lambda _: None)
+    at_work = []
+    for _ in range(7):
+        cli._relieve(stage, Context.URBAN, threading.Event(), lambda _: None)
+        at_work.append(stage.cameras[Context.URBAN].camera_id)
+    assert at_work == ["gate"] * 3 + ["gate-2"] * 3 + ["gate-3"]
+    assert ended == ["gate", "gate-2"]
+    assert stage.cameras[Context.URBAN].seed != 11
