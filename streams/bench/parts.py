@@ -139,9 +139,7 @@ def _measure(part: Part, settings: Settings, budget: Budget, workers: int, folde
     elif part is Part.TRIAGE:
         from streams.bench import triage  # noqa: PLC0415 - it loads torch
 
-        # Drills are kept by number, and a number is another drill where there are more of each kind.
-        kept = None if budget is Budget.FULL else settings.home / "bench" / "triage" / str(ROUNDS[budget])
-        triage.triage(ROUNDS[budget], tuning=False, out=folder, kept=kept, fresh=False, as_json=False)
+        triage.triage(ROUNDS[budget], tuning=False, out=folder, kept=None, fresh=False, as_json=False)
     else:
         from inference.lifecycle.cli import trial_command  # noqa: PLC0415 - it loads torch
 

@@ -8,6 +8,7 @@ Source: paper 4.7 (incident analysis); docs/triage.md.
 """
 
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ class Library:
 
     def drill(self, drill: Drill) -> list[Told]:
         """What the worker says of the drill."""
-        path = self._path(f"{drill.scene.name}-{drill.seed}")
+        name = re.sub(r"[^a-z0-9]+", "-", drill.name.lower())  # a number alone is another drill where more are played
+        path = self._path(f"{drill.scene.name}-{drill.seed}-{name}")
         if not path.exists():
             site, shots = self._play_clean(drill.scene)
             _write(path, site.copy().play(islice(shots, drill.begin + drill.after), drill))
