@@ -176,6 +176,15 @@ class TestRefusals:
         assert not refusals.accepted(a_frame(b"x"), NOW)
         assert refusals.accepted(a_frame(b"x"), NOW)
 
+    def test_what_ends_a_trouble_is_no_older_than_what_was_told_of_it(self) -> None:
+        refusals, told = self.known(every=2, calm_after=2), []
+        for number in range(5, 10):
+            refusals.accepted(a_frame(b"x", sequence=number), NOW)
+            told += [signal for _ in range(3) if (signal := refusals.refused(self.bad, self.error, NOW))]
+        (calm,) = [*refusals.accepted(a_frame(b"x", sequence=10), NOW), *refusals.accepted(a_frame(b"x", sequence=11), NOW)]
+        assert calm.phase is Phase.CALM
+        assert calm.window.last_sequence == max(signal.window.last_sequence for signal in told) == 9
+
     def test_the_same_refusal_gives_the_same_signal(self) -> None:
         first, second = (self.known().refused(self.bad, self.error, NOW) for _ in range(2))
         assert first == second

@@ -29,6 +29,7 @@ class _Trouble:
     epoch: int
     first_sequence: int
     first_offset: int
+    last_sequence: int  # that was told, in the same epoch: what ends the trouble must not look older than what began it
     refused: int = 0
     good: int = 0
     row: int = 0  # refused since the last good frame
@@ -58,7 +59,7 @@ class Refusals:
             return None
         camera_id = good.camera_id if good else STRANGER
         epoch, sequence = (good.epoch, good.sequence) if good else (0, message.offset)
-        trouble = self._trouble.setdefault((camera_id, context), _Trouble(epoch, sequence, message.offset))
+        trouble = self._trouble.setdefault((camera_id, context), _Trouble(epoch, sequence, message.offset, sequence))
         trouble.refused += 1
         trouble.row = trouble.row + 1 if trouble.good == 0 else 1
         trouble.most = max(trouble.most, trouble.row)
@@ -67,11 +68,10 @@ class Refusals:
             return None
         phase = Phase.RAISED if trouble.refused == 1 else Phase.ONGOING
         severity = Severity.HIGH if error.reason in _GRAVE else Severity.MEDIUM
-        last = sequence if epoch == trouble.epoch else trouble.first_sequence
+        if epoch == trouble.epoch:
+            trouble.last_sequence = max(trouble.last_sequence, sequence)
         why = _diagnosis(error, trouble)
-        return self._signal(
-            camera_id, context, trouble, last, phase=phase, severity=severity, message=str(error), now=now, diagnosis=why
-        )
+        return self._signal(camera_id, context, trouble, phase=phase, severity=severity, message=str(error), now=now, diagnosis=why)
 
     def accepted(self, frame: Frame, now: datetime) -> list[Signal]:
         """A good frame; the CALM signals for which it is the last one that was needed.
@@ -89,9 +89,7 @@ class Refusals:
                 del self._trouble[key]
                 text = f"{trouble.good} good frames in a row after {trouble.refused} refused messages"
                 low = Severity.LOW
-                calm.append(
-                    self._signal(*key, trouble, trouble.first_sequence, phase=Phase.CALM, severity=low, message=text, now=now)
-                )
+                calm.append(self._signal(*key, trouble, phase=Phase.CALM, severity=low, message=text, now=now))
         return calm
 
     def _signal(
@@ -99,7 +97,6 @@ class Refusals:
         camera_id: str,
         context: Context,
         trouble: _Trouble,
-        last_sequence: int,
         *,
         phase: Phase,
         severity: Severity,
@@ -107,7 +104,7 @@ class Refusals:
         now: datetime,
         diagnosis: Diagnosis | None = None,
     ) -> Signal:
-        first = trouble.first_sequence
+        window = Window(epoch=trouble.epoch, first_sequence=trouble.first_sequence, last_sequence=trouble.last_sequence)
         return Signal(
             id=event_id("signal", DETECTOR, camera_id, context, trouble.epoch, trouble.first_offset, phase, trouble.refused),
             source=self.source,
@@ -119,7 +116,7 @@ class Refusals:
             camera_id=camera_id,
             context=context,
             detector=DETECTOR,
-            window=Window(epoch=trouble.epoch, first_sequence=first, last_sequence=max(first, last_sequence)),
+            window=window,
             weights_digest=None,
             evidence=(Evidence("refused", float(trouble.refused)),),
             message=message[:500],
