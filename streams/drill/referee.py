@@ -111,7 +111,9 @@ def judge(scenario: Scenario, stage: Stage, notes: Notes, after: Sequence[str]) 
     witness = next(camera for context, camera in stage.cameras.items() if context is not scenario.context)
     rows = since(stage, notes.began)
     mine = [row for row in rows if row.camera_id != witness.camera_id]
-    sent = [entry for entry in subject.entries() if entry.attack and entry.camera_time >= notes.began]
+    now = datetime.now(UTC)
+    # A frame that claims to come from the future tells no time, in its round or in later ones.
+    sent = [entry for entry in subject.entries() if entry.attack and notes.began <= entry.camera_time <= now]
     wanted = {*expect.incidents, *expect.any_of}
     # Clocks run for what the subject's frames led to; an incident about something else (training data) has no first frame.
     first = next((row for row in sorted(mine, key=lambda row: row.camera_id != subject.camera_id) if row.kind in wanted), None)
@@ -154,7 +156,7 @@ def judge(scenario: Scenario, stage: Stage, notes: Notes, after: Sequence[str]) 
         wrong_weights=wrong,
         false_incidents=false,
         answered_s=notes.answered_s,
-        took_s=round((datetime.now(UTC) - notes.began).total_seconds(), 1),
+        took_s=round((now - notes.began).total_seconds(), 1),
     )
 
 
