@@ -19,7 +19,8 @@ PICTURE = frozenset({"brightness", "contrast", "sharpness"})
 VIEW = frozenset({"people", "heat", "score_mean", "score_max", "height_mean_px"})
 """Features of the serving model's view: comparable only under the same weights."""
 _LITTLE_HEAT = 5e-4  # of the centre map: where nobody is seen, rounding decides
-INPUT = frozenset({"attack_probability"})
+ATTACK = "attack_probability"
+INPUT = frozenset({ATTACK})
 """What input scores, measured against the context's normal weights, come to."""
 _GENERIC = "by the generic calibration: these weights have none of their own"
 
@@ -45,7 +46,7 @@ def observations(event: Detections, offset: int = 0) -> dict[str, Observation]:
         readings["embedding"] = Observation(sequence, time_s, math.hypot(*features.embedding), parts=features.embedding)
     looked = look(event.scores, event.context, sequence, time_s)
     if looked is not None:
-        readings["attack_probability"] = looked
+        readings[ATTACK] = looked
     return readings
 
 

@@ -12,6 +12,7 @@ nothing. State is plain JSON of bounded size: baselines by context and weights, 
 Source: README, promises 1 and 5.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NotRequired, TypedDict, cast
@@ -22,7 +23,7 @@ from detectors.base import Json, Observation, Status, Verdict
 from detectors.baselines import follow as taught_by
 from detectors.catalogue import RUNNING, Baseline, Entry
 from detectors.explained import Cell, Explanation, Finding
-from detectors.features import observations, sighting
+from detectors.features import ATTACK, observations, sighting
 from detectors.lately import follow
 from detectors.sighting import Sighting
 from detectors.traffic import CHAFF, GUARDS, Guard
@@ -58,6 +59,7 @@ class _Memory(TypedDict):
     camera: NotRequired[dict[str, Cell]]  # by traffic rule: what belongs to the camera, whatever its context and weights
     lately: NotRequired[dict[str, Json]]  # `detectors.lately`'s
     told: NotRequired[_Told | None]  # None while nothing is open
+    shown: NotRequired[str]  # digest of the last picture's fingerprint; "" where it had none
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def watch(
         signals += [signal] if signal is not None else []
         watched.append((guard, after["camera"][guard.key]))
         explained.add(after["camera"][guard.key] if guard.explains else None)
-    readings = observations(event, after["offset"])
+    readings, after["shown"] = _readings(event, after["offset"], memory.get("shown", ""))
     used = []
     for entry in entries:
         reading = readings.get(entry.reads)
@@ -159,6 +161,15 @@ def watch(
     return cast("dict[str, Json]", after), tuple(
         signal if signal.phase is Phase.CALM else with_fields(signal, diagnosis=diagnosis) for signal in signals
     )
+
+
+def _readings(event: Detections, offset: int, shown: str) -> tuple[dict[str, Observation], str]:
+    """The frame's readings, and its picture's digest; `shown`: the last one's. Twenty copies of a strange picture are one."""
+    readings, told = observations(event, offset), event.features.fingerprint
+    digest = hashlib.blake2b(told, digest_size=8).hexdigest() if told else ""
+    if digest and digest == shown:
+        readings.pop(ATTACK, None)
+    return readings, digest
 
 
 def _pardon(entry: Entry, cell: Cell | None, explained: Explanation, place: _Place) -> tuple[Cell | None, Signal | None]:

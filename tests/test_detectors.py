@@ -299,6 +299,23 @@ def test_drift_waits_with_its_word_while_an_attack_is_suspected_and_says_it_when
     assert then[0].window.first_sequence <= 1205
 
 
+def test_copies_of_one_strange_picture_are_one_strange_picture() -> None:
+    learned, _ = story([judged(n) for n in range(200)])
+    strange = [judged(n, attacked=True) for n in range(200, 220)]
+    shown = [bytes(128), *(n.to_bytes(128, "big") for n in range(1, 20))]
+
+    def with_pictures(pictures: list[bytes]) -> list[Detections]:
+        return [
+            msgspec.structs.replace(one, features=msgspec.structs.replace(one.features, fingerprint=picture))
+            for one, picture in zip(strange, pictures, strict=True)
+        ]
+
+    _, copies = story(with_pictures([shown[1]] * 20), learned)
+    assert not [one for one in copies if one.kind is Kind.EVASION]
+    _, others = story(with_pictures(shown), learned)
+    assert others[0].kind is Kind.EVASION
+
+
 def test_drift_that_was_told_before_an_attack_stays() -> None:
     learned, _ = story([judged(n) for n in range(1200)])
     state, before = story([judged(n, heat=0.06) for n in range(1200, 1400)], learned)
