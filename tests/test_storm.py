@@ -105,9 +105,8 @@ def test_a_storm_becomes_a_handful_of_incidents_one_page_and_keeps_nobody_waitin
     assert orders <= len(CAMERAS) * (SIGNALS / BATCH + 2)
     assert len(answers) > 3
     assert acts
-    # Nine in ten: one may wait for a disk that others use.
-    assert sorted(answers)[len(answers) * 9 // 10 - 1] < SOON_S
-    assert sorted(acts)[len(acts) * 9 // 10 - 1] < SOON_S
+    assert max(answers) < SOON_S
+    assert max(acts) < SOON_S
     assert float((home / "took").read_text()) < 60
     assert pages(sessions) == [len(rows)]
     sessions.kw["bind"].dispose()
