@@ -255,6 +255,8 @@ class Offset(Struct, frozen=True, array_like=True):
 class Serving(Struct, frozen=True, kw_only=True):
     """Which weights a worker serves a context with, since which decision, from which frame offsets on.
 
+    `from_offsets`: no frame before was judged with these weights. Cameras take turns, so some frames from there on may have been
+    judged before the change, with the former ones; each frame's detections name theirs.
     `candidate_digest`: the candidate that is loaded and judges or serves as asked; None without one, while it is being loaded, and
     for good once it failed.
     """

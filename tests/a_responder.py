@@ -325,7 +325,7 @@ class _Story:
         self.reach(State.CLOSED)
 
     def retrain(self) -> None:
-        self.rollouts.request(self.incidents()["cam1"].id, "operator-1", short=True, now=self.clock())
+        self.rollouts.request(self.incidents()["cam1"].id, "operator-1", short=True, now=self.clock(), act_id="retrain-1")
 
     def give_up(self) -> None:
         self.rollouts.tick(self.clock())

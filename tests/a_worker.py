@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from kafka import TopicPartition
+from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from inference.service.backlog import Backlog
@@ -54,8 +54,13 @@ class Reader:
     log: Log
     topic: str = ""
     at: int = 0
+    stopped: set[TopicPartition] = field(default_factory=set)
 
-    def subscribe(self, names: list[str]) -> None:
+    def partitions_for_topic(self, _name: str) -> set[int]:
+        return {0}
+
+    def subscribe(self, names: list[str], listener: object = None) -> None:
+        del listener
         self.topic, self.at = names[0], self.log.committed
 
     def assign(self, partitions: list[TopicPartition]) -> None:
@@ -75,12 +80,21 @@ class Reader:
 
     def poll(self, timeout_ms: int = 0, max_records: int = 500) -> dict[TopicPartition, list[Any]]:
         del timeout_ms
-        found = self.log.records[self.topic][self.at : self.at + max_records]
+        found = [] if self.stopped else self.log.records[self.topic][self.at : self.at + max_records]
         self.at += len(found)
         return {TopicPartition(self.topic, 0): found} if found else {}
 
-    def commit(self) -> None:
-        self.log.committed = self.at
+    def paused(self) -> set[TopicPartition]:
+        return self.stopped
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        self.stopped |= set(partitions)
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        self.stopped -= set(partitions)
+
+    def commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        [self.log.committed] = [place.offset for place in offsets.values()]
 
 
 @dataclass
@@ -146,7 +160,7 @@ class Site:
             now=lambda: NOW,
             steady_s=lambda: self.clock_s,
         )
-        self.worker._clients.frames.subscribe([topics.FRAMES.name])
+        self.worker._frames.subscribe(topics.FRAMES.name)
         self.worker._watch_model_state()
 
     @staticmethod

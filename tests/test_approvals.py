@@ -288,6 +288,14 @@ def test_one_context_has_one_rollout_at_a_time_and_asking_again_finds_it(site: S
     assert site.rollouts.request(other, "b", short=True, now=site.passes(1)).state is State.REQUESTED
 
 
+def test_one_signed_act_asks_for_one_rollout_even_after_that_is_over(site: Site) -> None:
+    first = site.rollouts.request(site.incident_id, "a", short=True, now=site.passes(1), act_id="act-1")
+    site.rollouts.act(first.id, Verb.CANCEL, "trainer-1", "not now", None, site.passes(1))
+    again = site.rollouts.request(site.incident_id, "a", short=True, now=site.passes(1), act_id="act-1")
+    assert (again.id, again.state) == (first.id, State.CANCELLED)
+    assert site.rollouts.request(site.incident_id, "a", short=True, now=site.passes(1), act_id="act-2").id != first.id
+
+
 # -- the commands --------------------------------------------------------------------------------------------------
 
 Command = Callable[..., Result]

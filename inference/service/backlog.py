@@ -51,14 +51,17 @@ class Backlog:
     newest_first: bool = False
     every: int = 500
     calm_after: int = 100
-    _catching_up: bool = False
+    _catching_up: set[str] = field(default_factory=set)
     _behind: dict[Context, _Behind] = field(default_factory=dict)
 
-    def drops(self, age_s: float, *, evidence: bool) -> bool:
-        """Whether a frame that waited `age_s` seconds is left out."""
+    def drops(self, camera: str, age_s: float, *, evidence: bool) -> bool:
+        """Whether a frame under a camera's name that waited `age_s` seconds is left out."""
         late = age_s > self.limit_s
-        self._catching_up = self.newest_first and (late or (self._catching_up and age_s > self.limit_s * _FRESH))
-        return not evidence and (late or self._catching_up)
+        if self.newest_first and late:
+            self._catching_up.add(camera)
+        elif age_s <= self.limit_s * _FRESH:
+            self._catching_up.discard(camera)
+        return not evidence and (late or camera in self._catching_up)
 
     def noted(self, context: Context, offset: int, age_s: float, now: datetime, *, dropped: bool) -> Signal | None:
         """A frame was dropped, or is judged; the finding to send, if one is due. A late one that is judged proves nothing."""

@@ -4,8 +4,9 @@ The rim around `Intake` (may this frame be looked at?) and `Judge` (what does it
 then commits. Killed anywhere and started again it judges some frames twice and none never; judging twice is harmless, because a
 detection's id is made from its frame. kafka-python has an I/O thread of its own, so this never shares a process with agents.
 
-Order of a round: obey, read, check, judge, send, wait for the broker's word, commit. Frames that waited too long to be judged
-(`backlog.py`) are committed too, but only after a dead letter for each of them. Source: paper 4.5.3 (SC-6), 4.7.
+Order of a round: obey, read (`reading.py`: cameras take turns), check, judge, send, wait for the broker's word, commit. Frames that
+waited too long to be judged (`backlog.py`) are committed too, but only after a dead letter for each of them. Source: paper 4.5.3
+(SC-6), 4.7.
 """
 
 import secrets
@@ -29,6 +30,7 @@ from inference.service.doubts import SERVES, STANDS_BY, Doubts
 from inference.service.intake import Accepted, Intake
 from inference.service.judge import Judge
 from inference.service.models import Models, Network
+from inference.service.reading import FrameReader
 from inference.service.refusals import Refusals, claimed_context
 from inference.service.sampling import Sampler
 from inference.service.sanitise import Chain, chain
@@ -80,6 +82,7 @@ class Worker:
     ) -> None:
         self.worker_id = worker_id
         self._clients = clients
+        self._frames = FrameReader(clients.frames)
         self._intake = intake
         self._judge = judge
         self._backlog = backlog
@@ -100,9 +103,7 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set. Raises Unavailable if the broker takes nothing for 30 s; start again then."""
-        # Asked for first: a consumer that joins its group before it knows the topic is given no partitions (seen with 3.0.12).
-        self._clients.frames.partitions_for_topic(topics.FRAMES.name)
-        self._clients.frames.subscribe([topics.FRAMES.name])
+        self._frames.subscribe(topics.FRAMES.name)
         self._watch_model_state()
         try:
             while not stop.is_set():
@@ -110,7 +111,7 @@ class Worker:
         finally:
             self._report(Health.STOPPING)
             self._settle()
-            self._clients.frames.commit()
+            self._frames.commit()
 
     def round(self) -> None:
         """Obey, then judge one batch, then report if it is time."""
@@ -171,9 +172,8 @@ class Worker:
         return changed
 
     def _positions(self) -> tuple[Offset, ...]:
-        """Where reading goes on: every frame before was judged with the former weights, every frame from here with the new."""
-        frames = self._clients.frames
-        return tuple(Offset(tp.partition, frames.position(tp)) for tp in sorted(frames.assignment()))
+        """Where judging goes on: no frame before was judged with the new weights, and of each camera every one that is to come."""
+        return tuple(Offset(tp.partition, offset) for tp, offset in sorted(self._frames.positions().items()))
 
     def _report(self, health: Health) -> None:
         now = self._now()
@@ -197,12 +197,11 @@ class Worker:
     # -- judging ---------------------------------------------------------------------------------------------------
 
     def _judge_batch(self) -> None:
-        size = self._batches.size
-        records = [r for batch in self._clients.frames.poll(timeout_ms=_POLL_MS, max_records=size).values() for r in batch]
+        records = self._frames.take(self._batches.size, _POLL_MS)
         self._batches.read(len(records))
         if not records:
             self._commit()
-            if not self._clients.frames.assignment():  # then a poll returns at once
+            if not self._frames.has_partitions:
                 time.sleep(_POLL_MS / 1000)
             return
         taken = [(record, frame) for record in records if (frame := self._admit(record)) is not None]
@@ -244,8 +243,8 @@ class Worker:
     def _too_late(self, message: Message, age_s: float, now: datetime) -> bool:
         """Leave out a frame that waited too long. Whom it names is not verified yet; a forged name only has it looked at."""
         context = claimed_context(message)
-        evidence = self._judge.evidence((message.key or b"").decode(errors="replace"), context)
-        drops = self._backlog.drops(age_s, evidence=evidence)
+        camera = (message.key or b"").decode(errors="replace")
+        drops = self._backlog.drops(camera, age_s, evidence=self._judge.evidence(camera, context))
         if drops:
             self._leave_out(message, f"waited {age_s:.1f} s, too long to be of use; add a worker, or send fewer frames")
         if context is not None and (signal := self._backlog.noted(context, message.offset, age_s, now, dropped=drops)):
@@ -289,13 +288,11 @@ class Worker:
             return
         self._settle()
         try:
-            self._clients.frames.commit()
+            self._frames.commit()
         except KafkaError as error:  # a rebalance or a broker restart: the frames come again, which is harmless
             log.warning("offsets not committed; frames may be judged twice", cause=str(error))
         self._committed_s = self._steady_s()
-        frames = self._clients.frames
-        behind = sum(max(0, (frames.highwater(tp) or 0) - frames.position(tp)) for tp in frames.assignment())
-        self._metrics.waiting(topics.FRAMES.name, behind)
+        self._metrics.waiting(topics.FRAMES.name, self._frames.behind())
 
 
 def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Callable[[str], Network] | None = None) -> None:

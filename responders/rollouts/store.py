@@ -75,11 +75,13 @@ class Rollouts:
     def request(self, incident_id: str, actor: str, *, short: bool, now: datetime, act_id: str = "") -> Rollout:
         """The rollout that answers an incident: the one under way, or a new one, caused by the signed act of that id.
 
-        Raises BadInput if another holds the context.
+        The same act asked for twice is one rollout, even if that is over. Raises BadInput if another holds the context.
         """
         with writing(self.store.sessions) as session:
             incident = _incident(session, incident_id)
             model = locked(session, (incident.context,))[incident.context]
+            if act_id and (asked_before := session.get(RolloutRow, event_id("rollout", incident_id, act_id))) is not None:
+                return rollout_of(asked_before)
             row = session.scalar(select(RolloutRow).where(RolloutRow.context == incident.context, ~RolloutRow.over))
             if row is not None and row.incident_id == incident_id:
                 return rollout_of(row)
@@ -90,7 +92,7 @@ class Rollouts:
                 )
             count = session.scalar(select(func.count()).select_from(RolloutRow).where(RolloutRow.incident_id == incident_id))
             rollout = Rollout(
-                id=event_id("rollout", incident_id, count or 0),
+                id=event_id("rollout", incident_id, act_id or count or 0),
                 context=incident.context,
                 incident_id=incident_id,
                 requested_by=actor,

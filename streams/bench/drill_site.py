@@ -153,7 +153,7 @@ class Site:
         self.offset += 1
         now = frame.time + timedelta(seconds=late_s)
         message = Message(FRAMES.name, 0, self.offset, CAMERA.encode(), body, tuple(codec.encode_frame(frame)))
-        dropped = self.backlog.drops(late_s, evidence=judge.evidence(CAMERA, frame.context))
+        dropped = self.backlog.drops(CAMERA, late_s, evidence=judge.evidence(CAMERA, frame.context))
         said = self.backlog.noted(frame.context, self.offset, late_s, now, dropped=dropped)
         yield from () if said is None else (said,)
         if dropped:

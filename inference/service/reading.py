@@ -1,0 +1,145 @@
+"""Reads frames ahead and hands them out in turns by camera, so that a camera that floods makes only itself wait.
+
+Fed by the topic `frames`. Kafka gives a partition's messages in one piece, and cameras share partitions: in that order, 240 frames
+of one camera are judged before the next one of its neighbour. `Turns` holds what was read and is pure; `FrameReader` is the rim
+around kafka-python. A camera's own frames keep their order. It does not look into messages: a turn goes to whoever the key names,
+and one who writes under many names is refused later (`intake.py`).
+
+What was handed out counts as done when `commit` is called; a partition's place is its first frame that is still held, so what was
+judged beyond it comes again after a death, which is harmless (`worker.py`). Source: fair queueing (J. Nagle, RFC 970; max-min fair
+shares); SC-9, availability.
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+
+_AHEAD = 1_000
+_AHEAD_BYTES = 32 * 2**20
+"""A partition is not read further while so much of it is held: the deepest flood that its other cameras do not notice."""
+_POLL = 256
+
+Record = Any
+"""A `kafka.consumer.fetcher.ConsumerRecord`."""
+
+
+@dataclass
+class _Held:
+    count: int = 0
+    size_bytes: int = 0
+
+
+@dataclass
+class Turns:
+    """Frames that wait, by camera. One each in turn; within a camera in the order in which they came."""
+
+    most: int = _AHEAD
+    most_bytes: int = _AHEAD_BYTES
+    _queues: dict[tuple[TopicPartition, bytes], deque[Record]] = field(default_factory=dict)
+    _held: dict[TopicPartition, _Held] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(held.count for held in self._held.values())
+
+    def add(self, partition: TopicPartition, records: Iterable[Record]) -> None:
+        """What was read of a partition, in its order."""
+        held = self._held.setdefault(partition, _Held())
+        for record in records:
+            self._queues.setdefault((partition, record.key or b""), deque()).append(record)
+            held.count += 1
+            held.size_bytes += len(record.value or b"")
+
+    def take(self, most: int) -> list[Record]:
+        """Up to `most` frames whose turn it is. A camera that had its turn goes behind all others that wait."""
+        taken: list[Record] = []
+        while self._queues and len(taken) < most:
+            name, queue = next(iter(self._queues.items()))
+            del self._queues[name]
+            record = queue.popleft()
+            held = self._held[name[0]]
+            held.count -= 1
+            held.size_bytes -= len(record.value or b"")
+            taken.append(record)
+            if queue:
+                self._queues[name] = queue
+        return taken
+
+    def forget(self, partition: TopicPartition) -> None:
+        """Drop what is held of a partition: it is another worker's now, or will be read again."""
+        self._held.pop(partition, None)
+        self._queues = {name: queue for name, queue in self._queues.items() if name[0] != partition}
+
+    def first(self, partition: TopicPartition) -> int | None:
+        """The offset of the first frame of a partition that is still held; None if none is."""
+        return min((queue[0].offset for name, queue in self._queues.items() if name[0] == partition), default=None)
+
+    def is_full(self, partition: TopicPartition) -> bool:
+        """Whether so much of a partition is held that it should not be read further for now."""
+        held = self._held.get(partition, _Held())
+        return held.count >= self.most or held.size_bytes >= self.most_bytes
+
+
+class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """A worker's reading of topic `frames`, in its consumer's group."""
+
+    def __init__(self, consumer: KafkaConsumer, turns: Turns | None = None) -> None:
+        self._consumer = consumer
+        self._turns = Turns() if turns is None else turns
+        self._revoked: SimpleQueue[TopicPartition] = SimpleQueue()
+
+    def subscribe(self, topic: str) -> None:
+        """Join the group."""
+        # Asked for first: a consumer that joins its group before it knows the topic is given no partitions (seen with 3.0.12).
+        self._consumer.partitions_for_topic(topic)
+        self._consumer.subscribe([topic], listener=self)
+
+    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Called by kafka-python in a thread of its own, so only noted here."""
+        for partition in revoked:
+            self._revoked.put(partition)
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Nothing to do: reading goes on at the committed place."""
+
+    def take(self, most: int, wait_ms: int) -> list[Record]:
+        """Up to `most` frames, waiting up to `wait_ms` for the first."""
+        read = self._consumer.poll(timeout_ms=0 if self._turns else wait_ms, max_records=_POLL)
+        while not self._revoked.empty():
+            self._turns.forget(self._revoked.get())
+        for partition, records in read.items():
+            self._turns.add(partition, records)
+        taken = self._turns.take(most)
+        assigned, paused = self._consumer.assignment(), self._consumer.paused()
+        full = {partition for partition in assigned if self._turns.is_full(partition)}
+        self._consumer.pause(*(full - paused))
+        self._consumer.resume(*((paused & assigned) - full))
+        return taken
+
+    @property
+    def has_partitions(self) -> bool:
+        """Whether this worker has a part in the topic; without one `take` returns at once."""
+        return bool(self._consumer.assignment())
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """By partition: every frame before this offset was handed out."""
+        places = {partition: self._place(partition) for partition in self._consumer.assignment()}
+        return {partition: place for partition, place in places.items() if place is not None}
+
+    def _place(self, partition: TopicPartition) -> int | None:
+        held = self._turns.first(partition)
+        return self._consumer.position(partition) if held is None else held
+
+    def behind(self) -> int:
+        """How many frames wait, here and at the broker, as far as the broker has told."""
+        consumer = self._consumer
+        unread: int = sum(max(0, (consumer.highwater(one) or 0) - consumer.position(one)) for one in consumer.assignment())
+        return len(self._turns) + unread
+
+    def commit(self) -> None:
+        """Commit all that was handed out. Raises KafkaError (a rebalance, a broker's restart); the frames come again then."""
+        self._consumer.commit({partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self.positions().items()})

@@ -1,0 +1,155 @@
+"""How waiting frames are handed out: in turns by camera, none lost, none out of a camera's order."""
+
+from collections import defaultdict
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+from a_worker import NORMAL, Reader, Site
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import TopicPartition
+
+from inference.service.reading import FrameReader, Turns
+from streams import topics
+from streams.events import Context
+
+ONE, TWO = TopicPartition("frames", 0), TopicPartition("frames", 1)
+
+cameras = st.lists(st.sampled_from(["gate", "bridge", "yard"]), max_size=40)
+
+
+def record(offset: int, camera: str, body: bytes = b"12345678") -> Any:
+    return SimpleNamespace(offset=offset, key=camera.encode(), value=body)
+
+
+def records(names: list[str]) -> list[Any]:
+    return [record(offset, camera) for offset, camera in enumerate(names)]
+
+
+def by_camera(taken: list[Any]) -> dict[bytes, list[int]]:
+    found = defaultdict(list)
+    for one in taken:
+        found[one.key].append(one.offset)
+    return found
+
+
+@given(cameras, cameras, st.integers(1, 7))
+def test_every_frame_is_handed_out_once_and_in_its_cameras_order(first: list[str], second: list[str], most: int) -> None:
+    turns = Turns()
+    turns.add(ONE, records(first))
+    turns.add(TWO, [record(offset, f"{camera} 2") for offset, camera in enumerate(second)])
+    taken: list[Any] = []
+    while turns:
+        came = turns.take(most)
+        assert 0 < len(came) <= most
+        taken += came
+    assert by_camera(taken) == by_camera(records(first)) | {
+        f"{camera} 2".encode(): [offset for offset, one in enumerate(second) if one == camera] for camera in set(second)
+    }
+    assert turns.first(ONE) is turns.first(TWO) is None
+
+
+@given(cameras)
+def test_nobody_waits_for_more_than_one_frame_of_each_other_camera(names: list[str]) -> None:
+    turns = Turns()
+    turns.add(ONE, records(names))
+    order = [one.key for one in turns.take(len(names))]
+    for camera in set(order):
+        places = [place for place, key in enumerate(order) if key == camera]
+        assert all(later - earlier <= len(set(order)) for earlier, later in pairwise(places))
+
+
+@given(cameras, st.integers(0, 40))
+def test_every_frame_before_a_partitions_place_was_handed_out(names: list[str], most: int) -> None:
+    turns = Turns()
+    turns.add(ONE, records(names))
+    done = {one.offset for one in turns.take(most)}
+    place = turns.first(ONE)
+    assert set(range(len(names) if place is None else place)) <= done
+    assert place not in done
+
+
+def test_what_is_forgotten_of_one_partition_leaves_the_other_as_it_was() -> None:
+    turns = Turns()
+    turns.add(ONE, records(["gate", "gate"]))
+    turns.add(TWO, records(["bridge"]))
+    turns.forget(ONE)
+    assert (len(turns), turns.first(ONE), turns.first(TWO)) == (1, None, 0)
+    assert [one.key for one in turns.take(5)] == [b"bridge"]
+
+
+def test_a_partition_is_full_by_count_or_by_size_until_frames_are_taken() -> None:
+    turns = Turns(most=3, most_bytes=20)
+    turns.add(ONE, records(["gate"] * 2))
+    assert not turns.is_full(ONE)
+    turns.add(ONE, [record(2, "gate", b"")])
+    assert turns.is_full(ONE)
+    turns.take(2)
+    assert not turns.is_full(ONE)
+    turns.add(ONE, [record(3, "gate", b"x" * 20)])
+    assert turns.is_full(ONE)
+    assert not turns.is_full(TWO)
+
+
+def shared(flood: int) -> Site:
+    """A worker before a flood of one camera, and behind it in the same partition two frames of another."""
+    site = Site()
+    for context in Context:
+        site.serve(context)
+    site.rounds()
+    for sequence in range(flood):
+        site.shoot(sequence)
+    for sequence in range(2):
+        site.shoot(sequence, Context.HIGHWAY, camera="bridge")
+    return site
+
+
+def test_a_camera_behind_anothers_flood_in_its_partition_is_judged_at_once() -> None:
+    site = shared(flood=60)
+    site.rounds(3)
+    judged = [(one.camera_id, one.sequence) for one in site.read(topics.DETECTIONS)]
+    assert judged[:4] == [("gate", 0), ("bridge", 0), ("gate", 1), ("bridge", 1)]
+    site.rounds(30)
+    judged = [one.sequence for one in site.read(topics.DETECTIONS) if one.camera_id == "gate"]
+    assert judged == list(range(60))
+    assert site.log.committed == 62
+
+
+def test_a_worker_killed_in_a_flood_leaves_no_frame_unjudged() -> None:
+    site = shared(flood=20)
+    site.rounds(4)
+    assert 0 < site.log.committed < 20
+    again = Site(site.log)
+    again.rounds(12)
+    judged = {(one.camera_id, one.sequence): one.id for one in site.read(topics.DETECTIONS)}
+    assert len(judged) == 22
+    assert len({one.id for one in site.read(topics.DETECTIONS)}) == 22
+
+
+def test_the_status_names_the_first_frame_that_waits_for_the_new_weights() -> None:
+    site = shared(flood=20)
+    site.rounds(3)
+    done = {one.frame_offset for one in site.read(topics.DETECTIONS)}
+    site.serve(Context.URBAN, NORMAL, decision="again", later_s=1)
+    site.rounds()
+    [place] = site.read(topics.WORKER_STATUS)[-1].serving[0].from_offsets
+    assert place.offset == min(set(range(22)) - done)
+
+
+def test_a_full_partition_is_read_no_further_and_one_that_is_taken_away_is_forgotten() -> None:
+    site = Site()
+    consumer = Reader(site.log)
+    reader = FrameReader(consumer, Turns(most=4))
+    reader.subscribe("frames")
+    for sequence in range(10):
+        site.shoot(sequence)
+    assert [one.offset for one in reader.take(2, 0)] == [0, 1]
+    assert consumer.stopped == {ONE}
+    site.shoot(10)
+    reader.take(5, 0)
+    assert consumer.at == 10
+    assert consumer.stopped == set()
+    reader.on_partitions_revoked([ONE])
+    assert [one.offset for one in reader.take(5, 0)] == [10]
+    assert reader.positions() == {ONE: 11}
