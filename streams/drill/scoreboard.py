@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from rich.table import Table
 
+from responders.console.tables import table
 from streams.drill.referee import Outcome
 from streams.drill.scenario import Scenario
 
@@ -115,21 +116,25 @@ def as_json(made: Board) -> dict[str, object]:
 
 def as_table(made: Board) -> Table:
     """For people: a line a scenario; seconds at the 50th and 95th percentile."""
-    table = Table(
-        "scenario", "rounds", "detect, s", "contain, s", "recover, s", "wrong weights", "false incidents",
-        title=f"{made.rounds_passed} of {made.rounds} rounds passed (seconds: p50 / p95)", title_justify="left",
-    )  # fmt: skip
+    shown = table(
+        *("scenario", "passed", "detect", "contain", "recover", "wrong", "false"),
+        title=f"{made.rounds_passed} of {made.rounds} rounds passed; seconds, p50 / p95",
+    )
+    shown.caption = "wrong: frames judged by the wrong weights; false: incidents that nothing explains"
+    shown.caption_justify = "left"
+    for column in shown.columns:
+        column.no_wrap = True
     for line in made.scenarios:
         colour = "green" if line.passed else "red"
         clocks = (line.seconds_to_detect, line.seconds_to_contain, line.seconds_to_recover)
         counts = (str(line.wrong_weights or ""), str(line.false_incidents or ""))
-        table.add_row(f"[{colour}]{line.name}[/]", f"{line.rounds_passed}/{line.rounds}", *map(_told, clocks), *counts)
-    table.add_section()
+        shown.add_row(f"[{colour}]{line.name}[/]", f"{line.rounds_passed}/{line.rounds}", *map(_told, clocks), *counts)
+    shown.add_section()
     clocks = (made.seconds_to_detect, made.seconds_to_contain, made.seconds_to_recover)
-    table.add_row(
+    shown.add_row(
         "all", f"{made.rounds_passed}/{made.rounds}", *map(_told, clocks), str(made.wrong_weights), str(made.false_incidents)
     )
-    return table
+    return shown
 
 
 def in_words(made: Board) -> list[str]:
@@ -146,4 +151,6 @@ def _clock(seconds: Sequence[float | None]) -> Clock:
 
 
 def _told(clock: Clock) -> str:
-    return "" if clock.p50 is None else f"{clock.p50:.1f} / {clock.p95:.1f}"
+    if clock.p50 is None:
+        return ""
+    return f"{clock.p50:.1f}" if clock.rounds == 1 else f"{clock.p50:.1f} / {clock.p95:.1f}"

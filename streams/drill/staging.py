@@ -120,7 +120,9 @@ class Stage:
 
     def close(self, camera_id: str, resolution: str) -> None:
         """Close its newest incident as a person would. Raises Unavailable if there is none, or the command fails."""
-        rows = [row for row in self.open_incidents(camera_id) if row.state != State.RECOVERING]  # a human's close is under way there
+        rows = [
+            row for row in self.open_incidents(camera_id) if row.state != State.RECOVERING
+        ]  # a human's close is under way there
         if not rows:
             raise Unavailable(f"{camera_id} has no open incident that a human could close")
         words = ["incidents", "close", rows[0].id, "--resolution", resolution, "-m", "drill: a human looked, and it was nothing"]
