@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TypedDict, cast
 
 from detectors.base import State, Status, Verdict
-from detectors.lately import Lately
-from detectors.sighting import Alarm, Sighting, silent, weigh
+from detectors.traffic.sighting import Alarm, Sighting, silent, weigh
+from detectors.triage.lately import Lately
 
 
 class _Memory(TypedDict):

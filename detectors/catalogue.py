@@ -10,9 +10,9 @@ from functools import cached_property
 
 from detectors.adversarial import Evasion
 from detectors.base import Detector
-from detectors.drift import Drift
-from detectors.embedding import EmbeddingDrift
-from detectors.rivers import Adwin, HalfSpace, Hinkley, Kswin
+from detectors.drift.embedding import EmbeddingDrift
+from detectors.drift.feature import Drift
+from detectors.drift.rivers import Adwin, HalfSpace, Hinkley, Kswin
 from streams.events import Kind, Severity
 
 

@@ -10,8 +10,8 @@ import struct
 
 from detectors import calibration
 from detectors.base import Observation
-from detectors.layout import CELLS
-from detectors.sighting import Sighting
+from detectors.traffic.sighting import Sighting
+from detectors.triage.layout import CELLS
 from streams.events import Context, Detections, InputScores
 
 PICTURE = frozenset({"brightness", "contrast", "sharpness"})

@@ -22,12 +22,12 @@ from msgspec.structs import replace as with_fields
 from detectors.base import Json, Observation, Status, Verdict
 from detectors.baselines import follow as taught_by
 from detectors.catalogue import RUNNING, Baseline, Entry
-from detectors.explained import Cell, Explanation, Finding
+from detectors.drift.explained import Cell, Explanation, Finding
 from detectors.features import ATTACK, observations, sighting
-from detectors.lately import follow
-from detectors.sighting import Sighting
-from detectors.traffic import CHAFF, GUARDS, Guard
-from detectors.triage import diagnose
+from detectors.traffic.rules import CHAFF, GUARDS, Guard
+from detectors.traffic.sighting import Sighting
+from detectors.triage.causes import diagnose
+from detectors.triage.lately import follow
 from streams.errors import BrokenContract
 from streams.events import Context, Detections, Diagnosis, Evidence, Kind, Phase, Signal, Window, event_id
 
@@ -57,7 +57,7 @@ class _Memory(TypedDict):
     baselines: dict[str, dict[str, Cell]]  # by context and digest, then by detector
     recent: list[str]  # baselines, the longest unused first
     camera: NotRequired[dict[str, Cell]]  # by traffic rule: what belongs to the camera, whatever its context and weights
-    lately: NotRequired[dict[str, Json]]  # `detectors.lately`'s
+    lately: NotRequired[dict[str, Json]]  # `detectors.triage.lately`'s
     told: NotRequired[_Told | None]  # None while nothing is open
     shown: NotRequired[str]  # digest of the last picture's fingerprint; "" where it had none
 

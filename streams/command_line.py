@@ -164,7 +164,7 @@ def bench_detectors(context: typer.Context) -> None:
 @bench.app.command("calibrate", context_settings=LATE)
 def bench_calibrate(context: typer.Context) -> None:
     """Fit the adversarial-input score to a model. Example: `kerbwatch bench calibrate --pictures 48`."""
-    from streams.bench.calibrate import calibrate as command
+    from streams.bench.calibration.command import calibrate as command
 
     call(command, context)
 
@@ -172,7 +172,7 @@ def bench_calibrate(context: typer.Context) -> None:
 @bench.app.command("adversarial", context_settings=LATE)
 def bench_adversarial(context: typer.Context) -> None:
     """Attacked pictures told from honest ones, per attack. Example: `kerbwatch bench adversarial --budget quick`."""
-    from streams.bench.adversarial import adversarial as command
+    from streams.bench.adversarial.command import adversarial as command
 
     call(command, context)
 
@@ -180,6 +180,6 @@ def bench_adversarial(context: typer.Context) -> None:
 @bench.app.command("triage", context_settings=LATE)
 def bench_triage(context: typer.Context) -> None:
     """Drills of seven kinds of trouble: which does triage name? Example: `kerbwatch bench triage --rounds 20`."""
-    from streams.bench.triage import triage as command
+    from streams.bench.triage.command import triage as command
 
     call(command, context)

@@ -73,7 +73,7 @@ class Severity(StrEnum):
 
 
 class Cause(StrEnum):
-    """What kind of trouble is behind a finding (`detectors.triage`)."""
+    """What kind of trouble is behind a finding (`detectors.triage.causes`)."""
 
     ATTACK = "attack"
     CORRUPTION = "natural_corruption"

@@ -15,13 +15,8 @@ from torch import nn
 
 import inference
 from infra.settings import Settings
-from streams.bench import adversarial as command
-from streams.bench import adversarial_cases as cases
-from streams.bench import adversarial_figures as figures
-from streams.bench import adversarial_report as report
-from streams.bench import adversarial_scenes as places
-from streams.bench import adversarial_streams as streams
-from streams.bench import adversarial_usual as usual
+from streams.bench.adversarial import cases, command, figures, report, streams, usual
+from streams.bench.adversarial import scenes as places
 from streams.corruptions import CORRUPTIONS
 from streams.events import Box, Context, InputScores
 from streams.line import JPEG, PNG

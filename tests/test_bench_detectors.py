@@ -8,11 +8,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from detectors.sequential import shares
+from detectors.drift.sequential import shares
 from infra.settings import Settings
-from streams.bench import claims, detectors, parts
-from streams.bench.drift_limit import Bank
-from streams.bench.drift_trials import LAWS, Change, oracle
+from streams.bench import claims, parts
+from streams.bench.drift import command as detectors
+from streams.bench.drift.limit import Bank
+from streams.bench.drift.trials import LAWS, Change, oracle
 from streams.command_line import app
 from streams.errors import BadInput
 

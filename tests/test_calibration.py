@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from detectors import calibration
 from detectors.calibration import GENERIC, Calibration, calibrations, judge, names, read, terms, written
 from inference.provenance.registry import SHIPPED, digest_of
-from streams.bench.calibration_cases import FITTED_SEEDS, HELD_OUT_SEEDS
-from streams.bench.calibration_fit import Row, auroc, fit
+from streams.bench.calibration.cases import FITTED_SEEDS, HELD_OUT_SEEDS
+from streams.bench.calibration.fit import Row, auroc, fit
 from streams.events import Context, InputScores
 
 NORMAL = digest_of((SHIPPED / "csp-nano.safetensors").read_bytes())

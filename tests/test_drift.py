@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from detectors import laws, sequential, whitening
 from detectors.base import Observation, State, Status, Verdict
-from detectors.drift import Drift
-from detectors.embedding import EmbeddingDrift
-from streams.bench.drift_trials import LAWS, Change, Law, Source, baselines, delays, false_alarms, holds, oracle, surely
+from detectors.drift.embedding import EmbeddingDrift
+from detectors.drift.feature import Drift, laws, sequential, whitening
+from streams.bench.drift.trials import LAWS, Change, Law, Source, baselines, delays, false_alarms, holds, oracle, surely
 
 LEARN = 400
 

@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from detectors import seasons, whitening
 from detectors.base import Observation, State, Status
-from detectors.drift import Drift
-from streams.bench.drift_trials import LAWS, Law, Source, learned
+from detectors.drift.feature import Drift, seasons, whitening
+from streams.bench.drift.trials import LAWS, Law, Source, learned
 
 YEAR = Law("season of 90, AR(1) 0.5", phi=0.5, season=90)
 FLOOR = 1e-3

@@ -26,12 +26,12 @@ from hypothesis import strategies as st
 from looks import look
 from numpy.typing import NDArray
 
-from detectors import traffic
 from detectors.base import State, Status, Verdict
 from detectors.catalogue import RUNNING, Entry
-from detectors.layout import CELLS
-from detectors.sighting import Rule, Sighting
-from detectors.traffic import CHAFF, GUARDS
+from detectors.traffic import rules
+from detectors.traffic.rules import CHAFF, GUARDS
+from detectors.traffic.sighting import Rule, Sighting
+from detectors.triage.layout import CELLS
 from detectors.watch import watch
 from inference.service import cues
 from inference.service.intake import Accepted, Intake
@@ -472,6 +472,6 @@ def test_a_fingerprint_costs_less_than_a_third_of_a_millisecond() -> None:
 
 
 def test_every_rule_of_the_list_has_a_name_of_its_own_and_says_what_calm_means() -> None:
-    every = (*traffic.GUARDS, traffic.CHAFF)
+    every = (*rules.GUARDS, rules.CHAFF)
     assert len({guard.name for guard in every}) == len(every)
     assert all(guard.calm and guard.why for guard in every)

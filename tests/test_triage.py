@@ -17,19 +17,19 @@ from hypothesis import strategies as st
 
 from detectors.answers import Answers, Newcomer
 from detectors.base import State, Status
-from detectors.lately import LEARN, Lately, follow
-from detectors.layout import alike, striped
-from detectors.sighting import Rule, Sighting
-from detectors.traffic import CHAFF, GUARDS
-from detectors.triage import attacked, diagnose
+from detectors.traffic.rules import CHAFF, GUARDS
+from detectors.traffic.sighting import Rule, Sighting
+from detectors.triage.causes import attacked, diagnose
+from detectors.triage.lately import LEARN, Lately, follow
+from detectors.triage.layout import alike, striped
 from detectors.watch import watch
 from inference.service import cues
 from inference.service.backlog import Backlog
 from inference.service.refusals import Refusals
-from streams.bench import triage_report
-from streams.bench.drills import CLEAN, ROUNDS, Drill, plan
-from streams.bench.triage import watched
-from streams.bench.triage_report import NOTHING, Moment, Outcome, Said
+from streams.bench.triage import report
+from streams.bench.triage.command import watched
+from streams.bench.triage.drills import CLEAN, ROUNDS, Drill, plan
+from streams.bench.triage.report import NOTHING, Moment, Outcome, Said
 from streams.codec import Message
 from streams.errors import BadInput, Refusal
 from streams.events import (
@@ -482,13 +482,13 @@ def test_figures_count_the_last_word_and_the_pictures_are_drawn(tmp_path: Path) 
         an_outcome(Cause.ATTACK, Cause.ATTACK), an_outcome(Cause.ATTACK, Cause.CORRUPTION), an_outcome(Cause.LOAD, None),
         an_outcome(None, None), an_outcome(None, Cause.CAMERA),
     ]  # fmt: skip
-    figures = triage_report.figures(outcomes, "kerbwatch bench triage", {"normal": NORMAL})
+    figures = report.figures(outcomes, "kerbwatch bench triage", {"normal": NORMAL})
     assert (figures["drills"], figures["right"], figures["attacks_called_weather_at_last"]) == (3, 1, 1)
     assert figures["confusion"]["load"] == {NOTHING: 1}
     assert figures["innocent"] == {"drills": 2, "with_a_finding": 1}
     json.dumps(figures)
-    triage_report.draw_confusion(outcomes, tmp_path / "matrix.png")
-    triage_report.draw_drill(outcomes[0], tmp_path / "drill.png")
+    report.draw_confusion(outcomes, tmp_path / "matrix.png")
+    report.draw_drill(outcomes[0], tmp_path / "drill.png")
     assert (tmp_path / "matrix.png").stat().st_size > 5000
     assert (tmp_path / "drill.png").stat().st_size > 5000
 

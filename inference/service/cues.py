@@ -110,7 +110,7 @@ def features(picture: Picture, view: "View") -> Features:
 
 
 def fingerprint(luma: NDArray[np.uint8]) -> bytes:
-    """8 x 8 means of luminance (H x W, 0..255) in 1/256 grey level, row by row, big-endian, for `detectors/pictures.py`."""
+    """8 x 8 means of luminance (H x W, 0..255) in 1/256 grey level, row by row, big-endian, for `detectors/traffic/pictures.py`."""
     sums = np.asarray(cv2.integral(luma))
     rows, columns = (np.rint(np.linspace(0, size, _FINGERPRINT_SIDE + 1)).astype(int) for size in luma.shape)
     cells = np.diff(np.diff(sums[np.ix_(rows, columns)], axis=0), axis=1)

@@ -1,7 +1,7 @@
 """`kerbwatch bench detectors`: every claim about detection, measured by its part of the bench, in one table.
 
 It decides which parts run, in what order, and which claims their figures are held against; it measures nothing itself: drift
-(`detectors.py`), adversarial input (`adversarial.py`), triage (`triage.py`) and poisoned training data (`data trial`) are measured
+(`drift`), adversarial input (`adversarial`), triage (`triage`) and poisoned training data (`data trial`) are measured
 where they are. After each part the summary is written anew, so that a run that was stopped keeps what it has. No topic.
 
 Source: `docs/detection.md` says what each figure means.
@@ -28,8 +28,8 @@ from infra.files import write_whole
 from infra.settings import Settings, read_settings
 from streams.bench import claims
 from streams.bench.claims import Claim
-from streams.bench.detectors import Budget
-from streams.bench.detectors import measured as drift
+from streams.bench.drift.command import Budget
+from streams.bench.drift.command import measured as drift
 from streams.errors import BadInput
 
 
@@ -133,11 +133,11 @@ def _measure(part: Part, settings: Settings, budget: Budget, workers: int, folde
     if part is Part.DRIFT:
         drift(budget, workers, folder, settings)
     elif part is Part.ADVERSARIAL:
-        from streams.bench import adversarial  # noqa: PLC0415 - it loads torch
+        from streams.bench.adversarial import command as adversarial  # noqa: PLC0415 - it loads torch
 
         adversarial.adversarial(adversarial.Budget(budget), folder, as_json=False)
     elif part is Part.TRIAGE:
-        from streams.bench import triage  # noqa: PLC0415 - it loads torch
+        from streams.bench.triage import command as triage  # noqa: PLC0415 - it loads torch
 
         triage.triage(ROUNDS[budget], tuning=False, out=folder, kept=None, fresh=False, as_json=False)
     else:

@@ -128,7 +128,7 @@ def choose(name: str, arl: int | None, training: Sequence[float]) -> tuple["Dete
     Raises BadInput for an unknown name, and for an `arl` where none can be set.
     """
     from detectors import catalogue  # noqa: PLC0415 - river takes a second to load, and `kerbwatch --help` needs none of it
-    from detectors.drift import Drift  # noqa: PLC0415 - same
+    from detectors.drift.feature import Drift  # noqa: PLC0415 - same
 
     if name == DEFAULT:
         low, high = sorted(training)[len(training) // 10], sorted(training)[-len(training) // 10]
