@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from infra.tables import Assignment, EffectRow, RolloutRow
 from responders.engine.incident import RESPONDER, Decision, Incident, SetAside
 from responders.people.acts import Signed, Statement
+from responders.playbooks.playbooks import State
 from responders.rollouts import rollout
 from streams import codec
 from streams.events import (
@@ -94,21 +95,7 @@ def post_decision(session: Session, incident: Incident, decision: Decision, caus
             reason=f"{incident.kind}: {decision.what}",
         )
         _post(session, QUARANTINE, order, decision.id, incident.id)
-    change = IncidentChange(
-        id=event_id("incident-change", decision.id),
-        source=SOURCE,
-        time=now,
-        subject=incident.id,
-        incident_id=incident.id,
-        kind=incident.kind,
-        camera_id=incident.camera_id,
-        context=incident.context,
-        state=decision.state,
-        severity=incident.severity,
-        actor=decision.actor,
-        what=decision.what,
-    )
-    _post(session, INCIDENTS, change, decision.id, incident.id)
+    _post_change(session, incident, decision, decision.state, decision.what, now)
     action = f"incident.{decision.action}"
     entry = _audit(decision.id, decision.actor, action, target=incident.id, why=decision.what, cause_id=cause_id, now=now)
     _post(session, AUDIT, entry, decision.id, incident.id)
@@ -118,21 +105,7 @@ def post_rollout(
     session: Session, incident: Incident, decision: rollout.Decision, *, rollout_id: str, cause_id: str, now: datetime
 ) -> None:
     """The incident's watchers and the audit trail learn of a step of its retrained model; workers learn by `post_model_state`."""
-    change = IncidentChange(
-        id=event_id("incident-change", decision.id),
-        source=SOURCE,
-        time=now,
-        subject=incident.id,
-        incident_id=incident.id,
-        kind=incident.kind,
-        camera_id=incident.camera_id,
-        context=incident.context,
-        state=incident.state,
-        severity=incident.severity,
-        actor=decision.actor,
-        what=f"retraining, {decision.state}: {decision.what}",
-    )
-    _post(session, INCIDENTS, change, decision.id, incident.id)
+    _post_change(session, incident, decision, incident.state, f"retraining, {decision.state}: {decision.what}", now)
     action = f"rollout.{decision.action}"
     entry = _audit(decision.id, decision.actor, action, target=rollout_id, why=decision.what, cause_id=cause_id, now=now)
     _post(session, AUDIT, entry, decision.id, incident.id)
@@ -157,6 +130,26 @@ def post_act(session: Session, act: Signed, said: Statement, now: datetime) -> N
     entry = _audit(act.id, said.actor, "people.act", target=said.target, why=why, cause_id=act.id, now=now)
     signature = base64.b64encode(act.signature).decode()
     _post(session, AUDIT, replace(entry, signed=act.body.decode(), signature=signature), act.id, None)
+
+
+def _post_change(  # noqa: PLR0917 - an incident's change has these parts
+    session: Session, incident: Incident, decision: Decision | rollout.Decision, state: State, what: str, now: datetime
+) -> None:
+    change = IncidentChange(
+        id=event_id("incident-change", decision.id),
+        source=SOURCE,
+        time=now,
+        subject=incident.id,
+        incident_id=incident.id,
+        kind=incident.kind,
+        camera_id=incident.camera_id,
+        context=incident.context,
+        state=state,
+        severity=incident.severity,
+        actor=decision.actor,
+        what=what,
+    )
+    _post(session, INCIDENTS, change, decision.id, incident.id)
 
 
 def _audit(decision_id: str, actor: str, action: str, *, target: str, why: str, cause_id: str, now: datetime) -> AuditEntry:
