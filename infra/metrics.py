@@ -102,7 +102,7 @@ WATCH_LATENCY = Definition(
 STAGE = Definition(Histogram, "kerbwatch_stage_seconds", "The worker's time per frame and stage.", ("stage",), _STAGE_S)
 BATCH = Definition(Histogram, "kerbwatch_batch_frames", "Frames judged in one forward pass.", (), (1, 2, 4, 8, 16, 32))
 LAG = Definition(
-    Gauge, "kerbwatch_consumer_lag_messages", "Messages that wait to be read, by topic and reader.", ("service", "topic")
+    Gauge, "kerbwatch_consumer_lag_messages", "Messages that wait to be read or judged, by topic and reader.", ("service", "topic")
 )
 PEOPLE = Definition(Counter, "kerbwatch_people_total", "People found in judged frames.", ("camera", "context", "mode"))
 SCORED = Definition(
