@@ -65,8 +65,8 @@ class Settings(BaseSettings):
     mail_to: str = ""
     """Who is written to: addresses, or ROLE=ADDRESS for the pages of one role, with commas between."""
 
-    worker_id: str = "worker-1"
-    """Tells workers apart; two that run side by side need two names."""
+    worker_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "worker-1"
+    """Tells workers apart; of two that run under one name, the older is put out."""
     responder_id: str = "responder-1"
     """Tells responders apart; the same after a restart, so that it takes up at once what it held."""
     worker_batch: PositiveInt = 8

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from a_person import newcomer
+from kafka import KafkaConsumer
 from typer.testing import CliRunner
 
 from inference.service.backlog import Backlog
 from inference.service.intake import Intake
 from inference.service.judge import Judge
 from inference.service.models import Models
+from inference.service.reading import FrameReader
 from inference.service.sampling import Sampler
 from inference.service.serving import View
 from inference.service.worker import Clients, Worker
@@ -37,7 +39,7 @@ from streams.camera import replay
 from streams.chaos import Means, attack
 from streams.console import dlq
 from streams.console.dlq import letters, read_events
-from streams.errors import BadInput, Refusal
+from streams.errors import BadInput, BrokenContract, Refusal
 from streams.events import AuditEntry, Box, Context, Detections, Kind, Mode, ModelState, Phase, Signal
 from streams.sources.base import Picture
 from streams.sources.street import Street
@@ -196,3 +198,22 @@ def test_scores_that_are_no_numbers_are_refused_by_the_watcher_and_it_goes_on(si
     new = [letter for letter in letters(site) if letter.topic == topics.DETECTIONS.name]
     assert Counter(letter.reason for letter in new) == {Refusal.UNDECODABLE: 1, Refusal.BAD_VALUE: 3}
     assert {letter.source for letter in new} == {"watcher/watch"}
+
+
+def test_a_worker_that_died_has_its_frames_back_at_once_and_of_two_of_one_name_the_older_is_put_out(site: Settings) -> None:
+    group = f"{app_id(Role.INFERENCE)}-names"
+
+    def joined() -> KafkaConsumer:
+        client = consumer(site, Role.INFERENCE, group=group, member="w1")
+        reader = FrameReader(client)
+        reader.subscribe(topics.FRAMES.name)
+        until = time.monotonic() + 8  # a dead member without a name holds its partitions for ten seconds
+        while not reader.has_partitions and time.monotonic() < until:
+            reader.take(1, 50)
+        assert reader.has_partitions
+        return client
+
+    with closing(joined()) as dead, closing(joined()) as heir:
+        FrameReader(heir).commit()
+        with pytest.raises(BrokenContract, match="KERBWATCH_WORKER_ID"):
+            FrameReader(dead).commit()

@@ -18,6 +18,9 @@ from typing import Any
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.errors import FencedInstanceIdError
+
+from streams.errors import BrokenContract
 
 _AHEAD = 1_000
 _AHEAD_BYTES = 32 * 2**20
@@ -141,5 +144,15 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
         return len(self._turns) + unread
 
     def commit(self) -> None:
-        """Commit all that was handed out. Raises KafkaError (a rebalance, a broker's restart); the frames come again then."""
-        self._consumer.commit({partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self.positions().items()})
+        """Commit all that was handed out.
+
+        Raises KafkaError (a rebalance, a broker's restart): the frames come again then. BrokenContract: another member of the group
+        has taken this one's name.
+        """
+        places = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self.positions().items()}
+        try:
+            self._consumer.commit(places)
+        except FencedInstanceIdError as error:
+            raise BrokenContract(
+                "another worker of this name reads the frames now; end one of them, or give it a KERBWATCH_WORKER_ID of its own"
+            ) from error

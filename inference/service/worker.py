@@ -43,7 +43,7 @@ from infra.provision import app_id
 from infra.settings import Settings
 from streams import codec, topics
 from streams.codec import Message
-from streams.errors import BadInput, KerbwatchError, Refusal, Tampered, Unavailable
+from streams.errors import BadInput, BrokenContract, KerbwatchError, Refusal, Tampered, Unavailable
 from streams.events import Context, Event, Health, Mode, ModelState, Offset, Serving, Signal, WorkerStatus, event_id
 from streams.topics import Role
 
@@ -102,16 +102,25 @@ class Worker:
         self._unacknowledged: list[Any] = []
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set. Raises Unavailable if the broker takes nothing for 30 s; start again then."""
+        """Work until `stop` is set.
+
+        Raises Unavailable if the broker takes nothing for 30 s (start again then), BrokenContract if another worker has this one's
+        name: were both to go on, the word of one would count as the other's.
+        """
         self._frames.subscribe(topics.FRAMES.name)
         self._watch_model_state()
+        is_ours = True
         try:
             while not stop.is_set():
                 self.round()
+        except BrokenContract:
+            is_ours = False  # the name is another's now: nothing more may be said under it
+            raise
         finally:
-            self._report(Health.STOPPING)
-            self._settle()
-            self._frames.commit()
+            if is_ours:
+                self._report(Health.STOPPING)
+                self._settle()
+                self._frames.commit()
 
     def round(self) -> None:
         """Obey, then judge one batch, then report if it is time."""
@@ -302,7 +311,7 @@ def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Cal
     """
     role, source = Role.INFERENCE, f"inference/{settings.worker_id}"
     clients = Clients(
-        frames=consumer(settings, role, group=app_id(role)),
+        frames=consumer(settings, role, group=app_id(role), member=settings.worker_id),
         states=consumer(settings, role, group=None),
         producer=producer(settings, role),
     )
