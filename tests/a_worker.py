@@ -161,7 +161,7 @@ class Site:
             steady_s=lambda: self.clock_s,
         )
         self.worker._frames.subscribe(topics.FRAMES.name)
-        self.worker._watch_model_state()
+        self.worker._orders.watch()
 
     @staticmethod
     def verify(frame: Frame) -> None:

@@ -155,7 +155,7 @@ def test_a_candidate_is_loaded_beside_the_stream_which_does_not_wait_for_it() ->
 
     site = Site()
     later = Later()
-    site.worker._judge.models = Models(load_all, later)
+    site.worker._judge.models = site.worker._orders._models = Models(load_all, later)
     for context in Context:
         site.serve(context, candidate=rollout(RolloutPhase.CANARY, 1.0))
     assert {one.weights_digest for one in shoot(site, ["gate"], frames=2)} == {NORMAL}

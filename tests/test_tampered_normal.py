@@ -13,6 +13,7 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from inference.provenance.registry import Registry
+from inference.service.doubts import STANDS_BY, Doubts
 from inference.service.serving import View
 from infra.db import migrate, open_database, reading
 from infra.settings import Settings
@@ -175,3 +176,38 @@ def test_with_both_models_tampered_nothing_is_served_and_both_are_named(deployme
     incidents = deployment.incidents()
     assert [row.contained_at for row in incidents] == [None, None]
     assert all("not reported by w1" in row.escalated for row in incidents)
+
+
+def test_a_file_that_is_whole_again_is_served_without_another_order(deployment: Deployment) -> None:
+    for digest in (deployment.normal, deployment.safe):
+        a_byte_flipped(deployment.weights(digest))
+    deployment.passes(4)
+    assert deployment.site.read(topics.WORKER_STATUS)[-1].serving == ()
+    letters = len(deployment.site.read(topics.DEAD_LETTER))
+    a_byte_flipped(deployment.weights(deployment.safe))
+    deployment.passes(8)
+    status: WorkerStatus = deployment.site.read(topics.WORKER_STATUS)[-1]
+    assert {(one.context, one.weights_digest) for one in status.serving} == {(context, deployment.safe) for context in Context}
+    assert [row.state for row in deployment.incidents()] == [State.CONTAINED] * 2
+    assert len(deployment.site.read(topics.DEAD_LETTER)) == letters  # what was refused once is refused once
+
+
+def test_a_normal_model_that_is_altered_while_a_safe_one_is_in_doubt_is_taken_out_of_service(deployment: Deployment) -> None:
+    deployment.passes(4)
+    for context in Context:
+        deployment.store.accept(a_doubt(context, deployment.now()), deployment.now())
+    deployment.passes(2)
+    assert [row.contained_at for row in deployment.incidents()] == [None, None]  # nothing to contain: the normal model serves
+    a_byte_flipped(deployment.weights(deployment.normal))
+    deployment.site = Site(deployment.site.log, load=deployment.load)  # the worker starts again
+    deployment.site.worker._now = deployment.now
+    deployment.passes(6)
+    assert [row.state for row in deployment.incidents()] == [State.CONTAINED] * 2
+    assert {"replan", "serve", "contained"} <= set(deployment.timeline())
+    status: WorkerStatus = deployment.site.read(topics.WORKER_STATUS)[-1]
+    assert {(one.mode, one.weights_digest) for one in status.serving} == {(Mode.SAFE, deployment.safe)}
+
+
+def a_doubt(context: Context, now: datetime) -> Signal:
+    [raised] = Doubts("inference/w1", "w1").told({(context, STANDS_BY): "the safe model's file was changed"}, now)
+    return raised

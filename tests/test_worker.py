@@ -305,3 +305,31 @@ def test_newest_first_gives_up_the_backlog_for_fresh_frames() -> None:
         site.rounds(6)
         judged[newest_first] = [one.sequence for one in site.read(topics.DETECTIONS)]
     assert judged == {False: [1, 2, 3, 4], True: [3, 4]}
+
+
+def test_a_worker_that_starts_carries_out_the_newest_order_of_each_context_and_none_before_it() -> None:
+    loaded: list[str] = []
+    site = Site(load=lambda digest: loaded.append(digest) or load(digest))
+    site.serve(Context.URBAN, OTHER, decision="gone since", later_s=1)
+    site.serve(Context.HIGHWAY)
+    site.serve(Context.URBAN, SAFE, Mode.SAFE, "newest", later_s=3)
+    site.serve(Context.URBAN, OTHER, decision="late", later_s=2)  # a stalled responder's, behind the newer one
+    site.rounds()
+    status: WorkerStatus = site.read(topics.WORKER_STATUS)[-1]
+    assert {(one.context, one.decision_id) for one in status.serving} == {
+        (Context.URBAN, "newest"),
+        (Context.HIGHWAY, "initial-highway"),
+    }
+    assert OTHER not in loaded
+    assert site.read(topics.DEAD_LETTER) == []
+
+
+def test_an_order_that_nobody_understands_hides_no_order_before_it() -> None:
+    site = Site()
+    for context in Context:
+        site.serve(context)
+    site.log.put(topics.MODEL_STATE.name, b"{", Context.URBAN.encode())
+    site.rounds()
+    status: WorkerStatus = site.read(topics.WORKER_STATUS)[-1]
+    assert {one.context for one in status.serving} == set(Context)
+    assert len(site.read(topics.DEAD_LETTER)) == 1

@@ -20,6 +20,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.errors import FencedInstanceIdError
 
+from streams.codec import Message
 from streams.errors import BrokenContract
 
 _AHEAD = 1_000
@@ -156,3 +157,8 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
             raise BrokenContract(
                 "another worker of this name reads the frames now; end one of them, or give it a KERBWATCH_WORKER_ID of its own"
             ) from error
+
+
+def message_of(record: Record) -> Message:
+    """A record of kafka-python as the codec and dead letters know it."""
+    return Message(record.topic, record.partition, record.offset, record.key, record.value, tuple(record.headers or ()))

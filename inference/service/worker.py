@@ -12,7 +12,7 @@ waited too long to be judged (`backlog.py`) are committed too, but only after a 
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,16 +21,17 @@ from typing import Any
 
 import msgspec
 import structlog
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
 from inference.provenance.registry import registry_of
 from inference.service.backlog import Backlog, Batches
-from inference.service.doubts import SERVES, STANDS_BY, Doubts
+from inference.service.doubts import Doubts
 from inference.service.intake import Accepted, Intake
 from inference.service.judge import Judge
 from inference.service.models import Models, Network
-from inference.service.reading import FrameReader
+from inference.service.orders import Orders
+from inference.service.reading import FrameReader, message_of
 from inference.service.refusals import Refusals, claimed_context
 from inference.service.sampling import Sampler
 from inference.service.sanitise import Chain, chain
@@ -43,8 +44,8 @@ from infra.provision import app_id
 from infra.settings import Settings
 from streams import codec, topics
 from streams.codec import Message
-from streams.errors import BadInput, BrokenContract, KerbwatchError, Refusal, Tampered, Unavailable
-from streams.events import Context, Event, Health, Mode, ModelState, Offset, Serving, Signal, WorkerStatus, event_id
+from streams.errors import BadInput, BrokenContract, Refusal, Unavailable
+from streams.events import Context, Event, Health, Mode, Signal, WorkerStatus, event_id
 from streams.topics import Role
 
 _POLL_MS = 50
@@ -93,10 +94,14 @@ class Worker:
         self._steady_s = steady_s
         self._source = f"inference/{worker_id}"
         self._refusals = Refusals(self._source)
-        self._doubts = Doubts(self._source, worker_id)
-        self._untrusted: dict[tuple[Context, str], str] = {}
-        self._serving: dict[Context, Serving] = {}
-        self._fault = ""
+        self._orders = Orders(
+            clients.states,
+            judge.models,
+            Doubts(self._source, worker_id),
+            positions=self._frames.positions,
+            dead_letter=self._dead_letter,
+            steady_s=steady_s,
+        )
         self._reported_s = float("-inf")
         self._committed_s = steady_s()
         self._unacknowledged: list[Any] = []
@@ -108,7 +113,7 @@ class Worker:
         name: were both to go on, the word of one would count as the other's.
         """
         self._frames.subscribe(topics.FRAMES.name)
-        self._watch_model_state()
+        self._orders.watch()
         is_ours = True
         try:
             while not stop.is_set():
@@ -124,71 +129,27 @@ class Worker:
 
     def round(self) -> None:
         """Obey, then judge one batch, then report if it is time."""
-        changed = self._obey()
+        changed = self._orders.obey()
+        for signal in self._orders.doubted(self._now()):
+            self._signal(signal)
         if changed:
             self._batches.size = 1  # a new order shows in the very next frame
-        if len(self._serving) == len(Context):
+            self._metrics.serving(self._orders.serving.values())
+        everywhere = len(self._orders.serving) == len(Context)
+        if everywhere:
             self._judge_batch()
         else:
             time.sleep(_POLL_MS / 1000)
-            log.debug("waiting for model-state", have=sorted(self._serving))
+            log.debug("waiting for model-state", have=sorted(self._orders.serving))
         if changed or self._steady_s() - self._reported_s >= self._status_every_s:
-            self._report(Health.FAILING if self._fault or len(self._serving) < len(Context) else Health.SERVING)
+            self._report(Health.SERVING if everywhere and not self._orders.faults else Health.FAILING)
             self._settle()
-
-    # -- obeying ---------------------------------------------------------------------------------------------------
-
-    def _watch_model_state(self) -> None:
-        partitions = [TopicPartition(topics.MODEL_STATE.name, number) for number in range(topics.MODEL_STATE.partitions)]
-        self._clients.states.assign(partitions)
-        self._clients.states.seek_to_beginning(*partitions)
-
-    def _obey(self) -> bool:
-        changed = self._judge.models.take_in()
-        for records in self._clients.states.poll(timeout_ms=0).values():
-            for record in records:
-                if record.value is None:
-                    continue
-                message = _message(record)
-                try:
-                    state = codec.decode(record.value, topics.MODEL_STATE, ModelState).event
-                    if not self._judge.models.assign(state):
-                        continue
-                except KerbwatchError as error:
-                    # The context keeps its weights; the responder sees no report of the new ones and escalates.
-                    self._fault = str(error)
-                    if isinstance(error, Tampered):
-                        self._untrusted[state.context, SERVES if state.mode is Mode.NORMAL else STANDS_BY] = self._fault
-                    log.exception("model-state not obeyed", offset=record.offset)
-                    self._dead_letter(message, error)
-                    continue
-                self._fault = ""
-                self._untrusted = {key: why for key, why in self._untrusted.items() if key[0] is not state.context}
-                changed = True
-                self._serving[state.context] = Serving(
-                    context=state.context,
-                    weights_digest=state.weights_digest,
-                    mode=state.mode,
-                    decision_id=state.decision_id,
-                    from_offsets=self._positions(),
-                )
-                self._metrics.serving(self._serving.values())
-                log.info("serving", context=state.context, mode=state.mode, digest=state.weights_digest[:12])
-        ready = {(context, STANDS_BY): why for context, why in self._judge.models.tampered.items()}
-        unproven = {(context, SERVES): why for context, why in self._judge.models.unproven.items()}
-        for signal in self._doubts.told(self._untrusted | ready | unproven, self._now()):
-            self._signal(signal)
-        return changed
-
-    def _positions(self) -> tuple[Offset, ...]:
-        """Where judging goes on: no frame before was judged with the new weights, and of each camera every one that is to come."""
-        return tuple(Offset(tp.partition, offset) for tp, offset in sorted(self._frames.positions().items()))
 
     def _report(self, health: Health) -> None:
         now = self._now()
         self._reported_s = self._steady_s()
         models = self._judge.models
-        faults = tuple(filter(None, (self._fault, *models.faults)))
+        faults = (*self._orders.faults, *models.faults)
         self._metrics[MODEL_FAULTS].labels(worker=self.worker_id).set(len(faults))
         status = WorkerStatus(
             id=event_id("worker-status", self.worker_id, now.isoformat()),
@@ -198,7 +159,8 @@ class Worker:
             worker_id=self.worker_id,
             health=health,
             serving=tuple(
-                msgspec.structs.replace(one, candidate_digest=models.candidate(one.context)) for one in self._serving.values()
+                msgspec.structs.replace(one, candidate_digest=models.candidate(one.context))
+                for one in self._orders.serving.values()
             ),
         )
         self._send(topics.WORKER_STATUS, self.worker_id, status)
@@ -221,7 +183,7 @@ class Worker:
                 if detections is None:
                     size_px = f"{frame.frame.width_px} x {frame.frame.height_px} pixels"
                     self._leave_out(
-                        _message(record), f"a frame of {size_px} does not fit into this worker's memory; send it smaller"
+                        message_of(record), f"a frame of {size_px} does not fit into this worker's memory; send it smaller"
                     )
                     continue
                 candidate = self._judge.models.candidate(detections.context)
@@ -231,7 +193,7 @@ class Worker:
 
     def _admit(self, record: Any) -> Accepted | None:
         now, started_s = self._now(), time.perf_counter()
-        message = _message(record)
+        message = message_of(record)
         if self._too_late(message, now.timestamp() - record.timestamp / 1e3, now):
             return None
         try:
@@ -353,8 +315,3 @@ def cleaning(settings: Settings) -> dict[Mode, Chain]:
     """How pictures are cleaned by mode. A mode without steps is left out: there the first look is also the scores' plain one."""
     steps = {Mode.NORMAL: settings.sanitise_normal, Mode.SAFE: settings.sanitise_safe}
     return {mode: chain(text) for mode, text in steps.items() if text.strip()}
-
-
-def _message(record: Any) -> Message:
-    headers: Sequence[tuple[str, bytes]] = record.headers or ()
-    return Message(record.topic, record.partition, record.offset, record.key, record.value, tuple(headers))

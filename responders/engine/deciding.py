@@ -86,10 +86,23 @@ def _hear(turn: Turn, signal: Signal, *, more: bool) -> None:
     if before.playbook.on_relapse is not None and _is_relapse(before, turn.incident, signal):
         turn.incident = replace(turn.incident, resolution=None)
         turn.go_back(before.playbook.on_relapse, f"{signal.detector} raises again")
+    if (step := _passed_over(turn.incident)) is not None and signal.phase is not Phase.CALM:
+        turn.go(turn.incident.playbook.position(step.name))
+        turn.record("replan", f"{signal.detector} raises too: {step.name} is needed after all")
     if more and signal.phase is Phase.ONGOING:
         return
     if any(_sets_aside(turn.incident, step) for step in turn.incident.playbook.steps[: turn.incident.position]):
         turn.set_aside()
+
+
+def _passed_over(incident: Incident) -> Step | None:
+    """A switch to the safe model that was left out, and is asked for by what is known now."""
+    if incident.needs_safe or incident.resolution is not None:
+        return None
+    ended = {one.step: one.outcome for one in incident.ended}
+    passed = incident.playbook.steps[: incident.position]
+    serves = (step for step in passed if step.action is Action.SERVE and step.mode is Mode.SAFE)
+    return next((step for step in serves if ended.get(step.name) is Outcome.SKIPPED and holds(step.when, incident)), None)
 
 
 def _sets_aside(incident: Incident, step: Step) -> bool:

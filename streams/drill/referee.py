@@ -78,6 +78,12 @@ def unsteady(stage: Stage, cameras: Sequence[Filmed], now: datetime) -> list[str
     return found
 
 
+def left_open(stage: Stage) -> list[str]:
+    """What is still open about the worker: the next finding of its kind would join it."""
+    worker = stage.settings.worker_id
+    return [f"{worker} has an open incident ({row.kind})" for row in stage.open_incidents(worker)]
+
+
 def since(stage: Stage, began: datetime) -> list[IncidentRow]:
     """Incidents opened since, in order."""
     with reading(stage.sessions) as session:

@@ -107,7 +107,7 @@ def _settled(stage: Stage, cameras: Sequence[Filmed], stop: threading.Event) -> 
     until = time.monotonic() + _SETTLE_S
     calm_since: float | None = None
     while not stop.wait(_LOOK_S):
-        found = referee.unsteady(stage, cameras, datetime.now(UTC))
+        found = [*referee.unsteady(stage, cameras, datetime.now(UTC)), *referee.left_open(stage)]
         now = time.monotonic()
         calm_since = None if found else calm_since or now
         if calm_since is not None and now - calm_since >= _STILL_S:

@@ -1,0 +1,148 @@
+"""What the responder asks for, carried out: which weights each context is served with, and what is said of those that are refused.
+
+Fed by the topic `model-state`. It decides which order counts (of each context the newest: a worker that starts reads all there ever
+were), and that one whose weights did not load is tried again, for nobody gives an order twice because a file is whole again. It
+refuses to serve what does not verify: the context keeps what it had, or waits. It sends nothing; `worker.py` does.
+
+Source: paper 4.6 (safe mode), 4.5.3 (SC-6, provenance); README, promise 4.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+
+import structlog
+from kafka import KafkaConsumer, TopicPartition
+
+from inference.service.doubts import SERVES, STANDS_BY, Doubts
+from inference.service.models import Models
+from inference.service.reading import message_of
+from streams import codec
+from streams.codec import Message
+from streams.errors import KerbwatchError, Tampered
+from streams.events import Context, Mode, ModelState, Offset, Serving, Signal
+from streams.topics import MODEL_STATE
+
+_RETRY_S = 5.0
+
+log = structlog.get_logger("worker")
+
+
+class Orders:
+    """A worker's obedience. `serving`: what it has carried out, by context.
+
+    Args:
+        consumer: reads `model-state` from its start, by assignment and without a group.
+        models: loads and keeps the networks.
+        doubts: knows what was said of models that do not verify.
+        positions: by partition of `frames`, where judging goes on.
+        dead_letter: takes a message that is not obeyed, and why.
+        steady_s: a clock that grows steadily, in seconds.
+    """
+
+    def __init__(
+        self,
+        consumer: KafkaConsumer,
+        models: Models,
+        doubts: Doubts,
+        *,
+        positions: Callable[[], Mapping[TopicPartition, int]],
+        dead_letter: Callable[[Message, Exception], None],
+        steady_s: Callable[[], float],
+    ) -> None:
+        self.serving: dict[Context, Serving] = {}
+        self._consumer = consumer
+        self._models = models
+        self._doubts = doubts
+        self._positions = positions
+        self._dead_letter = dead_letter
+        self._steady_s = steady_s
+        self._faults: dict[Context | None, str] = {}
+        self._untrusted: dict[tuple[Context, str], str] = {}
+        self._refused: dict[Context, ModelState] = {}
+        self._tried_s = steady_s()
+
+    def watch(self) -> None:
+        """Begin with the first order there is."""
+        partitions = [TopicPartition(MODEL_STATE.name, number) for number in range(MODEL_STATE.partitions)]
+        self._consumer.assign(partitions)
+        self._consumer.seek_to_beginning(*partitions)
+
+    def obey(self) -> bool:
+        """Carry out what is asked for now; whether anything changed."""
+        changed = self._models.take_in()
+        for message, state in self._newest():
+            self._refused.pop(state.context, None)
+            try:
+                changed |= self._serve(state)
+            except KerbwatchError as error:
+                # The context keeps its weights; the responder sees no report of the new ones and escalates.
+                log.exception("model-state not obeyed", offset=message.offset)
+                self._dead_letter(message, error)
+                self._refuse(state, error)
+        if self._refused and self._steady_s() - self._tried_s >= _RETRY_S:
+            changed |= self._try_again()
+        return changed
+
+    def doubted(self, now: datetime) -> list[Signal]:
+        """What is news of models that do not verify, to serve or to stand by."""
+        ready = {(context, STANDS_BY): why for context, why in self._models.tampered.items()}
+        unproven = {(context, SERVES): why for context, why in self._models.unproven.items()}
+        return self._doubts.told(self._untrusted | ready | unproven, now)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why something that was asked for is not served, each reason once."""
+        return tuple(dict.fromkeys(self._faults.values()))
+
+    def _newest(self) -> list[tuple[Message, ModelState]]:
+        newest: dict[Context, tuple[Message, ModelState]] = {}
+        for records in self._consumer.poll(timeout_ms=0).values():
+            for record in records:
+                if record.value is None:
+                    continue
+                message = message_of(record)
+                try:
+                    state = codec.decode(record.value, MODEL_STATE, ModelState).event
+                except KerbwatchError as error:
+                    log.exception("model-state not understood", offset=record.offset)
+                    self._faults[None] = str(error)
+                    self._dead_letter(message, error)
+                    continue
+                known = newest.get(state.context)
+                if known is None or known[1].time <= state.time:
+                    newest[state.context] = (message, state)
+        return list(newest.values())
+
+    def _serve(self, state: ModelState) -> bool:
+        """Serve as asked; False where that is so already. Raises KerbwatchError where the weights do not load or verify."""
+        if not self._models.assign(state):
+            return False
+        self._faults = {context: why for context, why in self._faults.items() if context not in {None, state.context}}
+        self._untrusted = {key: why for key, why in self._untrusted.items() if key[0] is not state.context}
+        self.serving[state.context] = Serving(
+            context=state.context,
+            weights_digest=state.weights_digest,
+            mode=state.mode,
+            decision_id=state.decision_id,
+            # No frame before was judged with the new weights, and of each camera every one that is to come.
+            from_offsets=tuple(Offset(partition.partition, offset) for partition, offset in sorted(self._positions().items())),
+        )
+        log.info("serving", context=state.context, mode=state.mode, digest=state.weights_digest[:12])
+        return True
+
+    def _refuse(self, state: ModelState, error: KerbwatchError) -> None:
+        self._refused[state.context] = state
+        self._tried_s = self._steady_s()
+        self._faults[state.context] = str(error)
+        if isinstance(error, Tampered):
+            self._untrusted[state.context, SERVES if state.mode is Mode.NORMAL else STANDS_BY] = str(error)
+
+    def _try_again(self) -> bool:
+        changed = False
+        self._tried_s = self._steady_s()
+        for context, state in list(self._refused.items()):
+            with suppress(KerbwatchError):  # it is on record already
+                changed |= self._serve(state)
+                del self._refused[context]
+        return changed
