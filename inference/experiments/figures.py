@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -112,6 +113,12 @@ def _means(points: Sequence[Measured]) -> dict[str, dict[str, dict[float, float 
     }
 
 
+_STRENGTHS = {"DP": "share of people moved", "FGSM": "eps", "DF": "xi"}
+"""What the strength of an attack is, by panel."""
+_DARK = 45.0
+"""Percent from which on a colour of the heat map is too dark for black numbers."""
+
+
 def _draw(figure: Figure, path: Path) -> None:
     plt = artefacts.pyplot()
     panels = _means(figure.points)
@@ -120,14 +127,8 @@ def _draw(figure: Figure, path: Path) -> None:
     drawn, grid = plt.subplots(rows, columns, figsize=(3.6 * columns, 3.0 * rows), squeeze=False, sharey=True)
     for axes, (panel, lines) in zip(grid.flat, panels.items(), strict=False):
         if figure.name == "figure6":
-            xs = sorted({x for values in lines.values() for x in values})
-            heat = [[np.nan if (value := values.get(x)) is None else 100 * value for x in xs] for values in lines.values()]
-            axes.imshow(heat, cmap="viridis_r", aspect="auto")
-            axes.set(xticks=range(len(xs)), xticklabels=[f"{x:g}" for x in xs], yticks=range(len(lines)), yticklabels=list(lines))
-            for at, numbers in enumerate(heat):
-                for column, number in enumerate(numbers):
-                    axes.text(column, at, f"{number:.0f}", ha="center", va="center", color="white", fontsize=7)
-            axes.set(xlabel="strength", ylabel="eps_AT", title=panel)
+            _heat(axes, lines)
+            axes.set(xlabel=_STRENGTHS[panel], ylabel="eps_AT", title=f"{panel}: miss rate, %")
         else:
             for line, values in lines.items():
                 axes.plot(list(values), [np.nan if value is None else 100 * value for value in values.values()], ".-", label=line)
@@ -141,6 +142,17 @@ def _draw(figure: Figure, path: Path) -> None:
     drawn.tight_layout()
     drawn.savefig(path, dpi=100)
     plt.close(drawn)
+
+
+def _heat(axes: Any, lines: Mapping[str, Mapping[float, float | None]]) -> None:
+    """One scale for all panels, so that one colour means one miss rate."""
+    xs = sorted({x for values in lines.values() for x in values})
+    rates = [[np.nan if (value := values.get(x)) is None else 100 * value for x in xs] for values in lines.values()]
+    axes.imshow(rates, cmap="viridis_r", vmin=0, vmax=100, aspect="auto")
+    axes.set(xticks=range(len(xs)), xticklabels=[f"{x:g}" for x in xs], yticks=range(len(lines)), yticklabels=list(lines))
+    for row, numbers in enumerate(rates):
+        for column, rate in enumerate(numbers):
+            axes.text(column, row, f"{rate:.0f}", ha="center", va="center", color="white" if rate > _DARK else "black", fontsize=8)
 
 
 def _percent(value: float | None) -> str:
