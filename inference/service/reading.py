@@ -141,7 +141,7 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
     def behind(self) -> int:
         """How many frames wait, here and at the broker, as far as the broker has told."""
         consumer = self._consumer
-        unread: int = sum(max(0, (consumer.highwater(one) or 0) - consumer.position(one)) for one in consumer.assignment())
+        unread: int = sum(max(0, (consumer.highwater(one) or 0) - (consumer.position(one) or 0)) for one in consumer.assignment())
         return len(self._turns) + unread
 
     def commit(self) -> None:
