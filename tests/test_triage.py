@@ -209,6 +209,17 @@ def after(state: dict[str, Any], events: list[Detections]) -> Lately:
     return lately
 
 
+def test_a_model_that_comes_back_after_safe_mode_is_no_new_one_and_one_never_seen_here_is() -> None:
+    state, newcomer = calm_state(), {}
+    weights = {"safe": "b" * 64, "back": NORMAL, "safe again": "b" * 64, "retrained": "c" * 64}
+    for part, (name, digest) in enumerate(weights.items()):
+        for number in range(2 * LEARN + 30 * part, 2 * LEARN + 30 * (part + 1)):
+            state, lately = follow(state, judged(number, picture(number), weights_digest=digest), learn=False)
+            newcomer.setdefault(name, lately.newcomer)
+    assert (newcomer["safe"], newcomer["safe again"], newcomer["retrained"]) == (0, 30, 0)
+    assert newcomer["back"] > 10**5
+
+
 def shown(change: Any, frames: int = 30, **changes: Any) -> list[Detections]:
     numbers = range(2 * LEARN, 2 * LEARN + frames)
     return [judged(number, change(picture(number), number - 2 * LEARN), **changes) for number in numbers]

@@ -69,8 +69,7 @@ class _Memory(TypedDict):
     embedding: list[float]
     second: list[float] | None  # agreement with a second model, people by it and by the one that is new
     shared: int  # frames since a second model was asked
-    digest: str
-    since_digest: int  # frames since another model answers
+    served: NotRequired[dict[str, int]]  # by weights: frames that they answered here; those of the first frame are no news
     context: str
     since_context: int
     waited: float
@@ -100,7 +99,8 @@ class Lately:
     usual one, over the `samples` taken since the picture or the view is not usual any more; 0 where that is not known. peak: the
     highest probability among these lately.
     inner: mean squared distance of the embedding from its usual place under these weights, in spreads.
-    newcomer: frames since other weights answer. stranger: weights answer that are neither the reference nor compared with another.
+    newcomer: frames that the weights that answer have answered here so far, if others did before. stranger: weights answer that are
+    neither the reference nor compared with another.
     agreement, missed: of two models on the same frames: F1 of their boxes, and the share of people that the new one does not see.
     moved: frames since another context is claimed. waited_s: seconds beyond usual until a frame is judged. refused: messages
     refused for each that passed.
@@ -179,8 +179,7 @@ def follow(state: dict[str, Json], event: Detections, *, learn: bool) -> tuple[d
         "embedding": _mixed(memory["embedding"], embedding, _FAST) if len(memory["embedding"]) == len(embedding) else embedding,
         "second": _second(memory["second"], event),
         "shared": 0 if event.compared is not None else min(memory["shared"] + 1, 10**6),
-        "digest": event.weights_digest,
-        "since_digest": 0 if event.weights_digest != memory["digest"] else min(memory["since_digest"] + 1, 10**6),
+        "served": _served(memory, event),
         "context": context,
         "since_context": 0 if context != memory["context"] else min(memory["since_context"] + 1, 10**6),
         "waited": round(memory["waited"] + _FAST * (waited_s - memory["waited"]), 4),
@@ -210,6 +209,13 @@ def follow(state: dict[str, Json], event: Detections, *, learn: bool) -> tuple[d
     return cast("dict[str, Json]", after), lately
 
 
+def _served(memory: _Memory, event: Detections) -> dict[str, int]:
+    """The model that comes back after safe mode is no new one: what it sees here is known."""
+    weights = event.weights_digest[:12]
+    before = memory.get("served", {weights: 10**6})
+    return _kept(before, weights, min(before.get(weights, -1) + 1, 10**6))
+
+
 def _begin(event: Detections) -> _Memory:
     features = event.features
     return {
@@ -217,7 +223,7 @@ def _begin(event: Detections) -> _Memory:
         "picture": [features.brightness, features.contrast, features.sharpness], "before": [], "jump": [0.0, 0.0, 0.0], "off": 0,
         "cells": "", "last": "", "moves": "", "view": [features.heat, float(features.people)], "embedding": [],
         "attack": None, "logit": 0.0, "samples": 0, "second": None, "shared": 10**6,
-        "digest": event.weights_digest, "since_digest": 10**6, "context": str(event.context), "since_context": 10**6,
+        "served": {event.weights_digest[:12]: 10**6}, "context": str(event.context), "since_context": 10**6,
         "waited": max(0.0, event.time.timestamp() - event.camera_time.timestamp()), "refused": 0.0,
     }  # fmt: skip
 
@@ -227,7 +233,7 @@ def _compared(now: _Memory, pattern: _Pattern, place: _Level | None, seen: _Leve
         "level": now["picture"][0],
         "spread": now["picture"][1],
         "attack": now["attack"],
-        "newcomer": now["since_digest"],
+        "newcomer": now["served"][event.weights_digest[:12]],
         "moved": now["since_context"],
         "refused": now["refused"],
         "stranger": event.mode is Mode.NORMAL and event.weights_digest != event.scores.reference_digest and now["shared"] > _ALONE,
