@@ -21,8 +21,8 @@ from streams.errors import KerbwatchError
 from streams.stack import open_store
 
 _LOOK_S = 0.25
-_SETTLE_S = 60.0
-"""So long may it take until all is steady, before a round and after its undo."""
+_SETTLE_S = 180.0
+"""So long may it take until all is steady, before a round and after its undo: what weather changed is proven calm over minutes."""
 _STILL_S = 1.5
 
 
