@@ -98,11 +98,13 @@ def play(
     weights = stack.start(settings, datetime.now(UTC), lambda step: console.print(f"[dim]setting up:[/] {step}"))
     wait_until_served(settings, stop)
     with _stage(settings, weights, stop, console) as stage:
+        over_since = datetime.now(UTC)
         for turn, scenario in enumerate(islice(chain.from_iterable(repeat(chosen)), number), 1):
             with console.status("") as status:
                 if scenario.security:
                     _relieve(stage, scenario.context, stop, partial(_show, status, f"round {turn} of {number}"))
-                made = rounds.play(stage, scenario, turn, stop, partial(_show, status, f"round {turn} of {number}"))
+                made = rounds.play(stage, scenario, turn, over_since, stop, partial(_show, status, f"round {turn} of {number}"))
+            over_since = datetime.now(UTC)
             if made is None:
                 break
             outcomes.append(made)

@@ -26,8 +26,13 @@ _SETTLE_S = 180.0
 _STILL_S = 1.5
 
 
-def play(stage: Stage, scenario: Scenario, number: int, stop: threading.Event, say: Callable[[str], None]) -> Outcome | None:
-    """One round; None if `stop` was set meanwhile. Errors of single steps are faults of the round, not of the drill."""
+def play(  # noqa: PLR0917 - a round has these parts
+    stage: Stage, scenario: Scenario, number: int, over_since: datetime, stop: threading.Event, say: Callable[[str], None]
+) -> Outcome | None:
+    """One round; None if `stop` was set meanwhile. Errors of single steps are faults of the round, not of the drill.
+
+    `over_since`: when the round before was over. What was opened since then and keeps this one from beginning, nothing explains.
+    """
     subject = stage.cameras[scenario.context]
     everybody = tuple(stage.cameras.values())
     while subject.shown < scenario.learn_s * FPS:
@@ -37,7 +42,8 @@ def play(stage: Stage, scenario: Scenario, number: int, stop: threading.Event, s
     say(f"{scenario.name}: steady state")
     if before := _settled(stage, everybody, stop):
         faults = tuple(f"not steady before: {words}" for words in before)
-        return None if stop.is_set() else Outcome(scenario.name, number, passed=False, faults=faults)
+        opened = tuple(f"{row.kind} on {row.camera_id}" for row in referee.since(stage, over_since))
+        return None if stop.is_set() else Outcome(scenario.name, number, passed=False, faults=faults, false_incidents=opened)
     notes = Notes(number, datetime.now(UTC))
     broken: list[str] = []
     watch = _Watch(stage, scenario, notes, stop)
