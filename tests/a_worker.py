@@ -55,6 +55,7 @@ class Reader:
     topic: str = ""
     at: int = 0
     stopped: set[TopicPartition] = field(default_factory=set)
+    away: bool = False
 
     def partitions_for_topic(self, _name: str) -> set[int]:
         return {0}
@@ -66,11 +67,14 @@ class Reader:
     def assign(self, partitions: list[TopicPartition]) -> None:
         self.topic = partitions[0].topic
 
+    def seek(self, _tp: TopicPartition, offset: int) -> None:
+        self.at = offset
+
     def seek_to_beginning(self, *_: TopicPartition) -> None:
         self.at = 0
 
     def assignment(self) -> set[TopicPartition]:
-        return {TopicPartition(self.topic, 0)}
+        return set() if self.away else {TopicPartition(self.topic, 0)}
 
     def position(self, _tp: TopicPartition) -> int:
         return self.at
@@ -80,7 +84,7 @@ class Reader:
 
     def poll(self, timeout_ms: int = 0, max_records: int = 500) -> dict[TopicPartition, list[Any]]:
         del timeout_ms
-        found = [] if self.stopped else self.log.records[self.topic][self.at : self.at + max_records]
+        found = [] if self.stopped or self.away else self.log.records[self.topic][self.at : self.at + max_records]
         self.at += len(found)
         return {TopicPartition(self.topic, 0): found} if found else {}
 

@@ -1,5 +1,6 @@
 """The worker's promises, without a broker: doubles stand for Kafka's clients and for the network."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from inference.service.backlog import Batches
 from inference.service.forward import Forward
 from inference.service.serving import View
 from streams import topics
-from streams.errors import Refusal, Unavailable
+from streams.errors import Refusal, Tampered, Unavailable
 from streams.events import Candidate, Context, DeadLetter, Detections, Kind, Mode, Phase, RolloutPhase, Signal, WorkerStatus
 from streams.sources.base import Picture
 
@@ -333,3 +334,57 @@ def test_an_order_that_nobody_understands_hides_no_order_before_it() -> None:
     status: WorkerStatus = site.read(topics.WORKER_STATUS)[-1]
     assert {one.context for one in status.serving} == set(Context)
     assert len(site.read(topics.DEAD_LETTER)) == 1
+
+
+def test_after_an_error_nothing_is_committed_that_may_not_be_judged(site: Site) -> None:
+    site.rounds()
+    site.shoot(0)
+    site.worker._judge.models._loaded[NORMAL] = Failing(NORMAL)
+    with pytest.raises(RuntimeError, match="something else"):
+        site.worker.run(threading.Event())
+    assert site.log.committed == 0
+    again = Site(site.log)
+    again.rounds(3)
+    assert [one.sequence for one in again.read(topics.DETECTIONS)] == [0]
+
+
+def test_an_order_that_waits_for_its_weights_is_not_displaced_by_an_older_one() -> None:
+    weights = {NORMAL: Network(NORMAL), SAFE: Network(SAFE)}
+    missing = Unavailable("its file is being replaced")
+
+    def opened(digest: str) -> Any:
+        if digest in weights:
+            return weights[digest]
+        raise missing
+
+    site = Site(load=opened)
+    for context in Context:
+        site.serve(context)
+    site.rounds()
+    site.serve(Context.URBAN, OTHER, decision="newer", later_s=5)
+    site.rounds()
+    site.serve(Context.URBAN, SAFE, Mode.SAFE, "stalled", later_s=2)
+    site.rounds()
+    weights[OTHER] = Network(SAFE)
+    site.rounds(12)
+    status: WorkerStatus = site.read(topics.WORKER_STATUS)[-1]
+    assert {one.decision_id for one in status.serving} == {"newer", "initial-highway"}
+    assert status.health == "serving"
+
+
+def test_weights_that_were_missing_and_come_back_altered_are_told_as_tampered() -> None:
+    errors: list[Exception] = [Unavailable("its file is being replaced"), Tampered("its file was altered")]
+    site = Site(load=lambda digest: load(digest) if digest != OTHER else refuse(errors[0]))
+
+    def refuse(error: Exception) -> Any:
+        raise error
+
+    for context in Context:
+        site.serve(context)
+    site.serve(Context.URBAN, OTHER, decision="newer", later_s=5)
+    site.rounds(2)
+    assert site.read(topics.SIGNALS) == []
+    del errors[0]
+    site.rounds(12)
+    assert [(one.detector, one.phase) for one in site.read(topics.SIGNALS)] == [("model-check", Phase.RAISED)]
+    assert "altered" in site.read(topics.WORKER_STATUS)[-1].subject

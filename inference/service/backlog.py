@@ -16,6 +16,8 @@ from streams.events import Cause, Context, Diagnosis, Evidence, Kind, Phase, Sev
 DETECTOR = "backlog"
 _FRESH = 0.25
 """Newest first: once too far behind, frames are left out until one is younger than this share of the limit."""
+_CAMERAS = 4_096
+"""Most names that are remembered as too far behind."""
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Backlog:
         """Whether a frame under a camera's name that waited `age_s` seconds is left out."""
         late = age_s > self.limit_s
         if self.newest_first and late:
+            if len(self._catching_up) >= _CAMERAS:  # names are not verified yet; the next late frame names a real one again
+                self._catching_up.clear()
             self._catching_up.add(camera)
         elif age_s <= self.limit_s * _FRESH:
             self._catching_up.discard(camera)

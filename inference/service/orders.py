@@ -8,7 +8,6 @@ Source: paper 4.6 (safe mode), 4.5.3 (SC-6, provenance); README, promise 4.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import datetime
 
 import structlog
@@ -72,6 +71,9 @@ class Orders:
         """Carry out what is asked for now; whether anything changed."""
         changed = self._models.take_in()
         for message, state in self._newest():
+            waiting = self._refused.get(state.context)
+            if waiting is not None and state.time < waiting.time:
+                continue  # a stalled responder's, behind the one that is tried again
             self._refused.pop(state.context, None)
             try:
                 changed |= self._serve(state)
@@ -135,14 +137,18 @@ class Orders:
         self._refused[state.context] = state
         self._tried_s = self._steady_s()
         self._faults[state.context] = str(error)
+        key = state.context, SERVES if state.mode is Mode.NORMAL else STANDS_BY
+        self._untrusted.pop(key, None)
         if isinstance(error, Tampered):
-            self._untrusted[state.context, SERVES if state.mode is Mode.NORMAL else STANDS_BY] = str(error)
+            self._untrusted[key] = str(error)
 
     def _try_again(self) -> bool:
         changed = False
         self._tried_s = self._steady_s()
         for context, state in list(self._refused.items()):
-            with suppress(KerbwatchError):  # it is on record already
+            try:
                 changed |= self._serve(state)
                 del self._refused[context]
+            except KerbwatchError as error:  # no second dead letter; but a file that was missing may be an altered one by now
+                self._refuse(state, error)
         return changed

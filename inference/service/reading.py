@@ -6,12 +6,15 @@ around kafka-python. A camera's own frames keep their order. It does not look in
 and one who writes under many names is refused later (`intake.py`).
 
 What was handed out counts as done when `commit` is called; a partition's place is its first frame that is still held, so what was
-judged beyond it comes again after a death, which is harmless (`worker.py`). Source: fair queueing (J. Nagle, RFC 970; max-min fair
-shares); SC-9, availability.
+judged beyond it comes again after a death, which is harmless (`worker.py`). At a rebalance kafka-python 3.0 keeps its position in
+partitions that stay: what is held of them is dropped, and read again from that place.
+
+Source: fair queueing (J. Nagle, RFC 970; max-min fair shares); SC-9, availability.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -25,17 +28,23 @@ from streams.errors import BrokenContract
 
 _AHEAD = 1_000
 _AHEAD_BYTES = 32 * 2**20
-"""A partition is not read further while so much of it is held: the deepest flood that its other cameras do not notice."""
+"""A partition is not read so many messages beyond its first one that is held, nor while so much of it is: the deepest flood that
+its other cameras do not notice, and the most that is judged twice after a death."""
 _POLL = 256
 
 Record = Any
 """A `kafka.consumer.fetcher.ConsumerRecord`."""
 
 
+class NameTaken(BrokenContract):
+    """Another member of the group goes by this one's name. Nothing more may be said under it."""
+
+
 @dataclass
 class _Held:
     count: int = 0
     size_bytes: int = 0
+    last: int = -1  # offset
 
 
 @dataclass
@@ -56,6 +65,7 @@ class Turns:
         for record in records:
             self._queues.setdefault((partition, record.key or b""), deque()).append(record)
             held.count += 1
+            held.last = record.offset
             held.size_bytes += len(record.value or b"")
 
     def take(self, most: int) -> list[Record]:
@@ -83,9 +93,12 @@ class Turns:
         return min((queue[0].offset for name, queue in self._queues.items() if name[0] == partition), default=None)
 
     def is_full(self, partition: TopicPartition) -> bool:
-        """Whether so much of a partition is held that it should not be read further for now."""
-        held = self._held.get(partition, _Held())
-        return held.count >= self.most or held.size_bytes >= self.most_bytes
+        """Whether a partition should not be read further for now."""
+        first = self.first(partition)
+        if first is None:
+            return False
+        held = self._held[partition]
+        return held.last - first + 1 >= self.most or held.size_bytes >= self.most_bytes
 
 
 class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
@@ -103,7 +116,7 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
         self._consumer.subscribe([topic], listener=self)
 
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Called by kafka-python in a thread of its own, so only noted here."""
+        """Called by kafka-python in a thread of its own while `take` polls, so only noted here."""
         for partition in revoked:
             self._revoked.put(partition)
 
@@ -111,10 +124,16 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
         """Nothing to do: reading goes on at the committed place."""
 
     def take(self, most: int, wait_ms: int) -> list[Record]:
-        """Up to `most` frames, waiting up to `wait_ms` for the first."""
-        read = self._consumer.poll(timeout_ms=0 if self._turns else wait_ms, max_records=_POLL)
+        """Up to `most` frames, waiting up to `wait_ms` for the first. Raises NameTaken."""
+        with _by_name():
+            read = dict(self._consumer.poll(timeout_ms=0 if self._turns else wait_ms, max_records=_POLL))
         while not self._revoked.empty():
-            self._turns.forget(self._revoked.get())
+            partition = self._revoked.get()
+            place = self._turns.first(partition)
+            self._turns.forget(partition)
+            if place is not None and partition in self._consumer.assignment():
+                self._consumer.seek(partition, place)
+                read.pop(partition, None)
         for partition, records in read.items():
             self._turns.add(partition, records)
         taken = self._turns.take(most)
@@ -147,16 +166,21 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
     def commit(self) -> None:
         """Commit all that was handed out.
 
-        Raises KafkaError (a rebalance, a broker's restart): the frames come again then. BrokenContract: another member of the group
-        has taken this one's name.
+        Raises NameTaken; KafkaError at a rebalance or a broker's restart: the frames come again then.
         """
         places = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self.positions().items()}
-        try:
+        with _by_name():
             self._consumer.commit(places)
-        except FencedInstanceIdError as error:
-            raise BrokenContract(
-                "another worker of this name reads the frames now; end one of them, or give it a KERBWATCH_WORKER_ID of its own"
-            ) from error
+
+
+@contextmanager
+def _by_name() -> Iterator[None]:
+    try:
+        yield
+    except FencedInstanceIdError as error:
+        raise NameTaken(
+            "another worker of this name reads the frames now; end one of them, or give it a KERBWATCH_WORKER_ID of its own"
+        ) from error
 
 
 def message_of(record: Record) -> Message:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -31,7 +32,7 @@ from inference.service.intake import Accepted, Intake
 from inference.service.judge import Judge
 from inference.service.models import Models, Network
 from inference.service.orders import Orders
-from inference.service.reading import FrameReader, message_of
+from inference.service.reading import FrameReader, NameTaken, message_of
 from inference.service.refusals import Refusals, claimed_context
 from inference.service.sampling import Sampler
 from inference.service.sanitise import Chain, chain
@@ -44,7 +45,7 @@ from infra.provision import app_id
 from infra.settings import Settings
 from streams import codec, topics
 from streams.codec import Message
-from streams.errors import BadInput, BrokenContract, Refusal, Unavailable
+from streams.errors import BadInput, KerbwatchError, Refusal, Unavailable
 from streams.events import Context, Event, Health, Mode, Signal, WorkerStatus, event_id
 from streams.topics import Role
 
@@ -109,23 +110,25 @@ class Worker:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set.
 
-        Raises Unavailable if the broker takes nothing for 30 s (start again then), BrokenContract if another worker has this one's
-        name: were both to go on, the word of one would count as the other's.
+        Raises Unavailable if the broker takes nothing for 30 s (start again then), NameTaken if another worker has this one's name:
+        were both to go on, the word of one would count as the other's. After an error nothing is committed any more: of the frames
+        that were handed out last, some may not be judged.
         """
         self._frames.subscribe(topics.FRAMES.name)
         self._orders.watch()
-        is_ours = True
         try:
             while not stop.is_set():
                 self.round()
-        except BrokenContract:
-            is_ours = False  # the name is another's now: nothing more may be said under it
+        except NameTaken:
             raise
-        finally:
-            if is_ours:
+        except BaseException:
+            with suppress(KerbwatchError):
                 self._report(Health.STOPPING)
                 self._settle()
-                self._frames.commit()
+            raise
+        self._report(Health.STOPPING)
+        self._settle()
+        self._frames.commit()
 
     def round(self) -> None:
         """Obey, then judge one batch, then report if it is time."""

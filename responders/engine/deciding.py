@@ -102,7 +102,8 @@ def _passed_over(incident: Incident) -> Step | None:
     ended = {one.step: one.outcome for one in incident.ended}
     passed = incident.playbook.steps[: incident.position]
     serves = (step for step in passed if step.action is Action.SERVE and step.mode is Mode.SAFE)
-    return next((step for step in serves if ended.get(step.name) is Outcome.SKIPPED and holds(step.when, incident)), None)
+    raised = replace(incident, findings=tuple(one for one in incident.findings if one.phase is not Phase.CALM))
+    return next((step for step in serves if ended.get(step.name) is Outcome.SKIPPED and holds(step.when, raised)), None)
 
 
 def _sets_aside(incident: Incident, step: Step) -> bool:

@@ -75,7 +75,7 @@ class Rollouts:
     def request(self, incident_id: str, actor: str, *, short: bool, now: datetime, act_id: str = "") -> Rollout:
         """The rollout that answers an incident: the one under way, or a new one, caused by the signed act of that id.
 
-        The same act asked for twice is one rollout, even if that is over. Raises BadInput if another holds the context.
+        An act that began a rollout and comes again finds it, even if that is over. Raises BadInput if another holds the context.
         """
         with writing(self.store.sessions) as session:
             incident = _incident(session, incident_id)
