@@ -224,3 +224,27 @@ def test_no_frame_is_lost_when_a_second_worker_joins_in_a_flood(broker: Settings
                         reader.commit()
         assert len(set(seen["w1"] + seen["w2"])) == 400
         assert seen["w2"]
+
+
+def test_a_partition_that_was_full_is_read_on_while_others_are_read(
+    broker: Settings, fresh_topics: Callable[[Settings], None]
+) -> None:
+    fresh_topics(broker)
+    with (
+        closing(producer(broker, Role.CAMERA)) as cameras,
+        closing(consumer(broker, Role.INFERENCE, group=f"{app_id(Role.INFERENCE)}-full", member="w1")) as client,
+    ):
+        reader = FrameReader(client, Turns(most=16))
+        reader.subscribe("frames")
+        for _ in range(300):
+            cameras.send("frames", b"x" * 100, key=b"gate")
+        cameras.flush(timeout=30)
+        seen: set[tuple[int, int]] = set()
+        sent, until = 300, time.monotonic() + 60
+        while len(seen) < sent and time.monotonic() < until:
+            if sent < 400:  # a frame at a time on another partition, as from a calm camera
+                cameras.send("frames", b"x" * 100, key=b"bridge").get(timeout=30)
+                sent += 1
+            seen |= {(one.partition, one.offset) for one in reader.take(4, 50)}
+        assert len(seen) == 400
+        assert len({partition for partition, _ in seen}) == 2

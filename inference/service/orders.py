@@ -73,7 +73,9 @@ class Orders:
         for message, state in self._newest():
             waiting = self._refused.get(state.context)
             if waiting is not None and state.time < waiting.time:
-                continue  # a stalled responder's, behind the one that is tried again
+                # A stalled responder's, behind the one that is tried again.
+                log.warning("model-state is older than the one that waits for its weights", offset=message.offset)
+                continue
             self._refused.pop(state.context, None)
             try:
                 changed |= self._serve(state)
@@ -134,13 +136,12 @@ class Orders:
         return True
 
     def _refuse(self, state: ModelState, error: KerbwatchError) -> None:
+        if not self._refused:  # else orders refused one after the other would put off the next try for all
+            self._tried_s = self._steady_s()
         self._refused[state.context] = state
-        self._tried_s = self._steady_s()
         self._faults[state.context] = str(error)
-        key = state.context, SERVES if state.mode is Mode.NORMAL else STANDS_BY
-        self._untrusted.pop(key, None)
-        if isinstance(error, Tampered):
-            self._untrusted[key] = str(error)
+        if isinstance(error, Tampered):  # a file that is gone since is no proof that all is well: only serving it clears this
+            self._untrusted[state.context, SERVES if state.mode is Mode.NORMAL else STANDS_BY] = str(error)
 
     def _try_again(self) -> bool:
         changed = False

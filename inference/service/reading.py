@@ -12,6 +12,7 @@ partitions that stay: what is held of them is dropped, and read again from that 
 Source: fair queueing (J. Nagle, RFC 970; max-min fair shares); SC-9, availability.
 """
 
+import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,10 @@ _AHEAD = 1_000
 _AHEAD_BYTES = 32 * 2**20
 """A partition is not read so many messages beyond its first one that is held, nor while so much of it is: the deepest flood that
 its other cameras do not notice, and the most that is judged twice after a death."""
-_POLL = 256
+_EVERYTHING = sys.maxsize
+"""Records that a poll may bring; what there is, is bounded in bytes. No part of a fetch may stay behind: it would be parked when its
+partition is paused, and kafka-python 3.0.12 may not bring it back while others are read (`fetched_records` asks for None).
+"""
 
 Record = Any
 """A `kafka.consumer.fetcher.ConsumerRecord`."""
@@ -126,7 +130,7 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
     def take(self, most: int, wait_ms: int) -> list[Record]:
         """Up to `most` frames, waiting up to `wait_ms` for the first. Raises NameTaken."""
         with _by_name():
-            read = dict(self._consumer.poll(timeout_ms=0 if self._turns else wait_ms, max_records=_POLL))
+            read = dict(self._consumer.poll(timeout_ms=0 if self._turns else wait_ms, max_records=_EVERYTHING))
         while not self._revoked.empty():
             partition = self._revoked.get()
             place = self._turns.first(partition)

@@ -122,13 +122,13 @@ class Worker:
         except NameTaken:
             raise
         except BaseException:
-            with suppress(KerbwatchError):
+            with suppress(KerbwatchError, KafkaError):  # the first error is the one to tell
                 self._report(Health.STOPPING)
                 self._settle()
             raise
         self._report(Health.STOPPING)
         self._settle()
-        self._frames.commit()
+        self._commit_read()
 
     def round(self) -> None:
         """Obey, then judge one batch, then report if it is time."""
@@ -261,12 +261,15 @@ class Worker:
         if self._steady_s() - self._committed_s < _COMMIT_EVERY_S:
             return
         self._settle()
+        self._commit_read()
+        self._committed_s = self._steady_s()
+        self._metrics.waiting(topics.FRAMES.name, self._frames.behind())
+
+    def _commit_read(self) -> None:
         try:
             self._frames.commit()
         except KafkaError as error:  # a rebalance or a broker restart: the frames come again, which is harmless
             log.warning("offsets not committed; frames may be judged twice", cause=str(error))
-        self._committed_s = self._steady_s()
-        self._metrics.waiting(topics.FRAMES.name, self._frames.behind())
 
 
 def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Callable[[str], Network] | None = None) -> None:
