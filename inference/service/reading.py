@@ -32,8 +32,8 @@ _AHEAD_BYTES = 32 * 2**20
 """A partition is not read so many messages beyond its first one that is held, nor while so much of it is: the deepest flood that
 its other cameras do not notice, and the most that is judged twice after a death."""
 _EVERYTHING = sys.maxsize
-"""Records that a poll may bring; what there is, is bounded in bytes. No part of a fetch may stay behind: it would be parked when its
-partition is paused, and kafka-python 3.0.12 may not bring it back while others are read (`fetched_records` asks for None).
+"""Records that a poll may bring; what there is, is bounded in bytes. No part of a fetch may stay behind: it would be parked when
+its partition is paused, and kafka-python 3.0.12 may not bring it back while others are read (`fetched_records` asks for None).
 """
 
 Record = Any
