@@ -54,7 +54,6 @@ class Reader:
     log: Log
     topic: str = ""
     at: int = 0
-    stopped: set[TopicPartition] = field(default_factory=set)
     away: bool = False
 
     def partitions_for_topic(self, _name: str) -> set[int]:
@@ -84,18 +83,9 @@ class Reader:
 
     def poll(self, timeout_ms: int = 0, max_records: int = 500) -> dict[TopicPartition, list[Any]]:
         del timeout_ms
-        found = [] if self.stopped or self.away else self.log.records[self.topic][self.at : self.at + max_records]
+        found = [] if self.away else self.log.records[self.topic][self.at : self.at + max_records]
         self.at += len(found)
         return {TopicPartition(self.topic, 0): found} if found else {}
-
-    def paused(self) -> set[TopicPartition]:
-        return self.stopped
-
-    def pause(self, *partitions: TopicPartition) -> None:
-        self.stopped |= set(partitions)
-
-    def resume(self, *partitions: TopicPartition) -> None:
-        self.stopped -= set(partitions)
 
     def commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         [self.log.committed] = [place.offset for place in offsets.values()]

@@ -28,13 +28,13 @@ from streams.codec import Message
 from streams.errors import BrokenContract
 
 _AHEAD = 1_000
-_AHEAD_BYTES = 32 * 2**20
-"""A partition is not read so many messages beyond its first one that is held, nor while so much of it is: the deepest flood that
-its other cameras do not notice, and the most that is judged twice after a death."""
-_EVERYTHING = sys.maxsize
-"""Records that a poll may bring; what there is, is bounded in bytes. No part of a fetch may stay behind: it would be parked when
-its partition is paused, and kafka-python 3.0.12 may not bring it back while others are read (`fetched_records` asks for None).
+_AHEAD_BYTES = 64 * 2**20
+"""Nothing more is read while a partition has been read so many messages beyond its first one that is held, or so much is held: the
+deepest flood that other cameras do not notice, and the most that is judged twice after a death. Partitions are not paused one by
+one: kafka-python 3.0.12 parks what it has of a paused one, and may not bring it back while others are read.
 """
+_EVERYTHING = sys.maxsize
+"""Records that a poll may bring; what there is, is bounded in bytes."""
 
 Record = Any
 """A `kafka.consumer.fetcher.ConsumerRecord`."""
@@ -96,13 +96,12 @@ class Turns:
         """The offset of the first frame of a partition that is still held; None if none is."""
         return min((queue[0].offset for name, queue in self._queues.items() if name[0] == partition), default=None)
 
-    def is_full(self, partition: TopicPartition) -> bool:
-        """Whether a partition should not be read further for now."""
-        first = self.first(partition)
-        if first is None:
-            return False
-        held = self._held[partition]
-        return held.last - first + 1 >= self.most or held.size_bytes >= self.most_bytes
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more should be read for now."""
+        spans = ((self.first(partition), held.last) for partition, held in self._held.items())
+        far = any(first is not None and last - first + 1 >= self.most for first, last in spans)
+        return far or sum(held.size_bytes for held in self._held.values()) >= self.most_bytes
 
 
 class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
@@ -129,6 +128,8 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
 
     def take(self, most: int, wait_ms: int) -> list[Record]:
         """Up to `most` frames, waiting up to `wait_ms` for the first. Raises NameTaken."""
+        if self._turns.is_full:
+            return self._turns.take(most)
         with _by_name():
             read = dict(self._consumer.poll(timeout_ms=0 if self._turns else wait_ms, max_records=_EVERYTHING))
         while not self._revoked.empty():
@@ -140,12 +141,7 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
                 read.pop(partition, None)
         for partition, records in read.items():
             self._turns.add(partition, records)
-        taken = self._turns.take(most)
-        assigned, paused = self._consumer.assignment(), self._consumer.paused()
-        full = {partition for partition in assigned if self._turns.is_full(partition)}
-        self._consumer.pause(*(full - paused))
-        self._consumer.resume(*((paused & assigned) - full))
-        return taken
+        return self._turns.take(most)
 
     @property
     def has_partitions(self) -> bool:
