@@ -257,7 +257,7 @@ def _model(found: Open, lately: Lately) -> Iterator[Clue]:
         words = f"The pictures are as usual (within {lately.picture:.1f} spreads): only the answers changed."
         yield Clue(Cause.MODEL, weight, words)
         if lately.newcomer < _FRESH:
-            yield Clue(Cause.MODEL, 1.0, f"Other weights answer since {lately.newcomer} frames ago.")
+            yield Clue(Cause.MODEL, 1.0, f"The weights that answer are new here: {lately.newcomer} frames by them so far.")
 
 
 def _poison(found: Open, lately: Lately) -> Iterator[Clue]:

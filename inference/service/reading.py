@@ -34,7 +34,7 @@ deepest flood that other cameras do not notice, and the most that is judged twic
 one: kafka-python 3.0.12 parks what it has of a paused one, and may not bring it back while others are read.
 """
 _EVERYTHING = sys.maxsize
-"""Records that a poll may bring; what there is, is bounded in bytes."""
+"""Records that a poll may bring, so that no partition has to wait for the rest of another's; fetches are bounded in bytes."""
 
 Record = Any
 """A `kafka.consumer.fetcher.ConsumerRecord`."""
@@ -46,7 +46,6 @@ class NameTaken(BrokenContract):
 
 @dataclass
 class _Held:
-    count: int = 0
     size_bytes: int = 0
     last: int = -1  # offset
 
@@ -61,14 +60,13 @@ class Turns:
     _held: dict[TopicPartition, _Held] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return sum(held.count for held in self._held.values())
+        return sum(map(len, self._queues.values()))
 
     def add(self, partition: TopicPartition, records: Iterable[Record]) -> None:
         """What was read of a partition, in its order."""
         held = self._held.setdefault(partition, _Held())
         for record in records:
             self._queues.setdefault((partition, record.key or b""), deque()).append(record)
-            held.count += 1
             held.last = record.offset
             held.size_bytes += len(record.value or b"")
 
@@ -79,9 +77,7 @@ class Turns:
             name, queue = next(iter(self._queues.items()))
             del self._queues[name]
             record = queue.popleft()
-            held = self._held[name[0]]
-            held.count -= 1
-            held.size_bytes -= len(record.value or b"")
+            self._held[name[0]].size_bytes -= len(record.value or b"")
             taken.append(record)
             if queue:
                 self._queues[name] = queue
@@ -124,7 +120,7 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
             self._revoked.put(partition)
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Nothing to do: reading goes on at the committed place."""
+        """Nothing to do: what is new is read from its committed place, what stayed from where `take` puts it."""
 
     def take(self, most: int, wait_ms: int) -> list[Record]:
         """Up to `most` frames, waiting up to `wait_ms` for the first. Raises NameTaken."""
