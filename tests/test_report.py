@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from responders.report.content import Content, Snapshot, compose
 from responders.report.deadlines import deadlines
 from streams import codec
 from streams.command_line import app
+from streams.console.evidence import collect
 from streams.console.report import _effects, _snapshots
 from streams.errors import BadInput, KerbwatchError, Unavailable
 from streams.events import Box, Cause, Context, Detections, Diagnosis, Evidence, Kind, ModelState, Phase, Severity
@@ -243,3 +244,27 @@ def test_every_kind_has_words_and_follow_ups(site: Settings, sessions: Sessions)
         said = compose(replace(found, shown=shown), (), at(9))
         assert len(said.follow_ups) > 1, kind
         assert len(dict(said.answers)["What happened?"]) > 40
+
+
+@dataclass(frozen=True)
+class Lies:
+    """A record of Kafka's log."""
+
+    value: bytes
+    partition: int
+    offset: int
+
+
+def test_what_turned_out_to_be_another_kind_keeps_the_signals_it_was_raised_by(
+    site: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(sessions, playbooks.load(), worker_lost_s=60, clock_allowance_s=60)
+    store.assign(Context.URBAN, NORMAL, SAFE, at(0))
+    [id_] = store.accept(RAISED, at(3)).incident_ids
+    store.accept(replace(act(Verb.RECLASSIFY, id_, 4, kind=Kind.CAMERA), plan=None), at(4))
+    other = signal(Phase.RAISED, 10, 14, kind=Kind.TRAFFIC)
+    lies = [Lies(value=codec.encode(one), partition=0, offset=n) for n, one in enumerate((RAISED, other))]
+    monkeypatch.setattr("streams.console.evidence._records", lambda _s, topic, _m: lies if topic is SIGNALS else [])
+    said = content(collect(sessions, site, id_))
+    assert [cause.detector for cause in said.causes] == ["squeeze"]
+    assert said.diagnosis == RAISED.diagnosis

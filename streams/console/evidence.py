@@ -75,7 +75,8 @@ def _events(settings: Settings, about: Material) -> tuple[list[Logged], list[str
     def ours(event: Event) -> bool:
         match event:
             case Signal():
-                return (event.camera_id, event.context, event.kind) == (incident.camera_id, incident.context, incident.kind)
+                here = (event.camera_id, event.context) == (incident.camera_id, incident.context)
+                return here and incident.takes(event.kind)
             case Detections():
                 return event.frame_id in frames
             case ModelState():
