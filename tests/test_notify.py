@@ -16,7 +16,7 @@ from receivers import Authority, Post, Web, authority, mail_server, web_server
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from infra.db import Sessions, reading
+from infra.db import Sessions, reading, writing
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, NotificationRow
 from responders.engine.effects import carry_out
@@ -25,11 +25,12 @@ from responders.engine.store import Store
 from responders.notify.alertmanager import alertmanager_of
 from responders.notify.channels import ChannelName
 from responders.notify.cli import app
-from responders.notify.deliveries import GIVE_UP, INTERVAL, LEASE, WAIT, Delivered, deliver, dispatch
+from responders.notify.deliveries import GIVE_UP, INTERVAL, LEASE, WAIT, Delivered, deliver, dispatch, remind
 from responders.notify.from_settings import channel_of, wanted
-from responders.notify.notices import Notice, Sort, trial
+from responders.notify.notices import Notice, Sort, reminder, trial
 from responders.notify.smtp import email_of
 from responders.notify.webhook import webhook_of
+from responders.people.roles import Role
 from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State
 from streams.errors import BadInput, Unavailable
@@ -182,6 +183,20 @@ def test_that_it_is_over_is_told_where_it_was_paged_and_only_there(desk: Desk) -
     assert [[one.sort for one in message] for message in desk.wire.got] == [[Sort.PAGE], [Sort.OVER]]
     assert [one.role for one in desk.wire.got[-1][0].paged] == ["R8"]
     assert away.got == []
+
+
+def test_a_reminder_goes_out_on_every_channel_once(desk: Desk) -> None:
+    mail = Wire(ChannelName.EMAIL)
+    for _ in range(2):
+        with writing(desk.sessions) as session:
+            remind(session, reminder("backup 2026-11-21", "scheduled job backup failed", Role.SECMLOPS_ENGINEER, desk.now), desk.now)
+        desk.passes(WAIT)
+        desk.tell(desk.wire, mail)
+    for wire in (desk.wire, mail):
+        assert [[(one.sort, one.role, one.what) for one in message] for message in wire.got] == [
+            [(Sort.REMINDER, "R8", "scheduled job backup failed")]
+        ]
+    assert [row.state for row in desk.rows()] == ["done", "done"]
 
 
 def test_a_channel_that_is_down_is_tried_again_ever_later_and_its_fault_is_on_record(desk: Desk) -> None:
@@ -392,6 +407,16 @@ def test_alertmanager_gets_one_alert_that_fires_and_is_ended_under_the_same_labe
     assert all(
         isinstance(value, str) and value for alert in ends for value in (*alert["labels"].values(), *alert["annotations"].values())
     )
+
+
+def test_alertmanager_keeps_reminders_apart_and_takes_one_that_comes_late(web: Web) -> None:
+    manager = alertmanager_of(Settings(alertmanager_url=web.url))
+    assert manager is not None
+    manager.send([reminder(job, f"{job} failed", Role.SECMLOPS_ENGINEER, at(3)) for job in ("backup", "golden")])
+    backup, golden = json.loads(web.got[0].body)
+    assert {alert["labels"]["alertname"] for alert in (backup, golden)} == {"KerbwatchReminder"}
+    assert backup["labels"] != golden["labels"]
+    assert datetime.fromisoformat(backup["endsAt"]) >= at(3) + GIVE_UP
 
 
 def _paged(rows: list[dict[str, object]]) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from infra.settings import Settings
 from infra.tables import AuditRow, EffectRow, JudgedFrame, NoticeRow, QuarantinedFrame
 from responders.engine.incident import Verb
 from responders.engine.store import Store
+from responders.notify.channels import ChannelName
+from responders.notify.deliveries import deliver, dispatch
+from responders.notify.notices import Notice
 from responders.playbooks import playbooks
 from responders.proof import auditing
 from responders.proof.keeping import record_audit
@@ -439,6 +443,18 @@ def test_the_command_lists_and_runs_and_tells_people_what_failed(
     with reading(sessions) as session:
         [notice] = session.query(NoticeRow)
     assert b"scheduled job backup failed: no disk" in notice.body
+    told: list[str] = []
+
+    class Wire:
+        name = ChannelName.WEBHOOK
+
+        def send(self, notices: Sequence[Notice]) -> None:
+            told.extend(one.what for one in notices)
+
+    later = notice.created_at + timedelta(minutes=1)
+    assert dispatch(sessions, [Wire.name], later) == 1
+    deliver(sessions, Wire(), lambda: later, "one")
+    assert told == ["scheduled job backup failed: no disk"]
 
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"

@@ -1,7 +1,7 @@
 """Notices to Prometheus's Alertmanager, which has routes, silences and groups of its own.
 
-It decides how an incident is told as an alert: one per incident, called role and severity, firing until the incident is over. It
-refuses nothing; an alert that comes again is the same alert. Fed by `deliveries.py`.
+It decides how an incident is told as an alert: one per incident, called role and severity, firing until the incident is over; a
+reminder is one of its own, for a day. It refuses nothing; an alert that comes again is the same alert. Fed by `deliveries.py`.
 
 Source: Alertmanager API v2 (POST /api/v2/alerts; labels identify an alert, `endsAt` in the past resolves it).
 """
@@ -20,7 +20,9 @@ from responders.notify.channels import ChannelName
 from responders.notify.notices import Notice, Paged, Sort
 
 _FIRING = timedelta(hours=24)
-"""Without an end of ours Alertmanager would resolve it after some minutes of silence; an open incident outlives a night."""
+"""Without an end of ours Alertmanager would resolve it after some minutes of silence; an open incident outlives a night. As long
+as a delivery is tried (`deliveries.GIVE_UP`): what comes late is no alert that has ended."""
+_NAMES = {Sort.TEST: "KerbwatchTest", Sort.REMINDER: "KerbwatchReminder"}
 
 
 class _Alert(Struct, frozen=True, rename="camel"):
@@ -49,7 +51,7 @@ def _alerts(notice: Notice) -> list[_Alert]:
         ends = notice.time
         paged: tuple[Paged, ...] = notice.paged
     else:
-        ends = notice.time + (_FIRING if notice.sort is Sort.PAGE else timedelta(minutes=1))
+        ends = notice.time + (timedelta(minutes=1) if notice.sort is Sort.TEST else _FIRING)
         paged = (Paged(notice.role, notice.severity),)
     annotations = {"summary": notice.what}
     if notice.incident_id:
@@ -60,8 +62,9 @@ def _alerts(notice: Notice) -> list[_Alert]:
 
 def _labels(notice: Notice, paged: Paged) -> dict[str, str]:
     labels = {
-        "alertname": "KerbwatchTest" if notice.sort is Sort.TEST else "KerbwatchIncident",
+        "alertname": _NAMES.get(notice.sort, "KerbwatchIncident"),
         "incident": notice.incident_id,
+        "reminder": notice.key if notice.sort is Sort.REMINDER else "",
         "kind": notice.kind or "",
         "camera": notice.camera_id,
         "context": notice.context or "",

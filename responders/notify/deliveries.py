@@ -131,7 +131,7 @@ def dispatch(sessions: Sessions, channels: Sequence[ChannelName], now: datetime)
         rows = session.scalars(select(NoticeRow).where(~NoticeRow.dispatched).order_by(NoticeRow.created_at, NoticeRow.id)).all()
         for row in rows:
             notice = msgspec.json.decode(row.body, type=Notice)
-            told = channels if notice.sort is Sort.PAGE else _paged_on(session, notice.incident_id)
+            told = _paged_on(session, notice.incident_id) if notice.sort is Sort.OVER else channels
             for channel in channels:
                 if channel in told:
                     _add(session, notice, channel, now, not_before=row.created_at + WAIT)
