@@ -189,7 +189,9 @@ def test_a_reminder_goes_out_on_every_channel_once(desk: Desk) -> None:
     mail = Wire(ChannelName.EMAIL)
     for _ in range(2):
         with writing(desk.sessions) as session:
-            remind(session, reminder("backup 2026-11-21", "scheduled job backup failed", Role.SECMLOPS_ENGINEER, desk.now), desk.now)
+            remind(
+                session, reminder("backup 2026-11-21", "scheduled job backup failed", Role.SECMLOPS_ENGINEER, desk.now), desk.now
+            )
         desk.passes(WAIT)
         desk.tell(desk.wire, mail)
     for wire in (desk.wire, mail):
