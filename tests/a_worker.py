@@ -195,8 +195,10 @@ class Site:
         )
         self.log.put(topics.MODEL_STATE.name, codec.encode(state), context.encode())
 
-    def shoot(self, sequence: int, context: Context = Context.URBAN, signature: str = "good", camera: str = "gate") -> None:
-        body = encode(np.full((32, 48, 3), 90, np.uint8))
+    def shoot(
+        self, sequence: int, context: Context = Context.URBAN, signature: str = "good", camera: str = "gate", grey: int = 90
+    ) -> None:
+        body = encode(np.full((32, 48, 3), grey, np.uint8))
         time = NOW + timedelta(milliseconds=sequence - 4000)
         frame = Frame(
             id=event_id("frame", camera, 1, sequence), source=f"camera/{camera}", time=time,

@@ -12,7 +12,7 @@ from inference.service.backlog import Batches
 from inference.service.forward import Forward
 from inference.service.serving import View
 from streams import topics
-from streams.errors import Refusal, Tampered, Unavailable
+from streams.errors import BrokenContract, Refusal, Tampered, Unavailable
 from streams.events import Candidate, Context, DeadLetter, Detections, Kind, Mode, Phase, RolloutPhase, Signal, WorkerStatus
 from streams.sources.base import Picture
 
@@ -247,6 +247,56 @@ def test_a_frame_that_fits_into_no_memory_is_left_out_on_the_record_and_the_stre
     assert [one.sequence for one in site.read(topics.DETECTIONS)] == [1]
     (letter,) = site.read(topics.DEAD_LETTER)
     assert (letter.reason, letter.offset) == (Refusal.OVERLOAD, 0)
+
+
+class Blinded(Network):
+    """Has no finite answer to a bright picture, as half precision may."""
+
+    def look(self, pictures: Sequence[Picture]) -> list[View]:
+        if any(picture.mean() > 200 for picture in pictures):
+            raise BrokenContract("numbers that are not finite")
+        return super().look(pictures)
+
+
+def blinded(digest: str) -> Any:
+    return Blinded(digest) if digest == NORMAL else load(digest)
+
+
+def test_a_frame_that_the_model_does_not_answer_is_left_out_alone_and_told_and_the_stream_goes_on() -> None:
+    site = Site(load=blinded)
+    for context in Context:
+        site.serve(context)
+    for sequence in range(8):
+        site.shoot(sequence, grey=250 if sequence == 5 else 90, camera="bridge" if sequence % 2 else "gate")
+    site.rounds(5)
+    assert sorted(one.sequence for one in site.read(topics.DETECTIONS)) == [0, 1, 2, 3, 4, 6, 7]
+    (letter,) = site.read(topics.DEAD_LETTER)
+    assert (letter.reason, letter.offset, letter.body) == (Refusal.AGENT_FAULT, 5, b"")
+    (signal,) = site.read(topics.SIGNALS)
+    assert (signal.kind, signal.phase, signal.camera_id) == (Kind.BAD_INPUT, Phase.RAISED, "bridge")
+    assert "not finite" in site.read(topics.WORKER_STATUS)[-1].subject
+    assert site.log.committed == 8
+    for sequence in range(8, 120):
+        site.shoot(sequence)
+    site.rounds(40)
+    assert site.read(topics.WORKER_STATUS)[-1].subject == "w1"
+    assert len(site.read(topics.DETECTIONS)) == 119
+
+
+def test_a_reference_that_does_not_answer_costs_the_frame_its_scores_and_nobody_the_safe_model() -> None:
+    site = Site(load=blinded)
+    for context in Context:
+        site.serve(context, SAFE, Mode.SAFE, f"safe-{context}")
+    for sequence in range(12):
+        site.shoot(sequence, grey=250 if sequence < 6 else 90)
+    site.rounds(6)
+    judged: list[Detections] = site.read(topics.DETECTIONS)
+    assert [(one.sequence, one.weights_digest) for one in judged] == [(sequence, SAFE) for sequence in range(12)]
+    assert {one.sequence >= 6 for one in judged if one.scores.inconsistency is not None} == {True}
+    status: WorkerStatus = site.read(topics.WORKER_STATUS)[-1]
+    assert {one.decision_id for one in status.serving} == {"safe-urban", "safe-highway"}
+    assert "not finite" in status.subject
+    assert site.read(topics.DEAD_LETTER) == []
 
 
 def late(site: Site, *ages_s: float) -> None:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from inference.service.intake import Accepted, Intake, decode_picture
-from inference.service.judge import Judge
+from inference.service.judge import Judge, Unjudged
 from inference.service.models import Models, Network
 from inference.service.sampling import Sampler
 from inference.service.sanitise import chain
@@ -94,7 +94,7 @@ def bench_protection(
             {Mode.NORMAL: chain(sanitise)} if sanitise else {},
         )  # fmt: skip
         judge.models.assign(_order(first, "0" * 64, Mode.NORMAL, first.time, "bench-1"))
-        answers: list[Detections | None] = []
+        answers: list[Detections | Unjudged] = []
 
         def protected(one: Arrived, offset: int) -> None:
             key = one.frame.camera_id.encode()
@@ -118,7 +118,7 @@ def bench_protection(
     counted = spent[:, :, WARM_UP:]
     wall, cpu = counted.sum(axis=2).T
     low, high = _interval(counted[:, 0], score_every)
-    looked = [one.scores.inconsistency is not None for one in answers[WARM_UP:] if one is not None]
+    looked = [one.scores.inconsistency is not None for one in answers[WARM_UP:] if isinstance(one, Detections)]
     frames = counted.shape[2]
     return Protection(
         frames=frames,
@@ -172,7 +172,7 @@ def bench_switch(load: Callable[[str], Network], normal: str, safe: str, one: Ar
             judge.models.assign(order)
             (answer,) = judge.judge([accepted], one.frame.time)
             spent.append(time.perf_counter() - began_s)
-            assert answer is not None
+            assert isinstance(answer, Detections)
             assert answer.weights_digest == digest
             while number == 0 and not judge.models.take_in():
                 time.sleep(0.01)

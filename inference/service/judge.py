@@ -3,6 +3,8 @@
 It turns frames into `Detections` and knows no Kafka and no wall clock; `models.py` says who looks at what, `sampling.py` which
 frames get a second look. Input is scored against the context's normal model also while the safe one serves: calm must mean that the
 normal model would be safe again (paper 4.6, "safe mode" models). A candidate that fails is left out; the model in service answers.
+One picture never stops the stream: what is not answered comes back as `Unjudged`, what the reference does not answer has no scores.
+A model that fails on any picture is another matter: that ends the worker, for a device may be lost and the frames are not.
 """
 
 from collections import defaultdict
@@ -18,8 +20,17 @@ from inference.service.models import Lineup, Model, Models
 from inference.service.sampling import Sampler
 from inference.service.sanitise import Chain
 from inference.service.serving import View
+from streams.errors import Refusal
 from streams.events import Comparison, Context, Detections, InputScores, Mode, Timings, event_id
 from streams.sources.base import Picture
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """Why a frame has no detections."""
+
+    reason: Refusal
+    why: str
 
 
 @dataclass
@@ -42,25 +53,38 @@ class Judge:
         """Whether a camera's frames may be evidence: its last input scores leapt, or its context serves in safe mode."""
         return self.sampler.hot(camera_id) or (context is not None and self.models.mode(context) is Mode.SAFE)
 
-    def judge(self, frames: Sequence[Accepted], now: datetime) -> list[Detections | None]:
+    def judge(self, frames: Sequence[Accepted], now: datetime) -> list[Detections | Unjudged]:
         """One batch, in the order given; frames of one size that the same models look at share a forward pass.
 
-        None stands for a frame that fits into no memory.
-
-        Raises BrokenContract if a frame's context has no weights yet: the caller must wait for them before it reads frames.
+        Raises BrokenContract if a frame's context has no weights yet: the caller must wait for them before it reads frames. Raises
+        what the model in service raises if it answers nothing at all any more.
         """
-        found: dict[int, Detections | None] = {}
+        found: dict[int, Detections | Unjudged] = {}
         groups: dict[tuple[Context, bool, int, int], list[int]] = defaultdict(list)
         for number, accepted in enumerate(frames):
             context, (height_px, width_px) = accepted.frame.context, accepted.picture.shape[:2]
             lineup = self.models.lineup(context, accepted.frame.camera_id)
             groups[context, lineup.serving.digest == lineup.state.weights_digest, height_px, width_px].append(number)
         for members in groups.values():
-            judged = self._judge_alike([frames[number] for number in members], now)
+            judged = self._judge_each([frames[number] for number in members], now)
             found.update(zip(members, judged, strict=True))
         return [found[number] for number in range(len(frames))]
 
-    def _judge_alike(self, frames: Sequence[Accepted], now: datetime) -> list[Detections | None]:
+    def _judge_each(self, frames: Sequence[Accepted], now: datetime) -> list[Detections | Unjudged]:
+        """Frames of one size together; each alone where that fails, so that one picture costs no other its answer."""
+        try:
+            return self._judge_alike(frames, now)
+        except Exception as error:  # noqa: BLE001 - one frame answers for whatever it makes a network or a library raise
+            if len(frames) > 1:
+                return [one for frame in frames for one in self._judge_each([frame], now)]
+            frame = frames[0].frame
+            serving = self.models.lineup(frame.context, frame.camera_id).serving
+            serving.prove()
+            self._stumbled(serving, error)
+            why = f"model {serving.digest[:12]} does not answer this frame, and does answer others: {error}"
+            return [Unjudged(Refusal.AGENT_FAULT, why)]
+
+    def _judge_alike(self, frames: Sequence[Accepted], now: datetime) -> list[Detections | Unjudged]:
         first = frames[0].frame
         lineup = self.models.lineup(first.context, first.camera_id)
         started_s = self.clock_s()
@@ -73,13 +97,14 @@ class Judge:
                 raise
             self._left_out(lineup.serving, error)
             return self._judge_alike(frames, now)
+        self.models.answered(lineup.serving.digest, len(frames))
         infer_ms = self._each_ms(started_s, len(frames))
         started_s = self.clock_s()
         scores = self._score(frames, views, lineup, cleaned=clean is not None)
         scores_ms = self._each_ms(started_s, len(frames))
         compared = self._compare(frames, pictures, views, lineup)
         return [
-            None
+            Unjudged(Refusal.OVERLOAD, f"a frame of {_size_px(accepted)} does not fit into this worker's memory; send it smaller")
             if view is None
             else _detections(
                 accepted,
@@ -109,10 +134,10 @@ class Judge:
         if not glances:
             return {}
         pictures: list[Picture] = [frames[number].picture for number in glances]
-        network, scores = lineup.reference.network, dict[int, InputScores]()
+        scores = dict[int, InputScores]()
         same = lineup.reference == lineup.serving and not cleaned
-        plain = [views[number] for number in glances] if same else self.forward.look(network, pictures)
-        others = self.forward.look(network, [cues.mirrored(picture) for picture in pictures])
+        plain = [views[number] for number in glances] if same else self._second_views(lineup.reference, pictures)
+        others = self._second_views(lineup.reference, [cues.mirrored(picture) for picture in pictures])
         for (number, glance), before, after in zip(glances.items(), plain, others, strict=True):
             if before is not None and after is not None:
                 frame = frames[number].frame
@@ -124,6 +149,18 @@ class Judge:
                 self.sampler.saw(frame.camera_id, frame.sequence, frame.context, seen, glance)
         return scores
 
+    def _second_views(self, reference: Model, pictures: Sequence[Picture]) -> list[View | None]:
+        """None where the reference does not answer: no score, and so no calm either."""
+        try:
+            views = self.forward.look(reference.network, pictures)
+        except Exception as error:  # noqa: BLE001 - told as a fault; the model in service has answered
+            if len(pictures) > 1:
+                return [view for picture in pictures for view in self._second_views(reference, [picture])]
+            self._stumbled(reference, error)
+            return [None]
+        self.models.answered(reference.digest, len(pictures))
+        return views
+
     def _compare(
         self, frames: Sequence[Accepted], pictures: Sequence[Picture], views: Sequence[View | None], lineup: Lineup
     ) -> dict[int, Comparison]:
@@ -134,10 +171,9 @@ class Judge:
         started_s = self.clock_s()
         try:
             others = self.forward.look(lineup.beside.network, [pictures[number] for number in chosen])
-        except Exception as error:
-            if lineup.beside.digest == lineup.state.weights_digest:
-                raise
-            self._left_out(lineup.beside, error)
+        except Exception as error:  # noqa: BLE001 - told as a fault; the model in service has answered
+            known = lineup.beside.digest == lineup.state.weights_digest
+            (self._stumbled if known else self._left_out)(lineup.beside, error)
             return {}
         infer_ms = self._each_ms(started_s, len(chosen))
         pairs = ((number, views[number], other) for number, other in zip(chosen, others, strict=True))
@@ -150,8 +186,15 @@ class Judge:
     def _left_out(self, candidate: Model, error: Exception) -> None:
         self.models.failed(candidate.digest, f"model {candidate.digest[:12]} failed at work and is left out: {error}")
 
+    def _stumbled(self, model: Model, error: Exception) -> None:
+        self.models.stumbled(model.digest, f"model {model.digest[:12]} did not answer a frame: {error}")
+
     def _each_ms(self, started_s: float, frames: int) -> float:
         return (self.clock_s() - started_s) / frames * 1e3
+
+
+def _size_px(accepted: Accepted) -> str:
+    return f"{accepted.frame.width_px} x {accepted.frame.height_px} pixels"
 
 
 def _detections(

@@ -24,6 +24,8 @@ from streams.events import Context, Mode, ModelState, RolloutPhase, rollout_shar
 from streams.sources.base import Picture
 
 _GREY: Picture = np.full((64, 64, 3), 128, np.uint8)
+_STEADY = 100
+"""Frames that a model answers, after one that it did not, until it is no longer told as a fault."""
 
 
 class Network(Protocol):
@@ -40,6 +42,10 @@ class Model:
 
     digest: str
     network: Network = field(compare=False)
+
+    def prove(self) -> None:
+        """Let it look at the picture that every model must answer before it is used. Raises what the network raises."""
+        self.network.look([_GREY])
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Models:
     _loaded: dict[str, Network] = field(default_factory=dict)
     _coming: dict[str, Future[Network]] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)
+    _stumbled: dict[str, tuple[str, int]] = field(default_factory=dict)
     _tampered: set[str] = field(default_factory=set)
     _lacking: dict[Context, KerbwatchError] = field(default_factory=dict)
     _states: dict[Context, ModelState] = field(default_factory=dict)
@@ -144,11 +151,22 @@ class Models:
         """A model that was loaded ahead failed at work: leave it out until another order names it."""
         self._failed[digest] = why
 
+    def stumbled(self, digest: str, why: str) -> None:
+        """The model in service or the reference did not answer a frame: it stays, and that is told until it is steady again."""
+        self._stumbled[digest] = (why, _STEADY)
+
+    def answered(self, digest: str, frames: int) -> None:
+        """A model answered so many frames."""
+        if digest in self._stumbled:
+            why, left = self._stumbled.pop(digest)
+            if left > frames:
+                self._stumbled[digest] = (why, left - frames)
+
     @property
     def faults(self) -> tuple[str, ...]:
-        """Why models that were to be at hand are not, in plain words."""
+        """Why models that were to be at hand are not, and which of them failed on a frame, in plain words."""
         lacking = (f"input is scored against the model in service: {error}" for error in self._lacking.values())
-        return (*self._failed.values(), *dict.fromkeys(lacking))
+        return (*self._failed.values(), *(why for why, _ in self._stumbled.values()), *dict.fromkeys(lacking))
 
     @property
     def tampered(self) -> dict[Context, str]:
@@ -178,9 +196,9 @@ class Models:
 
     def _tried(self, digest: str) -> Network:
         """Load it and let it look once: weights may verify and still answer with nonsense."""
-        network = self.load(digest)
-        network.look([_GREY])
-        return network
+        model = Model(digest, self.load(digest))
+        model.prove()
+        return model.network
 
     def _ahead(self) -> set[str]:
         return set().union(*(_ahead(state) for state in self._states.values()))
@@ -188,6 +206,7 @@ class Models:
     def _forget_unused(self) -> None:
         used = self._ahead() | {digest for one in self._states.values() for digest in (one.weights_digest, one.reference_digest)}
         self._loaded = {digest: network for digest, network in self._loaded.items() if digest in used}
+        self._stumbled = {digest: why for digest, why in self._stumbled.items() if digest in used}
 
 
 def _ahead(state: ModelState) -> set[str]:

@@ -29,7 +29,7 @@ from inference.provenance.registry import registry_of
 from inference.service.backlog import Backlog, Batches
 from inference.service.doubts import Doubts
 from inference.service.intake import Accepted, Intake
-from inference.service.judge import Judge
+from inference.service.judge import Judge, Unjudged
 from inference.service.models import Models, Network
 from inference.service.orders import Orders
 from inference.service.reading import FrameReader, NameTaken, message_of
@@ -182,12 +182,9 @@ class Worker:
         if taken:
             self._metrics[BATCH].observe(len(taken))
             answers = self._judge.judge([frame for _, frame in taken], self._now())
-            for (record, frame), detections in zip(taken, answers, strict=True):
-                if detections is None:
-                    size_px = f"{frame.frame.width_px} x {frame.frame.height_px} pixels"
-                    self._leave_out(
-                        message_of(record), f"a frame of {size_px} does not fit into this worker's memory; send it smaller"
-                    )
+            for (record, _), detections in zip(taken, answers, strict=True):
+                if isinstance(detections, Unjudged):
+                    self._leave_out(message_of(record), detections.why, detections.reason)
                     continue
                 candidate = self._judge.models.candidate(detections.context)
                 self._metrics.judged(detections, cleaned=detections.mode in self._judge.clean, candidate=candidate)
@@ -225,10 +222,13 @@ class Worker:
             self._signal(signal)
         return drops
 
-    def _leave_out(self, message: Message, why: str) -> None:
+    def _leave_out(self, message: Message, why: str, reason: Refusal = Refusal.OVERLOAD) -> None:
         """A dead letter without the picture, whose bytes stay in topic `frames` at the place that the letter names."""
-        self._metrics.refused(Refusal.OVERLOAD)
-        self._dead_letter(message, BadInput(why, Refusal.OVERLOAD), keep_body=False)
+        error, now = BadInput(why, reason), self._now()
+        self._metrics.refused(reason)
+        self._dead_letter(message, error, keep_body=False)
+        if reason is not Refusal.OVERLOAD and (signal := self._refusals.refused(message, error, now)):
+            self._signal(signal)
 
     # -- sending ---------------------------------------------------------------------------------------------------
 

@@ -165,7 +165,7 @@ class Site:
             yield from () if said is None else (said,)
             return
         yield from self.refusals.accepted(frame, now)
-        yield from (one for one in judge.judge([accepted], now) if one is not None)
+        yield from (one for one in judge.judge([accepted], now) if isinstance(one, Detections))
 
 
 def _order(stage: Stage, context: Context) -> ModelState:
