@@ -9,12 +9,14 @@ from typing import cast
 import msgspec
 import numpy as np
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from infra.db import Sessions, migrate, open_database, writing
 from infra.settings import Settings
 from infra.tables import Assignment, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
 from responders.playbooks.playbooks import State
+from streams import chaos
 from streams.drill import cli, referee, scenario, scoreboard
 from streams.drill.filming import Filmed
 from streams.drill.referee import Notes, Outcome
@@ -27,8 +29,14 @@ from streams.sources.base import Shot
 from tests.frames import a_frame
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+DIGESTS = {Mode.NORMAL: "a" * 64, Mode.SAFE: "b" * 64}
 FGSM = files("streams").joinpath("drill", "scenarios", "01-evasion-fgsm.toml").read_text(encoding="utf-8")
 DEAD = files("streams").joinpath("drill", "scenarios", "26-dead-worker.toml").read_text(encoding="utf-8")
+
+
+def test_every_attack_of_the_chaos_producer_has_a_drill() -> None:
+    played = {part for one in scenario.load().values() for step in one.method if step.attack for part in step.attack.split("+")}
+    assert played == set(chaos.ATTACKS)
 
 
 def test_every_packaged_scenario_holds_and_there_are_at_least_fifteen() -> None:
@@ -79,7 +87,7 @@ def stage(tmp_path: Path) -> Stage:
                     asked_at=NOON, changes=0,
                 )
             )  # fmt: skip
-    return Stage(settings, sessions, cameras, {Mode.NORMAL: "a" * 64, Mode.SAFE: "b" * 64}, lambda _line: None)
+    return Stage(settings, sessions, cameras, DIGESTS, lambda _line: None)
 
 
 def at(seconds: float) -> datetime:
@@ -91,7 +99,7 @@ def judged(session: Session, camera: str, number: int, seconds: float, mode: Mod
     session.add(
         JudgedFrame(
             frame_id=f"{camera}-{number}", camera_id=camera, context=context, epoch=1, sequence=number,
-            weights_digest="a" * 64, mode=mode, decision_id="d", frame_partition=0, frame_offset=number,
+            weights_digest=DIGESTS[mode], mode=mode, decision_id="d", frame_partition=0, frame_offset=number,
             camera_time=at(seconds - 0.3), judged_time=at(seconds), people=1, inconsistency=None,
         )
     )  # fmt: skip
@@ -146,7 +154,7 @@ def kept(session: Session, camera: str, number: int) -> None:
 def a_round(stage: Stage, **changes: object) -> Outcome:
     """The FGSM scenario's outcome from what the records hold; the stack is steady again afterwards."""
     known = parse(FGSM, "x.toml")
-    return referee.judge(msgspec.structs.replace(known, **changes), stage, Notes(1, at(0.0)), [])
+    return referee.judge(msgspec.structs.replace(known, **changes), stage, Notes(1, at(0.0), at(-30.0)), [])
 
 
 def a_good_one(stage: Stage) -> None:
@@ -168,12 +176,49 @@ def test_a_round_in_which_all_came_as_expected_passes_with_its_clocks(stage: Sta
     assert (made.seconds_to_detect, made.seconds_to_contain) == (0.5, 1.5)
     assert made.seconds_to_recover == pytest.approx(12.0 - 0.5 - 1 / 3, abs=0.01)
     assert (made.attacked, made.attacked_not_quarantined, made.wrong_weights) == (2, 0, 0)
+    assert (made.kind_right, made.disturbed, made.false_incidents) == (True, (), ())
+
+
+def test_an_alarm_before_the_attack_is_a_false_one_and_no_quick_detection(stage: Stage) -> None:
+    a_good_one(stage)
+    with writing(stage.sessions) as session:
+        session.scalars(select(IncidentRow)).one().detected_at = at(0.4)
+    made = a_round(stage)
+    assert made.false_incidents == ("evasion on gate, before the attack",)
+    assert (made.passed, made.seconds_to_detect) == (False, None)
+
+
+def test_an_incident_between_two_rounds_is_a_false_one_though_it_has_closed(stage: Stage) -> None:
+    a_good_one(stage)
+    with writing(stage.sessions) as session:
+        incident(session, kind=Kind.POISONING)
+        session.get_one(IncidentRow, "gate-poisoning").opened_at = at(-12.0)
+    assert a_round(stage).false_incidents == ("poisoning on gate, between rounds",)
+
+
+def test_attacked_frames_that_nobody_set_aside_fail_a_round_that_asks_for_it(stage: Stage) -> None:
+    a_good_one(stage)
+    with writing(stage.sessions) as session:
+        session.delete(session.scalars(select(QuarantinedFrame)).first())
+    made = a_round(stage)
+    assert made.attacked_not_quarantined == 1
+    assert "1 of 2 attacked frames were not set aside" in made.faults
+
+
+def test_frames_of_the_other_camera_that_nobody_judged_are_a_disturbance(stage: Stage) -> None:
+    a_good_one(stage)
+    with Ledger(stage.cameras[Context.HIGHWAY].ledger) as ledger:
+        for number in (1, 2):
+            frame = a_frame(b"", id=f"bridge-{number}", epoch=1, sequence=number, time=at(number))
+            ledger.sending(number, frame, None, Shot("s", 0.0, np.zeros((1, 1, 3), np.uint8), None))
+            ledger.landed(number, 0, number)
+    assert a_round(stage).disturbed == ("1 frames of bridge were not judged",)
 
 
 def test_nothing_found_is_a_failed_round(stage: Stage) -> None:
     attacked(stage, 0.5, 2)
     made = a_round(stage)
-    assert not made.passed
+    assert (made.passed, made.kind_right) == (False, False)
     assert "evasion was not opened" in made.faults
     assert "detected never, within 5 s at most" in made.faults
 
@@ -202,8 +247,10 @@ def test_frames_judged_by_the_wrong_weights_are_counted_on_both_cameras(stage: S
     with writing(stage.sessions) as session:
         judged(session, "gate", 20, 6.0)  # normal, though the safe model was confirmed at 2 and normal asked for at 10
         judged(session, "gate", 21, 11.0)  # on the way back: either may judge
+        judged(session, "gate", 22, 7.0, Mode.SAFE)
+        session.get_one(JudgedFrame, "gate-22").weights_digest = "c" * 64  # it says safe, and is neither model
         judged(session, "bridge", 2, 3.0, Mode.SAFE)
-    assert a_round(stage).wrong_weights == 2
+    assert a_round(stage).wrong_weights == 3
 
 
 def test_a_late_one_an_open_one_and_a_missing_act_are_faults_in_words(stage: Stage) -> None:

@@ -91,11 +91,15 @@ def test_a_figure_is_written_as_numbers_table_and_picture(tmp_path: Path) -> Non
         assert picture.stat().st_size > 5000
 
 
-def test_convergence_says_which_epoch_was_best(tmp_path: Path) -> None:
-    curves = tmp_path / "curves.jsonl"
-    curves.write_text("".join(json.dumps({"step": n, "validation": v}) + "\n" for n, v in enumerate((0.5, 0.2, 0.3))))
-    path, picture = figures.convergence("figure7", [("no defence", 1, curves)], tmp_path)
-    assert json.loads(path.read_text())["best"]["no defence"] == [{"epoch": 2, "miss_rate": 0.2, "epochs": 3}]
+def test_convergence_is_drawn_over_epochs_from_the_one_subset_that_was_judged(tmp_path: Path) -> None:
+    points = tuple(
+        figures.Measured(panel="validation", line="no defence", x=epoch, seed=1, miss_rate={"all": rate})
+        for epoch, rate in enumerate((0.5, 0.2, 0.3), 1)
+    )
+    figure = figures.Figure(name="figure7", command="c", machine="m", data="d", budget=TINY, seeds=(1,), points=points)
+    _, table, picture = figures.write(figure, tmp_path)
+    assert "| all | 1 | 2 | 3 |" in table.read_text()
+    assert "| no defence | 50.0 | 20.0 | 30.0 |" in table.read_text()
     assert picture.stat().st_size > 5000
 
 

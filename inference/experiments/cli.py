@@ -4,6 +4,7 @@ It decides where results go and what is said meanwhile; what is trained and meas
 topic.
 """
 
+import json
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -118,25 +119,35 @@ def _figure(name: str, plan: Callable[[int], Iterable[paper.Point]]) -> Callable
                 rows = session.grid.measured(point.cell, point.attack)
                 rates = {subset: row.log_average_miss_rate for subset, row in rows.items()}
                 points.append(figures.Measured(panel=point.panel, line=point.line, x=point.x, seed=seed, miss_rate=rates))
-        figure = figures.Figure(
-            name=name,
-            command=session.command,
-            machine=machine(),
-            data=session.data.name,
-            budget=session.budget,
-            seeds=session.seeds,
-            points=tuple(points),
-        )
-        return figures.write(figure, session.out)
+        return _written(name, session, points)
 
     return work
 
 
 def _figure7(session: _Session) -> list[Path]:
-    curves = [
-        (line, seed, session.grid.trained(cell) / "curves.jsonl") for seed in session.seeds for line, cell in paper.figure7(seed)
-    ]
-    return figures.convergence("figure7", curves, session.out)
+    points = []
+    for seed in session.seeds:
+        for line, cell in paper.figure7(seed):
+            curve = (session.grid.trained(cell) / "curves.jsonl").read_text(encoding="utf-8").splitlines()
+            judged = [rate for row in curve if (rate := json.loads(row).get("validation")) is not None]
+            points += [
+                figures.Measured(panel="validation", line=line, x=epoch, seed=seed, miss_rate={"all": rate})
+                for epoch, rate in enumerate(judged, 1)
+            ]
+    return _written("figure7", session, points)
+
+
+def _written(name: str, session: _Session, points: Iterable[figures.Measured]) -> list[Path]:
+    figure = figures.Figure(
+        name=name,
+        command=session.command,
+        machine=machine(),
+        data=session.data.name,
+        budget=session.budget,
+        seeds=session.seeds,
+        points=tuple(points),
+    )
+    return figures.write(figure, session.out)
 
 
 def _data(name: str, shared_data: Path, tests: int) -> Data:

@@ -6,8 +6,7 @@ null in the JSON and a gap in the picture. No topic.
 Source: paper 5.2, Figures 4 to 7.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,10 +15,9 @@ import msgspec
 import numpy as np
 
 from inference.measure import artefacts
-from inference.training.curves import whole
 
 SUBSET = "reasonable"
-"""What is drawn; the JSON has all subsets."""
+"""What is drawn where it was measured; the JSON has all subsets. Figure 7's validation has one alone: all people."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +60,7 @@ def markdown(figure: Figure) -> str:
         out += [
             f"## {panel}",
             "",
-            f"| {SUBSET} | " + " | ".join(f"{x:g}" for x in columns) + " |",
+            f"| {_subset(figure.points)} | " + " | ".join(f"{x:g}" for x in columns) + " |",
             "|" + "---|" * (len(columns) + 1),
         ]
         for line, values in lines.items():
@@ -71,40 +69,15 @@ def markdown(figure: Figure) -> str:
     return "\n".join(out)
 
 
-def convergence(name: str, curves: Iterable[tuple[str, int, Path]], folder: Path) -> list[Path]:
-    """Figure 7 from runs' curves, given as (line, seed, curves.jsonl): validation miss rate over epochs, and where it was best."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines: dict[str, list[list[float]]] = {}
-    for line, _, path in curves:
-        rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
-        lines.setdefault(line, []).append([row["validation"] for row in rows if "validation" in row])
-    best = {
-        line: [{"epoch": int(np.argmin(run)) + 1, "miss_rate": min(run), "epochs": len(run)} for run in runs]
-        for line, runs in lines.items()
-    }
-    paths = [folder / f"{name}.json", folder / f"{name}.png"]
-    whole(
-        paths[0], lambda path: path.write_text(json.dumps({"best": best, "validation": lines}, indent=1) + "\n", encoding="utf-8")
-    )
-    plt = artefacts.pyplot()
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for number, (line, runs) in enumerate(lines.items()):
-        for run in runs:
-            axes.plot(
-                range(1, len(run) + 1), [100 * value for value in run], color=f"C{number}", label=line if run is runs[0] else None
-            )
-    axes.set(xlabel="epoch", ylabel="validation miss rate, %", title=name)
-    axes.legend()
-    figure.savefig(paths[1], dpi=110, bbox_inches="tight")
-    plt.close(figure)
-    return paths
+def _subset(points: Sequence[Measured]) -> str:
+    return SUBSET if SUBSET in points[0].miss_rate else next(iter(points[0].miss_rate))
 
 
 def _means(points: Sequence[Measured]) -> dict[str, dict[str, dict[float, float | None]]]:
     found: dict[str, dict[str, dict[float, list[float]]]] = {}
     for point in points:
         values = found.setdefault(point.panel, {}).setdefault(point.line, {}).setdefault(point.x, [])
-        value = point.miss_rate[SUBSET]
+        value = point.miss_rate[_subset(points)]
         if value is not None:
             values.append(value)
     return {
@@ -115,6 +88,8 @@ def _means(points: Sequence[Measured]) -> dict[str, dict[str, dict[float, float 
 
 _STRENGTHS = {"DP": "share of people moved", "FGSM": "eps", "DF": "xi"}
 """What the strength of an attack is, by panel."""
+_ALONG = {"radii": "radius, levels", "figure7": "epoch"}
+"""What lines are drawn over, where it is no strength."""
 _DARK = 45.0
 """Percent from which on a colour of the heat map is too dark for black numbers."""
 
@@ -132,9 +107,9 @@ def _draw(figure: Figure, path: Path) -> None:
         else:
             for line, values in lines.items():
                 axes.plot(list(values), [np.nan if value is None else 100 * value for value in values.values()], ".-", label=line)
-            axes.set(xlabel="strength", ylabel="miss rate, %", title=panel)
+            axes.set(xlabel=_ALONG.get(figure.name, "strength"), ylabel="miss rate, %", title=panel)
             if figure.name == "radii":
-                axes.set(xlabel="radius, levels", xscale="log")
+                axes.set(xscale="log")
     for axes in list(grid.flat)[len(panels) :]:
         axes.axis("off")
     if figure.name != "figure6":

@@ -29,8 +29,10 @@ _FRESH_S = 6.0
 class Outcome:
     """One round. Seconds count from the first attacked frame by the camera's clock, recovery from the last; None: never.
 
-    wrong_weights: frames of the subject judged by other weights than asked between the workers' report and the way back, and
-    frames of the witness not judged by the normal model. false_incidents: kinds opened that nothing in the scenario explains.
+    kind_right: whether every kind that was expected was opened, and where one of several was, one of them. disturbed: in words, how
+    the other camera was not served as if nothing were. wrong_weights: frames of the subject judged by other weights than asked
+    between the workers' report and the way back, and frames of the witness not judged by the normal model. false_incidents: kinds
+    opened that nothing in the scenario explains, those before the first attacked frame and since the round before among them.
     """
 
     scenario: str
@@ -38,12 +40,14 @@ class Outcome:
     passed: bool
     faults: tuple[str, ...]
     kinds: tuple[str, ...] = ()
+    kind_right: bool = False
     seconds_to_detect: float | None = None
     seconds_to_contain: float | None = None
     seconds_to_recover: float | None = None
     attacked: int = 0
     attacked_not_quarantined: int = 0
     wrong_weights: int = 0
+    disturbed: tuple[str, ...] = ()
     false_incidents: tuple[str, ...] = ()
     answered_s: float | None = None
     took_s: float = 0.0
@@ -51,10 +55,11 @@ class Outcome:
 
 @dataclass
 class Notes:
-    """What is written down during a round; `answered_s` is the CLI's longest answer."""
+    """What is written down during a round. answered_s: the CLI's longest answer. over_since: when the round before was over."""
 
     round: int
     began: datetime
+    over_since: datetime
     disturbed: set[str] = field(default_factory=set)
     answered_s: float | None = None
     batch_refused: bool | None = None
@@ -112,21 +117,31 @@ def expected(rows: Sequence[IncidentRow], expect: Expect, witness: Filmed) -> bo
 
 
 def judge(scenario: Scenario, stage: Stage, notes: Notes, after: Sequence[str]) -> Outcome:
-    """The round's outcome. `after`: what was not steady once all was undone."""
+    """The round's outcome. `after`: what else went wrong, in words: steps, times, an undo."""
     expect, subject = scenario.expect, stage.cameras[scenario.context]
     witness = next(camera for context, camera in stage.cameras.items() if context is not scenario.context)
     rows = since(stage, notes.began)
     mine = [row for row in rows if row.camera_id != witness.camera_id]
+    kinds = {row.kind for row in mine}
     now = datetime.now(UTC)
     # A frame that claims to come from the future tells no time, in its round or in later ones.
     sent = [entry for entry in subject.entries() if entry.attack and notes.began <= entry.camera_time <= now]
     wanted = {*expect.incidents, *expect.any_of}
     # Clocks run for what the subject's frames led to; an incident about something else (training data) has no first frame.
-    first = next((row for row in sorted(mine, key=lambda row: row.camera_id != subject.camera_id) if row.kind in wanted), None)
+    ordered = sorted(mine, key=lambda row: row.camera_id != subject.camera_id)
+    first = next((row for row in ordered if row.kind in wanted and not _too_soon(row, subject, sent)), None)
     false = tuple(f"{row.kind} on {row.camera_id}" for row in rows if _unexplained(row, witness, wanted | set(expect.allowed)))
+    false += tuple(f"{row.kind} on {row.camera_id}, before the attack" for row in mine if _too_soon(row, subject, sent))
+    between = [row for row in since(stage, notes.over_since) if row.opened_at < notes.began]
+    false += tuple(f"{row.kind} on {row.camera_id}, between rounds" for row in between)
     detect, contain, recover = _clocks(first, sent, notes)
-    faults = [f"{kind} was not opened" for kind in expect.incidents if kind not in {row.kind for row in mine}]
-    if expect.any_of and not {row.kind for row in mine} & set(expect.any_of):
+    missed = _missed(stage, sent)
+    wrong = _wrong_weights(stage, first, subject, witness if expect.witness else None, notes.began)
+    disturbed = tuple(sorted(notes.disturbed)) if expect.witness else ()
+    if expect.witness and (lost := _lost(stage, witness, notes.began, now)):
+        disturbed += (f"{lost} frames of {witness.camera_id} were not judged",)
+    faults = [f"{kind} was not opened" for kind in expect.incidents if kind not in kinds]
+    if expect.any_of and not kinds & set(expect.any_of):
         faults.append(f"none of {', '.join(expect.any_of)} was opened")
     faults += [f"false incident: {words}" for words in false]
     faults += [
@@ -142,28 +157,46 @@ def judge(scenario: Scenario, stage: Stage, notes: Notes, after: Sequence[str]) 
     faults += _late("the CLI answered", notes.answered_s, expect.answers_within_s)
     if expect.refused and not notes.batch_refused:
         faults.append("the poisoned batch was not held back")
-    wrong = _wrong_weights(stage, first, subject, witness if expect.witness else None, notes.began)
+    if missed > (1 - expect.set_aside) * len(sent):
+        faults.append(f"{missed} of {len(sent)} attacked frames were not set aside")
     if wrong:
         faults.append(f"{wrong} frames were judged by the wrong weights")
-    if expect.witness:
-        faults += [f"the other camera was disturbed: {words}" for words in sorted(notes.disturbed)]
-    faults += [f"not undone: {words}" for words in after]
+    faults += [f"the other camera was disturbed: {words}" for words in disturbed]
+    faults += after
     return Outcome(
         scenario=scenario.name,
         round=notes.round,
         passed=not faults,
         faults=tuple(faults),
         kinds=tuple(row.kind for row in mine),
+        kind_right=set(expect.incidents) <= kinds and (not expect.any_of or bool(kinds & set(expect.any_of))),
         seconds_to_detect=detect,
         seconds_to_contain=contain,
         seconds_to_recover=recover,
         attacked=len(sent),
-        attacked_not_quarantined=_missed(stage, sent),
+        attacked_not_quarantined=missed,
         wrong_weights=wrong,
+        disturbed=disturbed,
         false_incidents=false,
         answered_s=notes.answered_s,
         took_s=round((now - notes.began).total_seconds(), 1),
     )
+
+
+def _too_soon(row: IncidentRow, subject: Filmed, sent: Sequence[Entry]) -> bool:
+    """An alarm about the subject before anything was wrong with it found nothing, whatever came afterwards."""
+    return (
+        bool(sent) and row.camera_id == subject.camera_id and row.detected_at is not None and row.detected_at < sent[0].camera_time
+    )
+
+
+def _lost(stage: Stage, witness: Filmed, began: datetime, now: datetime) -> int:
+    """Frames that the other camera sent during the round, and that nobody judged though there was time."""
+    until = now - timedelta(seconds=_FRESH_S)
+    sent = {one.frame_id for one in witness.entries() if one.offset is not None and began <= one.camera_time <= until}
+    with reading(stage.sessions) as session:
+        query = select(JudgedFrame.frame_id).where(JudgedFrame.camera_id == witness.camera_id, JudgedFrame.camera_time >= began)
+        return len(sent - set(session.scalars(query)))
 
 
 def _unexplained(row: IncidentRow, witness: Filmed, kinds: set[str]) -> bool:
@@ -202,7 +235,7 @@ def _missed(stage: Stage, sent: Sequence[Entry]) -> int:
 
 
 def _wrong_weights(stage: Stage, row: IncidentRow | None, subject: Filmed, witness: Filmed | None, began: datetime) -> int:
-    """Frames judged after a mode was confirmed, and before another was asked for, that were not judged in it."""
+    """Frames judged after weights were confirmed, and before others were asked for, that were judged by any but them."""
     count = select(func.count()).select_from(JudgedFrame)
     wrong = 0
     with reading(stage.sessions) as session:
@@ -215,7 +248,7 @@ def _wrong_weights(stage: Stage, row: IncidentRow | None, subject: Filmed, witne
             held = [
                 JudgedFrame.camera_id == subject.camera_id,
                 JudgedFrame.judged_time > row.contained_at,
-                JudgedFrame.mode != Mode.SAFE,
+                JudgedFrame.weights_digest != stage.weights[Mode.SAFE],
             ]
             held += [] if restoring is None else [JudgedFrame.judged_time < restoring]
             wrong += session.scalar(count.where(*held)) or 0
@@ -223,7 +256,7 @@ def _wrong_weights(stage: Stage, row: IncidentRow | None, subject: Filmed, witne
             theirs = (
                 JudgedFrame.camera_id == witness.camera_id,
                 JudgedFrame.judged_time >= began,
-                JudgedFrame.mode != Mode.NORMAL,
+                JudgedFrame.weights_digest != stage.weights[Mode.NORMAL],
             )
             wrong += session.scalar(count.where(*theirs)) or 0
     return wrong

@@ -31,20 +31,18 @@ def play(  # noqa: PLR0917 - a round has these parts
 ) -> Outcome | None:
     """One round; None if `stop` was set meanwhile. Errors of single steps are faults of the round, not of the drill.
 
-    `over_since`: when the round before was over. What was opened since then and keeps this one from beginning, nothing explains.
+    `over_since`: when the round before was over. What was opened since then, before this one's method, nothing explains.
     """
     subject = stage.cameras[scenario.context]
     everybody = tuple(stage.cameras.values())
-    while subject.shown < scenario.learn_s * FPS:
-        say(f"{scenario.name}: {subject.camera_id} learns its baseline, {scenario.learn_s - subject.shown / FPS:.0f} s left")
-        if stop.wait(_LOOK_S * 4):
-            return None
+    if not _learned(scenario, subject, stop, say):
+        return None
     say(f"{scenario.name}: steady state")
     if before := _settled(stage, everybody, stop):
         faults = tuple(f"not steady before: {words}" for words in before)
         opened = tuple(f"{row.kind} on {row.camera_id}" for row in referee.since(stage, over_since))
         return None if stop.is_set() else Outcome(scenario.name, number, passed=False, faults=faults, false_incidents=opened)
-    notes = Notes(number, datetime.now(UTC))
+    notes = Notes(number, datetime.now(UTC), over_since)
     broken: list[str] = []
     watch = _Watch(stage, scenario, notes, stop)
     try:
@@ -55,7 +53,8 @@ def play(  # noqa: PLR0917 - a round has these parts
             if scenario.expect.answers_within_s is not None and step.do is Do.STORM:
                 _time_the_cli(stage, notes)
         say(f"{scenario.name}: what follows")
-        watch.look_until_over()
+        if not watch.look_until_over():
+            broken.append(f"what was expected had not come after {scenario.expect.within_s:g} s")
         watch.look_for(scenario.watch_s)
     except KerbwatchError as error:
         broken.append(str(error))
@@ -69,7 +68,16 @@ def play(  # noqa: PLR0917 - a round has these parts
     after = _settled(stage, everybody, stop)
     if stop.is_set():
         return None
-    return referee.judge(scenario, stage, notes, [*broken, *after])
+    return referee.judge(scenario, stage, notes, [*broken, *(f"not undone: {words}" for words in after)])
+
+
+def _learned(scenario: Scenario, camera: Filmed, stop: threading.Event, say: Callable[[str], None]) -> bool:
+    """Wait until the camera has run as long as the scenario needs; false if `stop` was set meanwhile."""
+    while camera.shown < scenario.learn_s * FPS:
+        say(f"{scenario.name}: {camera.camera_id} learns its baseline, {scenario.learn_s - camera.shown / FPS:.0f} s left")
+        if stop.wait(_LOOK_S * 4):
+            return False
+    return True
 
 
 class _Watch:
@@ -88,16 +96,17 @@ class _Watch:
             self._look()
             self._stop.wait(min(_LOOK_S, max(0.0, until - time.monotonic())))
 
-    def look_until_over(self) -> None:
-        """Until what is expected has come and the attack is over, or the scenario's time is."""
+    def look_until_over(self) -> bool:
+        """Until what is expected has come and the attack is over, or the scenario's time is: false."""
         expect, subject = self._scenario.expect, self._stage.cameras[self._scenario.context]
         until = time.monotonic() + expect.within_s
         while time.monotonic() < until and not self._stop.is_set():
             self._look()
             rows = referee.since(self._stage, self._notes.began)
             if _is_over(subject) and referee.expected(rows, expect, self._witness[0]):
-                return
+                return True
             self._stop.wait(_LOOK_S)
+        return self._stop.is_set()
 
     def _look(self) -> None:
         self._notes.disturbed.update(referee.unsteady(self._stage, self._witness, datetime.now(UTC)))

@@ -20,7 +20,7 @@ from infra.metrics import Service
 from responders.engine.incident import Resolution
 from responders.playbooks.playbooks import State
 from streams.errors import BadInput
-from streams.events import Context, Kind, Mode
+from streams.events import Context, Kind, Mode, Share
 
 Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 
@@ -86,7 +86,8 @@ class Expect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     incidents: kinds that must be opened on the camera; where several are named all must. any_of: kinds of which one must be.
     actions: that the timeline of those incidents must show. end: the state that they must reach within `within_s` of the method's
     last step. detect_within_s, contain_within_s: of the first attacked frame (event time), to the incident and to the workers'
-    report. witness: whether the other camera must be served as if nothing were.
+    report. set_aside: share of the attacked frames that must be in quarantine afterwards. witness: whether the other camera must
+    be served as if nothing were.
     """
 
     incidents: tuple[Kind, ...] = ()
@@ -97,6 +98,7 @@ class Expect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     within_s: Seconds = 60.0
     detect_within_s: Seconds | None = None
     contain_within_s: Seconds | None = None
+    set_aside: Share = 0.0
     escalates: bool = False
     witness: bool = True
     answers_within_s: Seconds | None = None

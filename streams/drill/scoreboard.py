@@ -27,17 +27,22 @@ class Clock:
 
 @dataclass(frozen=True)
 class Line:
-    """A scenario's rounds. faults: each once, in words."""
+    """A scenario's rounds, and in how many something was found, of the right kind, and at the other camera's expense.
+
+    faults: each once, in words.
+    """
 
     name: str
     passed: bool
     rounds: int
     rounds_passed: int
     found: int
+    kind_right: int
     seconds_to_detect: Clock
     seconds_to_contain: Clock
     seconds_to_recover: Clock
     wrong_weights: int
+    disturbed: int
     false_incidents: int
     attacked: int
     attacked_not_quarantined: int
@@ -54,6 +59,8 @@ class Board:
     seconds_to_detect: Clock
     seconds_to_contain: Clock
     seconds_to_recover: Clock
+    kind_right: int
+    disturbed: int
     wrong_weights: int
     false_incidents: int
     command: str
@@ -81,10 +88,12 @@ def board(scenarios: Sequence[Scenario], outcomes: Sequence[Outcome], *, command
                 rounds=len(mine),
                 rounds_passed=sum(one.passed for one in mine),
                 found=sum(bool(one.kinds) for one in mine),
+                kind_right=sum(one.kind_right for one in mine),
                 seconds_to_detect=_clock([one.seconds_to_detect for one in mine]),
                 seconds_to_contain=_clock([one.seconds_to_contain for one in mine]),
                 seconds_to_recover=_clock([one.seconds_to_recover for one in mine]),
                 wrong_weights=sum(one.wrong_weights for one in mine),
+                disturbed=sum(bool(one.disturbed) for one in mine),
                 false_incidents=sum(len(one.false_incidents) for one in mine),
                 attacked=sum(one.attacked for one in mine),
                 attacked_not_quarantined=sum(one.attacked_not_quarantined for one in mine),
@@ -100,6 +109,8 @@ def board(scenarios: Sequence[Scenario], outcomes: Sequence[Outcome], *, command
         seconds_to_detect=_clock([one.seconds_to_detect for one in outcomes if one.scenario in limited]),
         seconds_to_contain=_clock([one.seconds_to_contain for one in outcomes if one.scenario in held]),
         seconds_to_recover=_clock([one.seconds_to_recover for one in outcomes if one.scenario in held]),
+        kind_right=sum(one.kind_right for one in outcomes),
+        disturbed=sum(bool(one.disturbed) for one in outcomes),
         wrong_weights=sum(one.wrong_weights for one in outcomes),
         false_incidents=sum(len(one.false_incidents) for one in outcomes),
         command=command,
