@@ -23,33 +23,29 @@ from inference.attacks.gradient import fgsm, pgd
 from inference.measure.miss_rate import IOU
 from inference.measure.quality import measure
 from inference.networks.csp_nano import CspNano, from_bytes
-from inference.networks.pretrained import NOTICE
 from inference.provenance.lineage import read_lineage
-from inference.provenance.registry import Card, Figure, Registry, digest_of, read_card, write_card
+from inference.provenance.registry import Card, Figure, Registry, read_card, write_card
 from inference.service.serving import Served, load
-from inference.training.pools import HELD_OUT, SPLIT_SEED, STREET_SEEDS
-from inference.training.record import LINEAGE
+from inference.training.pools import HELD_OUT, SPLIT_SEED
+from inference.training.record import CARD, LINEAGE, SERVED
 from inference.training.samples import PHOTOGRAPHS, Sample, halved, penn_fudan, split, streets
 from infra.settings import read_settings
 from streams.errors import BadInput, KerbwatchError, Tampered
-from streams.events import Box, Context, Mode
+from streams.events import Box, Context
 from streams.sources.base import Picture
 from streams.sources.scenery import Weather
 
 FOLDER = Path(__file__).parents[1] / "weights"
 """Where shipped models live in the repository."""
-THRESHOLDS = {"csp-nano": 0.4, "csp-nano-safe": 0.3}
-"""Serving threshold of each shipped model; adversarial training makes a model less sure of everything, so its is lower."""
-MADE_BY = {
-    "csp-nano": ("kerbwatch train --model csp-nano",),
-    "csp-nano-safe": ("kerbwatch train --model csp-nano-safe --parent inference/weights/csp-nano.safetensors",),
-}
-"""The runs behind each shipped model, in order."""
-
 _SEEDS, _SHOTS = range(6), (15, 90)
 _LOW = 0.02  # boxes below this are not even listed
 _JPEG = 92
 _EPS = 8 / 255
+MEASURED_ON = (
+    f"Figures: the held-out photographs at half size; streets of seeds {_SEEDS.start}-{_SEEDS.stop - 1}; a person's width is 0.41 "
+    f"of the height; IoU {IOU}; all pictures sent as JPEG {_JPEG}; attacks are white-box unless named otherwise."
+)
+"""What every card says of its figures."""
 Attack = Callable[[CspNano, Sample], Picture]
 
 
@@ -89,28 +85,15 @@ def figures(served: Served, attacker: CspNano, samples: Sequence[Sample], name: 
         )
 
 
-def draft(model: str, run: Path, parent: str | None, notes: str) -> Card:
-    """The card of a finished run's weights, without figures yet; `parent` is the digest of the model it was trained from."""
-    seeds = f"{_SEEDS.start}-{_SEEDS.stop - 1}"
-    return Card(
-        name=model,
-        digest=digest_of((run / "weights.safetensors").read_bytes()),
-        mode=Mode.NORMAL if parent is None else Mode.SAFE,
-        contexts=tuple(Context),
-        architecture="csp-nano: centre-and-scale head on MobileNetV2 at strides 4, 8, 16, 32 (inference/networks/csp_nano.py)",
-        parent=parent,
-        threshold=THRESHOLDS[model],
-        data=(
-            f"Trained on Penn-Fudan, 90 of 120 pictures (split seed {SPLIT_SEED}), and synthetic streets, seeds from "
-            f"{STREET_SEEDS.start} on, both contexts, all weathers. Figures: the other {HELD_OUT} photographs at half size; "
-            f"streets of seeds {seeds}; a person's width is 0.41 of the height; IoU {IOU}; all pictures sent as JPEG {_JPEG}; "
-            f"attacks are white-box unless named otherwise."
-        ),
-        settings=msgspec.Raw(msgspec.json.format((run / "settings.json").read_bytes(), indent=0)),
-        commands=(*MADE_BY[model], f"kerbwatch publish --model {model}"),
-        figures=(),
+def draft(run: Path, notes: str) -> Card:
+    """The card that training left in a run's folder, with what is measured on, and how; without figures yet."""
+    card = read_card(run / CARD)
+    return msgspec.structs.replace(
+        card,
+        data=f"{card.data} {MEASURED_ON}",
+        settings=msgspec.Raw(msgspec.json.format(bytes(card.settings), indent=0)),
+        commands=(*card.commands, f"kerbwatch publish --model {card.name}"),
         notes=notes,
-        licence=NOTICE,
     )
 
 
@@ -142,14 +125,15 @@ def publish(
     try:
         settings = read_settings()
         run = folder or settings.home / "training" / model
-        if model not in THRESHOLDS:
-            raise BadInput(f"no model {model!r}; there are {', '.join(THRESHOLDS)}")
-        parent = None if model == "csp-nano" else read_card(FOLDER / "csp-nano.json").digest
-        card = draft(model, run, parent, notes)
+        if model not in SERVED:
+            raise BadInput(f"no model {model!r}; there are {', '.join(SERVED)}")
+        card = draft(run, notes)
+        if card.name != model:
+            raise BadInput(f"{run} holds a run of {card.name}, not of {model}: give --model {card.name}, or another --folder")
         with TemporaryDirectory() as scratch:
             registry = Registry(Path(scratch))
             digest = registry.put(run / "weights.safetensors", card)
-            normal = None if parent is None else from_bytes((FOLDER / "csp-nano.safetensors").read_bytes())
+            normal = None if model == "csp-nano" else from_bytes((FOLDER / "csp-nano.safetensors").read_bytes())
             card = msgspec.structs.replace(
                 card, figures=measured(load(registry, digest), registry.network(digest), normal, settings.shared_data)
             )

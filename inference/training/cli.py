@@ -20,9 +20,9 @@ from inference.networks.detect import detect
 from inference.networks.pretrained import fill, graph_file, read_constants
 from inference.training.defences import Defences
 from inference.training.pools import training_pools
-from inference.training.record import record_run
+from inference.training.record import record_run, started_at
 from inference.training.samples import Sample
-from inference.training.train import PRESETS, Progress, run
+from inference.training.train import CHECKPOINT, PRESETS, Progress, run
 from infra.settings import read_settings
 from streams.errors import BadInput, KerbwatchError
 
@@ -80,7 +80,8 @@ def train(
         torch.manual_seed(settings.seed)
         start = None if parent is None else parent.read_bytes()
         network = pretrained() if start is None else from_bytes(start)
-        started_at = datetime.now(UTC)
+        where = folder or deployment.home / "training" / model
+        began = started_at(where, datetime.now(UTC))
         with console.status("drawing streets, reading photographs"):
             pools = training_pools(deployment.shared_data, validated=defences.patience is not None)
         with console.status(model) as status:
@@ -96,17 +97,32 @@ def train(
                 settings,
                 pools,
                 network,
-                folder or deployment.home / "training" / model,
+                where,
                 threads=threads,
                 report=show,
                 validate=miss_rate_on(pools.validation) if defences.patience else None,
                 device=device,
             )
-        record_run(weights, settings, pools, start, started_at=started_at, finished_at=datetime.now(UTC), device=device)
+        record_run(
+            weights,
+            settings,
+            pools,
+            start,
+            started_at=began,
+            finished_at=datetime.fromtimestamp((where / CHECKPOINT).stat().st_mtime, UTC),
+            device=device,
+            command=_command(model, {"parent": parent, "steps": steps, **asked}),
+        )
     except KerbwatchError as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         raise typer.Exit(error.exit_code) from error
-    console.print(f"weights: {weights}; curves: {weights.parent / 'curves.png'}")
+    console.print(f"weights: {weights}; curves: {where / 'curves.png'}; next: `kerbwatch models stage {where} -m WHY`")
+
+
+def _command(model: str, asked: dict[str, object]) -> str:
+    """The command as it was given, without what changes no weights."""
+    options = [f"--{name.replace('_', '-')} {value}" for name, value in asked.items() if value is not None]
+    return " ".join(["kerbwatch train --model", model, *options])
 
 
 def _checked(values: dict[str, object]) -> Defences:

@@ -28,6 +28,15 @@ def cut(curves: Path, step: int) -> None:
     whole(curves, lambda path: path.write_text("".join(kept), encoding="utf-8"))
 
 
+def summary(curves: Path) -> dict[str, float]:
+    """Of a finished run, for its lineage: steps taken, loss of the last one, the best epoch's validation miss rate if any."""
+    lines = [json.loads(line) for line in curves.read_text(encoding="utf-8").splitlines()]
+    losses = [float(line["loss"]) for line in lines if "loss" in line]
+    judged = [float(line["validation"]) for line in lines if "validation" in line]
+    best = {"best_validation_miss_rate": min(judged)} if judged else {}
+    return {"steps": float(len(losses)), "last_loss": losses[-1]} | best
+
+
 def plot(curves: Path) -> Path:
     """Draws the three losses over steps, averaged over 25, and the validation if there is one, beside the lines as a PNG."""
     mpl.use("agg")

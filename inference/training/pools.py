@@ -88,6 +88,19 @@ def sources_of(samples: Iterable[Sample]) -> list[PoolSource]:
     return [PoolSource(pool=pool, source=source, licence=licence) for pool, (source, licence) in stated.items()]
 
 
+def described(pools: Pools, shares: Sequence[float]) -> str:
+    """What is trained on, for a model's card: of each group its share of the crops, pictures, source and licence."""
+    parts = []
+    for group, share in zip(pools.groups, shares, strict=True):
+        stated = dict.fromkeys(f"{one.source}; licence: {one.licence}" for one in sources_of(group))
+        names = ", ".join(sorted({one.origin for one in group}))
+        parts.append(f"{share:g} from {names}, {len(group)} pictures ({' / '.join(stated)})")
+    return (
+        f"Trained on crops: {'; '.join(parts)}. Drawn places are those of seeds from {STREET_SEEDS.start} on. "
+        f"Held out: {HELD_OUT} Penn-Fudan pictures (split seed {SPLIT_SEED})."
+    )
+
+
 def batch(pools: Pools, shares: Sequence[float], size: tuple[int, int, int], seed: tuple[int, int]) -> tuple[Tensor, Targets]:
     """Pictures (N x 3 x H x W, 0..255, channels last) and targets of one step.
 

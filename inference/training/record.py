@@ -1,7 +1,8 @@
-"""What is recorded of a finished training run: the manifest of its data and the lineage of its weights.
+"""What is recorded of a finished training run: the manifest of its data, the lineage of its weights, and their card.
 
-It decides nothing: it puts together what the run's folder and the code say. Both files lie beside the weights; the registry takes
-the lineage in and signs it (`inference.provenance`). No topic.
+It decides nothing: it puts together what the run's folder and the code say. The three lie beside the weights, so that the folder
+can be staged as it is (`kerbwatch models stage`); the registry takes card and lineage in and signs them (`inference.provenance`).
+The card is a draft: it carries no figures, which are measured later (`inference.lifecycle.publish`). No topic.
 
 Source: paper 4.6 (model integrity and provenance requirements), in-toto Attestation Framework v1.
 """
@@ -11,14 +12,27 @@ from pathlib import Path
 
 import msgspec
 
+from inference.networks.pretrained import NOTICE
 from inference.provenance.lineage import Lineage, this_code, this_machine, write_lineage
 from inference.provenance.manifest import manifest_of, write_manifest
-from inference.provenance.registry import digest_of
-from inference.training.curves import whole
-from inference.training.pools import Pools, sources_of
-from inference.training.train import TrainSettings
+from inference.provenance.registry import Card, digest_of, write_card
+from inference.training.curves import summary, whole
+from inference.training.pools import Pools, described, sources_of
+from inference.training.train import CURVES, TrainSettings
+from streams.events import Context, Mode
 
-LINEAGE, MANIFEST = "lineage.json", "manifest.json"
+CARD, LINEAGE, MANIFEST = "card.json", "lineage.json", "manifest.json"
+SERVED = {"csp-nano": (Mode.NORMAL, 0.4), "csp-nano-safe": (Mode.SAFE, 0.3)}
+"""Mode and serving threshold by preset; adversarial training makes a model less sure of everything, so its is lower."""
+
+
+def started_at(folder: Path, now: datetime) -> datetime:
+    """When the run in a folder began in its first life (UTC): `now`, which is then kept, if nobody has said so before."""
+    path = folder / "started"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        whole(path, lambda part: part.write_text(now.isoformat(), encoding="ascii"))
+    return datetime.fromisoformat(path.read_text(encoding="ascii"))
 
 
 def record_run(
@@ -30,20 +44,23 @@ def record_run(
     started_at: datetime,
     finished_at: datetime,
     device: str,
+    command: str,
 ) -> Path:
-    """Write manifest and lineage beside the weights; the lineage's path.
+    """Write manifest, lineage and draft card beside the weights; the lineage's path.
 
     Args:
         weights: the finished run's.
-        settings: of the run.
-        pools: trained on; the validation pictures are listed too.
+        settings: of the run; `model` is one of `SERVED`.
+        pools: trained on; the validation pictures are in the manifest too.
         parent: the weights it started from; None for the pretrained backbone.
-        started_at: UTC, of the run's first life as far as known.
+        started_at: UTC, of the run's first life (`started_at`).
         finished_at: UTC.
         device: what computed.
+        command: that was given.
     """
     samples = {(one.origin, one.name): one for group in (*pools.groups, pools.validation) for one in group}
     manifest = manifest_of(settings.model, samples.values(), sources_of([*samples.values()]))
+    parent_digest = None if parent is None else digest_of(parent)
     lineage = Lineage(
         digest=digest_of(weights.read_bytes()),
         started_at=started_at,
@@ -52,9 +69,30 @@ def record_run(
         settings=msgspec.json.decode(msgspec.json.encode(settings)),
         code=this_code(),
         machine=this_machine(device),
-        parent=None if parent is None else digest_of(parent),
-        figures={},
+        parent=parent_digest,
+        figures=summary(weights.with_name(CURVES)),
     )
-    whole(weights.with_name(MANIFEST), lambda path: path.write_bytes(write_manifest(manifest)))
-    whole(weights.with_name(LINEAGE), lambda path: path.write_bytes(write_lineage(lineage)))
+    mode, threshold = SERVED[settings.model]
+    card = Card(
+        name=settings.model,
+        digest=lineage.digest,
+        mode=mode,
+        contexts=tuple(Context),
+        architecture="csp-nano: centre-and-scale head on MobileNetV2 at strides 4, 8, 16, 32 (inference/networks/csp_nano.py)",
+        parent=parent_digest,
+        threshold=threshold,
+        data=described(pools, settings.shares),
+        settings=msgspec.Raw(msgspec.json.encode(settings)),
+        commands=(command,),
+        figures=(),
+        notes="",
+        licence=NOTICE,
+    )
+    files = {MANIFEST: write_manifest(manifest), LINEAGE: write_lineage(lineage), CARD: write_card(card)}
+    for name, content in files.items():
+        _put(weights.with_name(name), content)
     return weights.with_name(LINEAGE)
+
+
+def _put(path: Path, content: bytes) -> None:
+    whole(path, lambda part: part.write_bytes(content))

@@ -1,9 +1,9 @@
 """Trains a centre-and-scale detector, with any of the paper's defences or none.
 
 It decides the settings of the shipped models and carries out a run: seeded, resumable after a kill, stopped by a loss that is not
-finite before the optimizer moves. It refuses to publish: a finished run is a folder with weights, curves and settings, and
-`inference.lifecycle.publish` takes it from there. A batch is a pure function of (seed, step), so a resumed run sees what an
-unbroken one would. No topic feeds it.
+finite before the optimizer moves. It refuses to publish: a finished run is a folder with weights, curves and settings, to which
+`inference.training.record` adds card, lineage and manifest. A batch is a pure function of (seed, step), so a resumed run sees what
+an unbroken one would. No topic feeds it.
 
 Epoch rule: with early stopping the weights of the best epoch by validation are kept, else those of the last step; both are
 averaged over steps, as CSP trains them.
@@ -35,7 +35,9 @@ from inference.training.pools import Pools, batch
 from streams.errors import BadInput
 
 _LARGEST_GRADIENT = 5.0
-_CHECKPOINT, _CURVES, _WEIGHTS, _SETTINGS = "checkpoint.pt", "curves.jsonl", "weights.safetensors", "settings.json"
+CHECKPOINT, CURVES = "checkpoint.pt", "curves.jsonl"
+"""In a run's folder; the checkpoint is written last of all."""
+_WEIGHTS, _SETTINGS = "weights.safetensors", "settings.json"
 _DISTILLING = 0.3  # the last share of a run with distillation
 _CUTMIX_STREAM, _ATTACK_STREAM = 1, 2  # generators of their own, so that one defence does not change another's draws
 
@@ -131,7 +133,7 @@ def run(
     cv2.setNumThreads(1)
     training = _Training(settings, start, folder, torch.device(device))
     first = training.resume()
-    cut(folder / _CURVES, first)
+    cut(folder / CURVES, first)
     began = time.monotonic()
     for step in range(first, settings.steps):
         if training.stopped:
@@ -139,11 +141,11 @@ def run(
         size = (settings.batch, settings.height_px, settings.width_px)
         parts = training.step(step, *batch(pools, settings.shares, size, (settings.seed, step)))
         left_s = (time.monotonic() - began) / (step - first + 1) * (settings.steps - step - 1)
-        append(folder / _CURVES, {"step": step, **parts, "left_s": round(left_s)})
+        append(folder / CURVES, {"step": step, **parts, "left_s": round(left_s)})
         report(Progress(step + 1, settings.steps, parts["loss"], left_s))
         if (step + 1) % settings.epoch == 0 or step + 1 == settings.steps:
             training.end_epoch(step, validate)
-    plot(folder / _CURVES)
+    plot(folder / CURVES)
     return folder / _WEIGHTS
 
 
@@ -169,9 +171,9 @@ class _Training:
 
     def resume(self) -> int:
         """The step to go on with: that of the folder's checkpoint, or 0."""
-        if not (self._folder / _CHECKPOINT).exists():
+        if not (self._folder / CHECKPOINT).exists():
             return 0
-        saved = torch.load(self._folder / _CHECKPOINT, weights_only=True, map_location=self._device)
+        saved = torch.load(self._folder / CHECKPOINT, weights_only=True, map_location=self._device)
         for name, part in self._parts().items():
             part.load_state_dict(saved[name])
         self._stopping = EarlyStopping(patience=self._stopping.patience, best=saved["best"], best_epoch=saved["best_epoch"])
@@ -218,14 +220,14 @@ class _Training:
         best: nn.Module = self._teacher if alpha and step >= self._distil_from else self._averaged.module
         if validate is not None:
             score = validate(best)
-            append(self._folder / _CURVES, {"step": step, "validation": score})
+            append(self._folder / CURVES, {"step": step, "validation": score})
             over = self._stopping.seen(epoch, score)
             self.stopped = over and bool(self._settings.defences.patience)
         if not self._settings.defences.patience or self._stopping.best_epoch == epoch:
             whole(self._folder / _WEIGHTS, partial(_write, to_bytes(best)))
         state = {name: part.state_dict() for name, part in self._parts().items()}
         state |= {"step": step + 1, "best": self._stopping.best, "best_epoch": self._stopping.best_epoch, "stopped": self.stopped}
-        whole(self._folder / _CHECKPOINT, partial(torch.save, state))
+        whole(self._folder / CHECKPOINT, partial(torch.save, state))
 
     def _parts(self) -> dict[str, Any]:
         return {
