@@ -213,9 +213,9 @@ class Incident(Struct, frozen=True, kw_only=True):
     are over, in order. `seen` is what detectors called suspicious, `covered` what was ordered into quarantine. `decided` counts
     decisions.
 
-    `said` is the worst that a detector said, `graded` the rule by which it is as severe as it is. `called` are the roles called so
-    far, the last of them `called_at` (the first tick after that), with `pages` in all; it is `quiet` once somebody has acknowledged
-    or the whole chain was called in vain; nobody is called until `snoozed_until`.
+    `said` is the worst that a detector said, `graded` the rule by which it is as severe as it is. `called` are the roles called
+    since the chain began, the last of them `called_at` (the first tick after that), with `pages` in all; it is `quiet` once somebody
+    has acknowledged, `exhausted` once the whole chain was called in vain; nobody is called until `snoozed_until`.
     """
 
     id: str
@@ -247,6 +247,7 @@ class Incident(Struct, frozen=True, kw_only=True):
     called_at: datetime | None = None
     pages: int = 0
     quiet: bool = False
+    exhausted: bool = False
     snoozed_until: datetime | None = None
     assignee: str = ""
     decided: int = 0

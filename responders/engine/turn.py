@@ -15,10 +15,10 @@ from streams.events import Mode, event_id
 
 
 class Turn:
-    """An incident in the hand, at a moment. `urgent` is why people are to be called now, "" for no reason."""
+    """An incident in the hand, at a moment, and as it was `before`. `urgent` is why people are to be called now, "" for none."""
 
     def __init__(self, incident: Incident, now: datetime) -> None:
-        self.incident = incident
+        self.incident = self.before = incident
         self.now = now
         self.urgent = ""
         self.decisions: list[Decision] = []
