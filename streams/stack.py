@@ -1,6 +1,7 @@
 """The whole stack on one machine: what must exist before anything runs, and starting and stopping it.
 
-`set_up` may be repeated at will: it makes what is missing and changes nothing else. Order of starting: keys, broker, topics and
+`set_up` may be repeated at will: it makes what is missing and changes nothing else. Weights that a later version ships go into the
+registry only: what serves goes on serving, and `set_up` says so. Order of starting: keys, broker, topics and
 permissions, database, weights, processes; of stopping: the reverse.
 """
 
@@ -15,11 +16,12 @@ import typer
 from inference.provenance.registry import registry_of, shipped
 from infra import certificates, clients, kafka, supervise
 from infra.cli import show_all
-from infra.db import migrate, open_database
+from infra.db import migrate, open_database, reading
 from infra.keys import model_key, quarantine_key
 from infra.metrics import Service
 from infra.provision import provision
 from infra.settings import Settings, read_settings
+from responders.engine import assignments
 from responders.engine.store import Store
 from responders.people.login import first_operator
 from responders.playbooks.playbooks import load
@@ -31,7 +33,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Weights:
-    """The digests of the two models that every context starts with."""
+    """The digests of the two models that this version ships; a new context starts with them."""
 
     normal: str
     safe: str
@@ -61,7 +63,26 @@ def set_up(settings: Settings, now: datetime, say: Say) -> Weights:
     store = open_store(settings)
     for context in Context:
         store.assign(context, weights.normal, weights.safe, now)
+    for line in unjudged(store, weights):
+        say(line)
     return weights
+
+
+def unjudged(store: Store, weights: Weights) -> tuple[str, ...]:
+    """A line for each shipped model that never served: what goes on serving in its place, and how it is brought into service."""
+    lines = []
+    with reading(store.sessions) as session:
+        for mode, digest in ((Mode.NORMAL, weights.normal), (Mode.SAFE, weights.safe)):
+            contexts = [context for context in Context if assignments.never_named(session, context, mode, digest)]
+            if contexts:
+                serving = {context: assignments.assigned(session, context, mode)[:12] for context in contexts}
+                kept = ", ".join(f"{now} in {context}" for context, now in serving.items())
+                lines.append(
+                    f"this version ships another {mode} model, {digest[:12]}: it is in the registry and serves nothing; the former "
+                    f"go on serving ({kept}). To bring it in: `kerbwatch gate {digest[:12]}`, then for each context `kerbwatch "
+                    f"models promote {digest[:12]} --mode {mode} --context {contexts[0]} -m WHY` by two people"
+                )
+    return tuple(lines)
 
 
 def install_weights(settings: Settings) -> Weights:
@@ -95,7 +116,7 @@ def setup_command() -> None:
     settings = read_settings()
     (settings.home / DEMO_MARK).unlink(missing_ok=True)
     weights = set_up(settings, datetime.now(UTC), _print_step)
-    typer.echo(f"weights: {weights.normal[:12]} normal, {weights.safe[:12]} safe")
+    typer.echo(f"shipped weights: {weights.normal[:12]} normal, {weights.safe[:12]} safe")
 
 
 def up_command(

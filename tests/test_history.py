@@ -106,11 +106,12 @@ def test_a_promotion_tells_the_workers_and_setup_does_not_take_it_back(here: Dep
     assert (state.weights_digest, state.reference_digest, state.mode) == (better, better, Mode.NORMAL)
     here.promote(better, seconds=61)
     assert not here.store.assign(Context.URBAN, here.normal, here.safe, at(62))
+    assert not here.store.assign(Context.URBAN, "c" * 64, "d" * 64, at(63))  # a new release: what serves goes on serving
     assert here.asked()[-1] == state
-    assert here.store.assign(Context.URBAN, "c" * 64, "d" * 64, at(63))  # a new release: only the role that setup named follows
     with reading(here.sessions) as session:
         assert assignments.assigned(session, Context.URBAN, Mode.NORMAL) == better
-        assert assignments.assigned(session, Context.URBAN, Mode.SAFE) == "d" * 64
+        assert assignments.assigned(session, Context.URBAN, Mode.SAFE) == here.safe
+        assert not assignments.never_named(session, Context.URBAN, Mode.NORMAL, here.normal)
 
 
 def test_while_the_safe_model_serves_a_promotion_changes_only_the_reference(here: Deployment) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 from infra.db import Sessions, open_database, reading, writing
 from infra.settings import Settings
 from infra.tables import EffectRow, InboxRow, IncidentRow, JudgedFrame, TimelineRow
+from responders.engine import assignments
 from responders.engine.effects import LEASE, REFUSED, carry_out
 from responders.engine.incident import Verb
 from responders.engine.store import Store
@@ -24,6 +25,7 @@ from responders.playbooks import playbooks
 from streams import codec, topics
 from streams.errors import BadInput, Unavailable
 from streams.events import Context, Event, Health, Mode, ModelState, Phase, QuarantineOrder
+from streams.stack import Weights, unjudged
 from streams.topics import Topic
 
 pytest_plugins = ["databases"]
@@ -172,12 +174,22 @@ def test_before_weights_are_assigned_nothing_is_accepted(sessions: Sessions) -> 
         assert session.scalar(select(func.count()).select_from(InboxRow)) == 0
 
 
-def test_assigning_the_same_weights_again_asks_for_nothing(system: System) -> None:
-    assert not system.store.assign(Context.URBAN, NORMAL, SAFE, system.now)
-    assert system.store.assign(Context.URBAN, "c" * 64, SAFE, system.now)
+@pytest.mark.parametrize("shipped", [(NORMAL, SAFE), ("c" * 64, "d" * 64)])
+def test_what_a_later_set_up_ships_leaves_alone_what_serves(system: System, shipped: tuple[str, str]) -> None:
+    before = system.wire.asked()
+    assert not system.store.assign(Context.URBAN, *shipped, system.now)
     system.flush()
-    assert system.wire.asked().weights_digest == "c" * 64
-    assert system.wire.asked().decision_id != "initial-urban"
+    assert system.wire.asked() == before
+    assert (before.weights_digest, before.decision_id) == (NORMAL, "initial-urban")
+    said = unjudged(system.store, Weights(*shipped))
+    if shipped == (NORMAL, SAFE):
+        assert said == ()
+        return
+    for line, mode, new, old in zip(said, ("normal", "safe"), shipped, (NORMAL, SAFE), strict=True):
+        assert f"ships another {mode} model, {new[:12]}" in line
+        assert f"{old[:12]} in urban, {old[:12]} in highway" in line
+        assert f"`kerbwatch gate {new[:12]}`" in line
+        assert f"`kerbwatch models promote {new[:12]} --mode {mode} --context urban -m WHY`" in line
 
 
 def test_two_set_ups_at_once_assign_once(sessions: Sessions) -> None:
@@ -489,7 +501,8 @@ def test_a_crash_at_any_point_ends_with_each_effect_once_by_its_id(system: Syste
             return list(story), [(row.topic, row.state) for row in rows]
 
     system.wire = DyingWire(point)
-    system.store.assign(Context.URBAN, NORMAL, "d" * 64, system.now)
+    with writing(system.sessions) as session:
+        assignments.assign(session, Context.URBAN, Mode.SAFE, "d" * 64, actor="trainer-1", why="better", now=system.now)
     attack(system, "whole", attempt)
     whole = outcome("whole")
     with dying_at(system.sessions, point):

@@ -1,9 +1,10 @@
 """Which weights serve a context in which mode, as named by setup, by people and by rollouts, and ever since when.
 
 It decides what a new name changes: the model that workers are asked for, the reference that input is scored against, one more row
-of the history that nobody alters. It refuses to take back what people or rollouts named when `setup` runs again, and it does not
-judge: whether a model may serve is for the gate, asked by whoever calls this (`streams.console.models`, `streams.agents`). Fed by
-`setup`, by `kerbwatch models promote|rollback`, and by rollouts.
+of the history that nobody alters. `setup` names models only where a context has none yet: it neither takes back what people or
+rollouts named, nor lets a later version's weights in unjudged. It does not judge itself: whether a model may serve is for the gate,
+asked by whoever calls this (`streams.console.models`, `streams.agents`). Fed by `setup`, by `kerbwatch models promote|rollback`,
+and by rollouts.
 
 Source: paper 4.6 (per-context models, roll-back), SC-10.
 """
@@ -29,29 +30,28 @@ def assigned(session: Session, context: Context, mode: Mode) -> str:
 
 
 def begin(session: Session, context: Context, normal_digest: str, safe_digest: str, now: datetime) -> bool:
-    """The shipped models of a context, named where nobody named another; workers are told. False where nothing is new.
+    """Name the shipped models of a context that has none yet; workers are told. False where it has some: those stay.
 
-    The first decision's id is "initial-CONTEXT". While an incident needs safe mode, the new safe model is asked for.
+    The decision's id is "initial-CONTEXT". Whatever comes later goes through the gate (`kerbwatch models promote`, rollouts).
     """
-    row = session.get(Assignment, context, with_for_update=True)
-    if row is None:  # there is nothing to lock yet, and another set-up may be making it
-        alone_on(session, Assignment.__tablename__)
-        row = session.get(Assignment, context, with_for_update=True)
-    shipped = {Mode.NORMAL: normal_digest, Mode.SAFE: safe_digest}
-    if row is None:
-        row = Assignment(context=context, asked_mode=Mode.NORMAL, changes=0, normal_digest=normal_digest, safe_digest=safe_digest)
-        session.add(row)
-        row.decision_id, row.asked_at = f"initial-{context}", now
-        changed = list(Mode)
-    else:
-        changed = [mode for mode in Mode if _digest(row, mode) != shipped[mode] and _named_by(session, context, mode) == SETUP]
-        if not changed:
-            return False
-        _decide(row, now)
-    for mode in changed:
-        _name(session, row, mode, shipped[mode], decision_id=row.decision_id, actor=SETUP, why="shipped with kerbwatch", now=now)
+    if session.get(Assignment, context) is not None:
+        return False
+    alone_on(session, Assignment.__tablename__)  # there is nothing to lock yet, and another set-up may be making it
+    if session.get(Assignment, context) is not None:
+        return False
+    row = Assignment(context=context, asked_mode=Mode.NORMAL, changes=0, normal_digest=normal_digest, safe_digest=safe_digest)
+    session.add(row)
+    row.decision_id, row.asked_at = f"initial-{context}", now
+    for mode, digest in ((Mode.NORMAL, normal_digest), (Mode.SAFE, safe_digest)):
+        _name(session, row, mode, digest, decision_id=row.decision_id, actor=SETUP, why="shipped with kerbwatch", now=now)
     outbox.post_assignment(session, row, now)
     return True
+
+
+def never_named(session: Session, context: Context, mode: Mode, digest: str) -> bool:
+    """Whether a model was never named for a role: a shipped one that came with a later version, for example."""
+    of_role = (AssignedRow.context == context, AssignedRow.mode == mode, AssignedRow.weights_digest == digest)
+    return session.scalar(select(AssignedRow.number).where(*of_role).limit(1)) is None
 
 
 def name(
@@ -106,17 +106,6 @@ def _row(session: Session, context: Context) -> Assignment:
 
 def _digest(row: Assignment, mode: Mode) -> str:
     return row.safe_digest if mode is Mode.SAFE else row.normal_digest
-
-
-def _named_by(session: Session, context: Context, mode: Mode) -> str:
-    """Who named the present model."""
-    newest = (
-        select(AssignedRow.actor)
-        .where(AssignedRow.context == context, AssignedRow.mode == mode)
-        .order_by(AssignedRow.number.desc())
-        .limit(1)
-    )
-    return session.scalar(newest) or SETUP
 
 
 def _decide(row: Assignment, now: datetime, *what: str) -> None:

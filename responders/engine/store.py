@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from infra.db import Sessions, insert_into, reading, writing
 from infra.tables import Assignment, InboxRow, IncidentRow, JudgedFrame, ServedRow, TimelineRow, WorkerRow
-from responders.engine import assignments, outbox
+from responders.engine import assignments, outbox, past
 from responders.engine.deciding import advance
 from responders.engine.incident import Act, Decision, Happening, Incident, Serve, Tick, Verb, opened
 from responders.notify import deliveries
@@ -54,7 +54,7 @@ class Store:
     clock_allowance_s: float
 
     def assign(self, context: Context, normal_digest: str, safe_digest: str, now: datetime) -> bool:
-        """Name a context's two shipped models (SHA-256 of the weights) as `assignments.begin` does; False where nothing is new.
+        """Name a context's first two models (SHA-256 of the weights), as `assignments.begin` does; False where it has some.
 
         Raises Unavailable without the database.
         """
@@ -83,6 +83,8 @@ class Store:
             before = incident_of(session.get_one(IncidentRow, event.incident_id))
             if event.verb is Verb.RECLASSIFY:
                 event = self._planned(session, before, event)
+            elif event.verb is Verb.APPROVE and before.step.renews:
+                event = replace(event, doubted=past.doubted(session, before.camera_id, before.seen, model))
             decisions = _step(session, before, event, cause_id=event.id, model=model, now=now)
             return Accepted(new=True, incident_ids=(before.id,), decisions=decisions)
 
