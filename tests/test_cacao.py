@@ -81,6 +81,13 @@ def test_a_failed_way_back_leads_to_the_safe_mode() -> None:
     assert "on_completion" not in back
 
 
+def test_a_no_to_what_people_are_to_do_leads_to_the_chain_of_people_and_not_on() -> None:
+    book = export(BOOKS[Kind.COMPROMISE])
+    asked = [step for step in book["workflow"].values() if step["name"].startswith("roll_back: done by")]
+    assert [("on_success" in step, "on_failure" in step) for step in asked] == [(True, False)] * 2
+    assert book["workflow"][book["workflow_exception"]]["name"] == "call people"
+
+
 def drop(key: str) -> Callable[[Json], object]:
     return lambda book: book.pop(key)
 

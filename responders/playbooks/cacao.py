@@ -212,7 +212,7 @@ class _Export:
             self.workflow[self._node(step, role)] = {
                 **self._common(step, f"{step.name}: {'done by' if manual else 'approved by'} {role}"),
                 "on_success": goes_on,
-                "on_failure": self._failure(step) or out,
+                **self._refused(step, out),
                 "commands": [command],
                 "agent": agent,
             }
@@ -230,6 +230,11 @@ class _Export:
             "commands": [{"type": "manual", "command": does, "playbook_activity": _ACTIVITIES[step.action]}],
             "agent": self._agent("security-category", "responder", "kerbwatch's responder", category=["orchestrator"]),
         }
+
+    def _refused(self, step: Step, out: str) -> Json:
+        """Where a no leads; what people were to do and did not do leads nowhere but to the chain of people (4.1)."""
+        failure = self._failure(step) or (None if step.action is Action.MANUAL else out)
+        return {} if failure is None else {"on_failure": failure}
 
     def _failure(self, step: Step) -> str | None:
         return None if step.on_failure is None else self._entry(self.playbook.position(step.on_failure))

@@ -89,7 +89,8 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text: what it is for, or what people are to do. when: else it is left out. approval: people with these roles, a different one
     for each, must approve before it is done. retries: reports that do not come are asked for so often again, spread over the time
     limit. undo: the step that takes this one back; that step is left out where there is nothing to take back. on_failure: where to
-    go on when it fails (a human rejects it, the limit passes); by default it is left out when rejected, and waited on when late.
+    go on when it fails (a human rejects it, the limit passes); by default it is waited on when late, and when rejected too if it is
+    manual, else left out. renews: it is done only once the context's normal model is none that judged what the incident is about.
     onset_signals, dwell_s: an onset counts from so many signals on, or once it has lasted so long; calm once frames have been
     judged for `dwell_s` since without a new finding.
     """
@@ -106,6 +107,7 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retries: Annotated[int, Meta(ge=0, le=10)] = 0
     undo: StepName | None = None
     on_failure: StepName | None = None
+    renews: bool = False
     onset_signals: Annotated[int, Meta(ge=2)] | None = None
     dwell_s: Seconds | None = None
     techniques: tuple[Technique, ...] = ()
@@ -261,6 +263,7 @@ def _rules(step: Step, *, last: bool, first: bool) -> tuple[tuple[bool, str], ..
         (len(set(step.approval)) < len(step.approval), "approval: a role is named twice"),
         (step.retries > 0 and action is not Action.AWAIT_REPORTS, f"retries: not for action {action}"),
         (step.on_failure is not None and not limited, f"on_failure: action {action} cannot fail"),
+        (step.renews and action is not Action.MANUAL, f"renews: not for action {action}"),
         (when is not None and (close or action is Action.AWAIT_REPORTS), f"when: not for action {action}"),
         (when == Condition(), "when: names nothing that must hold"),
         (
@@ -296,6 +299,13 @@ def _rules_of_jumps(playbook: Playbook, n: int) -> tuple[tuple[bool, str], ...]:
             step.on_failure is not None
             and (failed is None or failed is step or failed.action in {Action.AWAIT_REPORTS, Action.AWAIT_ONSET}),
             f"on_failure: {step.on_failure!r} is no other step that can be begun with",
+        ),
+        (
+            step.action is Action.MANUAL
+            and failed in playbook.steps[n + 1 :]
+            and failed is not None
+            and failed.action is not step.action,
+            f"on_failure: {step.on_failure!r} goes on as if people had done what they refused; name an earlier or a manual step",
         ),
     )
 
