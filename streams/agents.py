@@ -12,7 +12,7 @@ SQL and Kafka's log are read in one worker thread: a blocking call would stall F
 import os
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ import structlog
 from detectors.base import Verdict
 from detectors.baselines import completed
 from detectors.watch import Watching, watch
-from infra.db import open_database, reading, writing
+from infra.db import open_database, writing
 from infra.metrics import (
     AUDITED,
     QUARANTINED,
@@ -32,21 +32,18 @@ from infra.metrics import (
 )
 from infra.settings import Settings
 from responders.proof.keeping import record_audit, record_judged
-from responders.quarantine.quarantine import offsets_of, set_aside
 from responders.regular.scheduler import Scheduler
 from streams import codec, topics
 from streams.app import Apart, Batch, Rim, base_app, on_batches
 from streams.baselines import on_record
 from streams.codec import Message
-from streams.errors import BadInput, BrokenContract, Unavailable
+from streams.errors import BrokenContract, Unavailable
 from streams.events import Detections, Event, QuarantineOrder
-from streams.frame_log import read_detections, read_frames
+from streams.quarantining import JudgedLane, Quarantining
 from streams.responding import Responder
 
 _SCHEDULE_S = 20.0
 """A third of the scheduler's lease (`responders.regular.schedule.LEASE`)."""
-_RECORDS_LATE = timedelta(seconds=60)
-"""So long a quarantine order waits for the records of its frames; then it takes what there is and the rest is dead-lettered."""
 
 log = structlog.get_logger("agents")
 
@@ -107,9 +104,10 @@ class _Keeper:
 
     def __init__(self, rim: Rim, settings: Settings) -> None:
         self._rim = rim
-        self._settings = settings
         self._sessions = open_database(settings)
         self._apart = Apart()
+        self._quarantining = Quarantining(settings, self._sessions, JudgedLane(settings), rim.metrics[QUARANTINED].inc)
+        self._orders = Apart()  # an order that waits for records must not hold up those who write them
         on_batches(rim, topics.DETECTIONS, "keep-judged", partial(self._record, topics.DETECTIONS, self._write_judged))
         on_batches(rim, topics.AUDIT, "keep-audit", partial(self._record, topics.AUDIT, self._write_audit))
         on_batches(rim, topics.QUARANTINE, "keep-quarantine", self._obey)
@@ -146,20 +144,7 @@ class _Keeper:
     async def _obey(self, batch: Batch) -> None:
         async def obey(message: Message) -> None:
             order = codec.decode(message.value, topics.QUARANTINE, QuarantineOrder).event
-            await self._apart(self._quarantine, order, datetime.now(UTC))
+            await self._orders(self._quarantining.obey, order, datetime.now(UTC))
 
         for event in batch:
             await self._rim.guard("keep", event, obey)
-
-    def _quarantine(self, order: QuarantineOrder, now: datetime) -> None:
-        with reading(self._sessions) as session:
-            located = offsets_of(session, order)
-        complete = bool(located.places) and located.places[-1].sequence == order.window.last_sequence
-        if not complete and now - order.time < _RECORDS_LATE:
-            raise Unavailable(f"frames of quarantine order {order.id} are not all on record yet")
-        seen = read_detections(self._settings, located.places)
-        frames = ((frame, body, seen.get(frame.id)) for frame, body in read_frames(self._settings, located.places))
-        outcome = set_aside(self._sessions, self._settings, order, frames, now)
-        self._rim.metrics[QUARANTINED].inc(outcome.sealed)
-        if not complete:
-            raise BadInput(f"quarantine order {order.id}: {located.missing} frames of {order.camera_id} are not on record")

@@ -1,9 +1,9 @@
 """`kerbwatch retrain`: answers an incident with a new model, in a process of its own that gives way to everything else.
 
-It decides which live pictures a run may see (those of the context's cameras from before the incident, none that was set aside) and
-reports how far the run is; what is trained and how it is tested is decided in `inference.lifecycle.retrain`, what comes of it in
-`responders.rollouts.rollout`. A killed run goes on where it stood when the command is given again. It refuses a second run beside
-the first.
+It decides which live pictures a run may see (those of the context's cameras from before the incident, none that any incident
+ordered into quarantine), asks that again before the candidate counts, and reports how far the run is; what is trained and how it is
+tested is decided in `inference.lifecycle.retrain`, what comes of it in `responders.rollouts.rollout`. A killed run goes on where it
+stood when the command is given again. It refuses a second run beside the first.
 
 Source: paper 4.6 (retraining with cleaned datasets; approval; staged deployment).
 """
@@ -11,7 +11,7 @@ Source: paper 4.6 (retraining with cleaned datasets; approval; staged deployment
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,6 +39,7 @@ from responders.people.access import Deed
 from responders.people.login import Actor, Login, logged_in
 from responders.playbooks import playbooks
 from responders.quarantine.quarantine import Place, Standing, kept_out
+from responders.quarantine.unfit import unfit
 from responders.rollouts import rollout
 from responders.rollouts.rollout import OVER, Failed, Gated, Rollout, Staged, State
 from responders.rollouts.store import Rollouts
@@ -161,21 +162,34 @@ def _run(settings: Settings, sessions: Sessions, report: _Reporter, asked: Rollo
         opened_ = f"; that is more than usual: incident {incident[:8]}" if incident else ""
         typer.echo(what + opened_, err=True)
 
+    rules = policy.accepted(settings)[-1 if asked.short else 0]
     try:
-        digest = candidate(plan, settings, registry, folder, threads=_THREADS, report=report, tell=tell)
+        digest = candidate(plan, settings, registry, folder, rules=rules, threads=_THREADS, report=report, tell=tell)
+        _require_fit(settings, sessions, plan, places)
         report.tell(Staged(datetime.now(UTC), digest))
-        passed, why = gated(plan, settings, registry, digest, report, policy.accepted(settings)[-1 if asked.short else 0])
+        passed, why = gated(plan, settings, registry, digest, report, rules)
         return report.tell(Gated(datetime.now(UTC), digest, passed, why))
     except (BadInput, Tampered) as error:
         report.tell(Failed(datetime.now(UTC), str(error)))
         raise
 
 
+def _require_fit(settings: Settings, sessions: Sessions, plan: Plan, places: Sequence[Place]) -> None:
+    """Raises BadInput where a picture was set aside, or ordered to be, while the run learnt from it."""
+    with reading(sessions) as session:
+        late = len(unfit(session, (place.frame_id for place in places)))
+        late = late or len({one.digest for one in plan.live} & (kept_out(settings, session) - plan.set_aside))
+    if late:
+        raise BadInput(f"{late} pictures that it learnt from were set aside meanwhile: `kerbwatch retrain` makes one without them")
+
+
 def _places(session: Session, asked: Rollout, folder: Path) -> list[Place]:
-    """Where the live pictures lie that the run may see; the same when it goes on after a kill."""
+    """Where the live pictures lie that the run may see; when it goes on after a kill the same, without what is unfit since."""
     kept = folder / "live.json"
     if kept.is_file():
-        return msgspec.json.decode(kept.read_bytes(), type=list[Place])
+        places = msgspec.json.decode(kept.read_bytes(), type=list[Place])
+        barred = unfit(session, (place.frame_id for place in places))
+        return [place for place in places if place.frame_id not in barred]
     incident = session.get_one(IncidentRow, asked.incident_id)
     rows = session.execute(
         select(JudgedFrame.frame_id, JudgedFrame.sequence, JudgedFrame.frame_partition, JudgedFrame.frame_offset)
@@ -187,6 +201,8 @@ def _places(session: Session, asked: Rollout, folder: Path) -> list[Place]:
         .order_by(JudgedFrame.camera_time.desc())
         .limit(100 * _LIVE[Budget.FULL])
     ).all()
+    barred = unfit(session, (row.frame_id for row in rows))
+    rows = [row for row in rows if row.frame_id not in barred]
     wanted = _LIVE[Budget.SHORT if asked.short else Budget.FULL]
     places = [Place(*row) for row in rows[:: max(1, len(rows) // wanted)][:wanted]]
     folder.mkdir(parents=True, exist_ok=True)
