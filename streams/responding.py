@@ -8,6 +8,7 @@ It decides nothing: `responders` does. Source: README, promises 1 and 3; paper 4
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import structlog
@@ -15,7 +16,7 @@ from faust.types import EventT
 
 from inference.provenance.registry import registry_of
 from infra.db import Sessions, open_database, reading
-from infra.metrics import EFFECT_ATTEMPTS, EFFECTS_PENDING, GATE_VERDICTS, NOTIFICATIONS, GateVerdict, Outcome
+from infra.metrics import AGENT_FAULTS, EFFECT_ATTEMPTS, EFFECTS_PENDING, GATE_VERDICTS, NOTIFICATIONS, GateVerdict, Outcome
 from infra.settings import Settings
 from responders.engine.effects import carry_out
 from responders.engine.outbox import gate_said
@@ -106,15 +107,29 @@ class Responder:
                 return
 
     async def _tick(self) -> None:
-        try:
-            await self._apart(self._store.tick, datetime.now(UTC))
-            await self._apart(self._rollouts.tick, datetime.now(UTC))
-            await self._apart(dispatch, self._sessions, [lane.channel.name for lane in self._lanes], datetime.now(UTC))
-            await self._act()
-            now = await self._apart(self._standing)
-        except Unavailable as error:
-            log.warning("waiting", agent="respond", cause=str(error))
-            return
+        """Let time pass, part by part: none waits for another to succeed, least of all paging."""
+        channels = [lane.channel.name for lane in self._lanes]
+        parts: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: self._apart(self._store.tick, datetime.now(UTC)),
+            lambda: self._apart(self._rollouts.tick, datetime.now(UTC)),
+            lambda: self._apart(dispatch, self._sessions, channels, datetime.now(UTC)),
+            self._act,
+            self._show,
+        )
+        lacking: set[str] = set()
+        for part in parts:
+            try:
+                await part()
+            except Unavailable as error:
+                lacking.add(str(error))
+            except Exception:
+                self._rim.metrics[AGENT_FAULTS].labels(agent="respond").inc()
+                log.exception("a part of the responder's clockwork failed; it is tried again", agent="respond")
+        for cause in sorted(lacking):
+            log.warning("waiting", agent="respond", cause=cause)
+
+    async def _show(self) -> None:
+        now = await self._apart(self._standing)
         calm = {(kind, State.OPEN): 0 for kind in Kind}
         self._rim.metrics.incidents(calm | now.open, now.unacknowledged)
         self._rim.metrics[EFFECTS_PENDING].set(now.waiting)

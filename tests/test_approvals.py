@@ -278,6 +278,42 @@ def test_a_model_that_the_registry_does_not_vouch_for_is_never_promoted(site: Si
     assert site.asked().weights_digest == NORMAL
 
 
+def test_a_model_that_cannot_be_vouched_for_now_waits_without_stopping_the_clock_and_goes_back_in_the_end(site: Site) -> None:
+    site.to(State.CANARY)
+    site.report()
+    site.tick()
+    site.judge(40)
+
+    def lacks(_context: Context, _digest: str) -> None:
+        raise Unavailable("no key to sign models with: run `kerbwatch keys init`")
+
+    def breaks(_context: Context, _digest: str) -> None:
+        raise PermissionError("approvals cannot be written")
+
+    keyless = Rollouts(site.store, lacks)
+    assert keyless.tick(site.passes(1)) == ()
+    assert Rollouts(site.store, breaks).tick(site.passes(1)) == ()
+    assert (site.rollout().state, site.asked().weights_digest) == (State.CANARY, NORMAL)
+    keyless.tick(site.passes(SHORT.phase_s))
+    assert site.rollout().state is State.RETURNED
+    assert "no key to sign models with" in site.rollout().why
+    assert site.asked().candidate is None
+
+
+def test_a_model_that_is_vouched_for_at_last_is_promoted(site: Site) -> None:
+    site.to(State.CANARY)
+    site.report()
+    site.tick()
+    site.judge(40)
+
+    def lacks(_context: Context, _digest: str) -> None:
+        raise Unavailable("no key to sign models with: run `kerbwatch keys init`")
+
+    Rollouts(site.store, lacks).tick(site.passes(1))
+    assert site.tick().state is State.FULL
+    assert site.asked().weights_digest == CANDIDATE
+
+
 def test_one_context_has_one_rollout_at_a_time_and_asking_again_finds_it(site: Site) -> None:
     first = site.rollouts.request(site.incident_id, "a", short=True, now=site.passes(1))
     assert site.rollouts.request(site.incident_id, "b", short=False, now=site.passes(1)) == first

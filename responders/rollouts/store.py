@@ -9,9 +9,10 @@ Source: README, promises 1, 3 and 4; paper 4.6.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
+import structlog
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
@@ -43,7 +44,7 @@ from responders.rollouts.rollout import (
     decide,
     evolve,
 )
-from streams.errors import BadInput, Tampered
+from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Kind, Mode, event_id
 
 Vouch = Callable[[Context, str], object]
@@ -54,6 +55,12 @@ def nobody_vouches(context: Context, digest: str) -> None:
     """For whoever moves rollouts by people's acts only: those never promote a candidate. Raises BadInput."""
     raise BadInput(f"model {digest[:12]} is not promoted for {context} here: the responder does that (`kerbwatch up`)")
 
+
+class _Unvouched(Unavailable):
+    """Nothing speaks against the model, but the registry cannot vouch for it now: no key, no signature, no folder."""
+
+
+log = structlog.get_logger("rollouts")
 
 _ALARMS = (Kind.EVASION, Kind.POISONING, Kind.COMPROMISE, Kind.HEALTH)
 """Incidents that speak against the model that judged; drift, traffic and bad input speak of the camera."""
@@ -132,7 +139,10 @@ class Rollouts:
         return rollout
 
     def tick(self, now: datetime) -> tuple[Decision, ...]:
-        """Let time pass for every rollout under way. Raises Unavailable without the database; the next tick makes up for it."""
+        """Let time pass for every rollout under way. Raises Unavailable without the database; the next tick makes up for it.
+
+        What cannot be vouched for now is asked about again until its step has lasted `phase_s`; no other rollout waits for it.
+        """
         moved_by_time = ~RolloutRow.over & (RolloutRow.state != State.AWAITING_APPROVAL)
         with reading(self.store.sessions) as session:
             ids = session.scalars(select(RolloutRow.id).where(moved_by_time).order_by(RolloutRow.context)).all()
@@ -141,6 +151,8 @@ class Rollouts:
         for id_ in ids:
             try:
                 made += self._take_in(id_, None, cause_id, now)[1]
+            except _Unvouched as error:
+                log.warning("waiting", rollout=id_[:8], cause=str(error))
             except (BadInput, Tampered) as error:  # the registry does not vouch for the model that was to be served
                 made += self._take_in(id_, lambda _session, why=str(error): Failed(now, why), cause_id, now)[1]  # type: ignore[misc]
         return tuple(made)
@@ -164,16 +176,18 @@ class Rollouts:
             incident = _incident(session, after.incident_id)
             for decision in decisions:
                 if isinstance(decision, Serve):
-                    self._serve(session, after, model, decision, now)
+                    self._serve(session, after, model, decision, now, began=before.since)
                 _put_on_record(session, incident, after.id, decision, cause_id=cause_id, now=now)
             return after, decisions
 
-    def _serve(self, session: Session, rollout: Rollout, model: Assignment, decision: Serve, now: datetime) -> None:
+    def _serve(
+        self, session: Session, rollout: Rollout, model: Assignment, decision: Serve, now: datetime, *, began: datetime
+    ) -> None:
         promoted = decision.normal_digest == rollout.candidate_digest
         # A former model comes back only in the candidate's own place: what people have named since stays.
         if decision.normal_digest is not None and (promoted or model.normal_digest == rollout.candidate_digest):
             if promoted:
-                self.vouch(rollout.context, decision.normal_digest)
+                self._vouched(rollout, decision.normal_digest, now - began)
             assignments.name(
                 session,
                 rollout.context,
@@ -186,6 +200,17 @@ class Rollouts:
             )
         model.decision_id, model.asked_at = decision.id, now
         outbox.post_model_state(session, model, decision.what, rollout.incident_id, now)
+
+    def _vouched(self, rollout: Rollout, digest: str, lasted: timedelta) -> None:
+        try:
+            self.vouch(rollout.context, digest)
+        except (BadInput, Tampered):
+            raise
+        except (KerbwatchError, OSError) as error:
+            limit_s = rollout.limits.phase_s
+            if lasted >= timedelta(seconds=limit_s):
+                raise BadInput(f"the registry could not vouch for it in {limit_s:g} s: {error}") from error
+            raise _Unvouched(f"model {digest[:12]} is not vouched for yet: {error}") from error
 
     def _moment(self, session: Session, rollout: Rollout, model: Assignment, now: datetime) -> Tick:
         if rollout.state not in LIVE:

@@ -1,0 +1,99 @@
+"""The responder's clockwork: no part of it silences another, least of all the paging of people."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from incident_events import NORMAL, SAFE, at, signal
+from sqlalchemy import select
+
+from infra.db import migrate, reading
+from infra.metrics import EFFECTS_PENDING, Metrics, Service
+from infra.settings import Settings
+from infra.tables import EffectRow, NotificationRow
+from streams import responding
+from streams.app import Rim
+from streams.errors import BrokenContract, KerbwatchError, Unavailable
+from streams.events import Context, Event, Phase
+from streams.responding import Responder
+from streams.topics import Topic
+
+
+class App:
+    """A Faust app that runs nothing by itself."""
+
+    consumer = monitor = None
+
+    def topic(self, name: str, **_options: object) -> str:
+        return name
+
+    def agent(self, _topic: object, name: str) -> Callable[[object], object]:
+        return lambda function: (name, function)
+
+    def timer(self, interval: float) -> Callable[[object], object]:
+        return lambda function: (interval, function)
+
+
+@pytest.fixture
+def responder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Responder:
+    settings = Settings(home=tmp_path)
+    migrate(settings)
+    rim = Rim(App(), Service.RESPOND, Metrics(Service.RESPOND))  # type: ignore[arg-type]
+
+    async def send(_topic: Topic, _key: str, *_events: Event) -> None:
+        """The broker has it."""
+
+    monkeypatch.setattr(rim, "send", send)
+    made = Responder(rim, settings)
+    for context in Context:
+        made._store.assign(context, NORMAL, SAFE, at(0))
+    made._store.accept(signal(Phase.RAISED, 10, 14), at(3))
+    return made
+
+
+def paged(responder: Responder) -> list[str]:
+    with reading(responder._sessions) as session:
+        return list(session.scalars(select(NotificationRow.role)))
+
+
+def sent(responder: Responder) -> int:
+    with reading(responder._sessions) as session:
+        return len(session.scalars(select(EffectRow).where(EffectRow.state == "done")).all())
+
+
+@pytest.mark.parametrize("error", [Unavailable("no signature"), BrokenContract("a fault of our own")], ids=["away", "fault"])
+@pytest.mark.parametrize("part", ["incidents", "rollouts", "effects", "figures"])
+def test_paging_goes_on_while_any_other_part_fails(
+    responder: Responder, monkeypatch: pytest.MonkeyPatch, part: str, error: KerbwatchError
+) -> None:
+    def fail(*_: object) -> Any:
+        raise error
+
+    match part:
+        case "incidents":
+            responder._store = SimpleNamespace(tick=fail)  # type: ignore[assignment]
+        case "rollouts":
+            responder._rollouts = SimpleNamespace(tick=fail)  # type: ignore[assignment]
+        case "effects":
+            monkeypatch.setattr(responding, "carry_out", fail)
+        case "figures":
+            monkeypatch.setattr(responding, "standing", fail)
+    asyncio.run(responder._tick())
+    assert paged(responder)
+    assert (sent(responder) > 0) == (part != "effects")
+    faults = responder._rim.metrics.registry.get_sample_value("kerbwatch_agent_faults_total", {"agent": "respond"})
+    assert (faults or 0) == (error.__class__ is BrokenContract)
+
+
+def test_orders_go_out_and_figures_are_shown_while_paging_fails(responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Any:
+        raise Unavailable("the table of notices is locked")
+
+    monkeypatch.setattr(responding, "dispatch", fail)
+    responder._rim.metrics[EFFECTS_PENDING].set(-1)
+    asyncio.run(responder._tick())
+    assert sent(responder) > 0
+    assert responder._rim.metrics.registry.get_sample_value("kerbwatch_effects_pending") == 0
