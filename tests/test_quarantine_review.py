@@ -30,7 +30,7 @@ from responders.playbooks import playbooks
 from responders.proof.keeping import record_judged
 from responders.quarantine import quarantine
 from responders.quarantine.contact_sheet import difference
-from responders.quarantine.quarantine import Place, SealedFrame, Standing, kept_out, open_frame, set_aside
+from responders.quarantine.quarantine import Place, SealedFrame, Standing, expire, kept_out, open_frame, set_aside
 from streams import codec, topics
 from streams.command_line import app
 from streams.console.quarantine import complete_frame
@@ -216,7 +216,10 @@ def test_a_released_frame_comes_back_by_a_new_order_and_not_by_the_old_one_again
     command("release", site.id, "-m", "a bus", actor="data-1")
     command("release", site.id, "-m", "a bus", actor="security-1")
     assert site.set_aside(site.order("first")).already == 5
-    assert {row.state for row in site.rows()} == {Standing.RELEASED}
+    with writing(site.sessions) as session:
+        assert len(expire(session, site.settings, at(5), (), by="schedule", now=at(6))) == 5
+    assert site.set_aside(site.order("first")).already == 5
+    assert {(row.state, row.path) for row in site.rows()} == {(Standing.RELEASED, "")}
     other = event_id("incident", "another")
     assert site.set_aside(site.order("second", other)).sealed == 5
     assert {(row.state, row.incident_id, row.reviewed_by) for row in site.rows()} == {(Standing.SEALED, other, "")}

@@ -35,6 +35,7 @@ from responders.notify.notices import Notice
 from responders.playbooks import playbooks
 from responders.proof import auditing
 from responders.proof.keeping import record_audit
+from responders.quarantine.quarantine import kept_out, open_frame
 from responders.regular import schedule
 from responders.regular.schedule import JOBS, LEASE, Job, Outcome
 from responders.regular.scheduler import Scheduler
@@ -222,6 +223,27 @@ def test_retention_destroys_what_is_old_but_nothing_of_a_camera_with_an_open_inc
         assert (gone.state, gone.sealed_key, gone.reviewed_by) == ("discarded", None, "schedule")
         assert {row.frame_id for row in session.query(JudgedFrame)} == {"open-2024", "calm-2026"}
         assert any(b"quarantine.expire" in row.payload for row in session.query(EffectRow).filter_by(topic="audit"))
+
+
+def test_retention_takes_nothing_back_that_people_released(database: Settings, sessions: Sessions) -> None:
+    old = NOON - timedelta(days=1000)
+    path = database.home / "quarantine" / "fog.sealed"
+    path.parent.mkdir()
+    path.write_bytes(b"sealed")
+    with writing(sessions) as session:
+        row = quarantined("fog", "calm", old)
+        row.state, row.reviewed_at, row.reviewed_by = "released", old, "data, security"
+        session.add(row)
+    assert jobs.carry_out("retention", Run(database, sessions, NOON)).text.startswith("1 quarantined frames")
+    assert not path.exists()
+    with reading(sessions) as session:
+        kept = session.get_one(QuarantinedFrame, "fog")
+        assert (kept.state, kept.reviewed_at, kept.reviewed_by, kept.sealed_key) == ("released", old, "data, security", None)
+        assert kept_out(database, session) == frozenset()
+        with pytest.raises(Unavailable, match="let go since"):
+            open_frame(database, kept)
+        assert b"1 of them were released and stay so" in b"".join(row.payload for row in session.query(EffectRow))
+    assert jobs.carry_out("retention", Run(database, sessions, NOON)).text.startswith("0 quarantined frames")
 
 
 def test_old_training_samples_are_let_go_and_reminded_of_before_but_not_those_of_an_open_incident(

@@ -10,7 +10,7 @@ Source: paper 4.6 (automatic quarantine), 4.7 (evidence preservation), 4.5.4 (en
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,7 +79,7 @@ class SealedFrame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """A frame in quarantine, without its picture; `path` is under the home folder."""
+    """A frame in quarantine, without its picture; `path` is under the home folder, "" once a released one was let go by its age."""
 
     frame_id: str
     incident_id: str
@@ -159,7 +159,7 @@ def set_aside(
 ) -> Outcome:
     """Seal the frames that are not in quarantine yet (AES-256-GCM) and write a row for each; harmless to repeat at any point.
 
-    A file that is gone is sealed again; what people released comes back by a new order; what they discarded does not.
+    A file that is gone is sealed again; what people released comes back by a new order only; what they discarded does not.
 
     Raises BadInput for a frame outside the order, Unavailable without database or disk.
     """
@@ -202,6 +202,8 @@ def open_frame(settings: Settings, row: QuarantinedFrame) -> SealedFrame:
         raise BadInput(
             f"frame {row.frame_id} was discarded by {row.reviewed_by} at {row.reviewed_at:%Y-%m-%d %H:%M} UTC: it is gone"
         )
+    if not row.path:
+        raise Unavailable(f"frame {row.frame_id} was released by {row.reviewed_by}; its picture has been let go since, by its age")
     path = settings.home.resolve() / row.path
     try:
         data = path.read_bytes()
@@ -231,6 +233,29 @@ def destroy(settings: Settings, row: QuarantinedFrame, by: str, now: datetime) -
     row.sealed_key, row.state, row.reviewed_at, row.reviewed_by = None, Standing.DISCARDED, now, by
 
 
+def expire(
+    session: Session, settings: Settings, before: datetime, spared: Collection[str], *, by: str, now: datetime
+) -> Sequence[QuarantinedFrame]:
+    """Destroy what was sealed before that moment, but for these cameras' frames; the rows.
+
+    What still waited counts as discarded; what people released stays so, by their word, and has no picture any more.
+    """
+    rows = session.scalars(
+        select(QuarantinedFrame).where(
+            QuarantinedFrame.sealed_at < before,
+            QuarantinedFrame.state != Standing.DISCARDED,
+            QuarantinedFrame.path != "",
+            QuarantinedFrame.camera_id.not_in(spared),
+        )
+    ).all()
+    for row in rows:
+        decided = row.state, row.reviewed_at, row.reviewed_by
+        destroy(settings, row, by, now)
+        if decided[0] == Standing.RELEASED:
+            (row.state, row.reviewed_at, row.reviewed_by), row.path = decided, ""
+    return rows
+
+
 def _digest(settings: Settings, row: QuarantinedFrame) -> str:
     """Of the picture; rows of before do not tell it."""
     return row.picture_sha256 or open_frame(settings, row).frame.digest
@@ -239,7 +264,9 @@ def _digest(settings: Settings, row: QuarantinedFrame) -> str:
 def _stands(home: Path, row: QuarantinedFrame, order: QuarantineOrder) -> bool:
     if row.state == Standing.DISCARDED:
         return True
-    return (home / row.path).is_file() and (row.state == Standing.SEALED or row.decision_id == order.decision_id)
+    if row.state == Standing.RELEASED:
+        return row.decision_id == order.decision_id
+    return (home / row.path).is_file()
 
 
 def _check(order: QuarantineOrder, frame: Frame) -> None:

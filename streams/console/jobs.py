@@ -31,7 +31,7 @@ from responders.engine.store import Store
 from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State
 from responders.proof import auditing
-from responders.quarantine.quarantine import Standing, destroy
+from responders.quarantine.quarantine import Standing, expire
 from responders.regular import checks
 from responders.regular.schedule import Outcome
 from streams import commands
@@ -112,18 +112,11 @@ def retention(run: Run) -> Said:
     with writing(run.sessions) as session:
         watched = set(session.scalars(select(IncidentRow.camera_id).where(IncidentRow.state != State.CLOSED)))
         limit = run.now - timedelta(days=run.settings.quarantine_days)
-        old = session.scalars(
-            select(QuarantinedFrame).where(
-                QuarantinedFrame.sealed_at < limit,
-                QuarantinedFrame.state != Standing.DISCARDED,
-                QuarantinedFrame.camera_id.not_in(watched),
-            )
-        ).all()
-        for row in old:
-            destroy(run.settings, row, ACTOR, run.now)
+        old = expire(session, run.settings, limit, watched, by=ACTOR, now=run.now)
         for incident in sorted({row.incident_id for row in old}):
-            count = sum(row.incident_id == incident for row in old)
-            why = f"{count} frames destroyed, older than {run.settings.quarantine_days} days"
+            states = [row.state for row in old if row.incident_id == incident]
+            released = f"; {count} of them were released and stay so" if (count := states.count(Standing.RELEASED)) else ""
+            why = f"{len(states)} frames destroyed, older than {run.settings.quarantine_days} days{released}"
             id_ = event_id("retention", incident, run.now.isoformat())
             outbox.post_audit(session, id_, ACTOR, "quarantine.expire", target=incident, why=why, now=run.now)
         samples = held.expire_held(run.settings, limit, set(_open_incidents(session)), ACTOR, run.now)
