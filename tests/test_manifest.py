@@ -75,6 +75,12 @@ def test_pictures_of_the_same_bytes_and_another_shape_are_others() -> None:
     assert labels_digest(()) != labels_digest(samples()[0].people)
 
 
+def test_attributes_of_people_belong_to_their_labels() -> None:
+    plain = samples()[0].people
+    said = tuple(replace(one, attributes=("children",)) for one in plain)
+    assert labels_digest(said) not in {labels_digest(plain), labels_digest([replace(one, attributes=("adults",)) for one in plain])}
+
+
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     save_manifest(made(), path)

@@ -108,8 +108,14 @@ def picture_digest(picture: Picture) -> str:
 
 
 def labels_digest(people: Sequence[Person]) -> str:
-    """SHA-256 of the labels in their order as JSON: [[box], [visible part], ignore] each, numbers as floats in shortest form."""
+    """SHA-256 of the labels in their order as JSON: [[box], [visible part], ignore] each, numbers as floats in shortest form.
+
+    Who has attributes adds the list of them to theirs.
+    """
     plain = [[[*map(float, one.box_px)], [*map(float, one.visible_px)], bool(one.ignore)] for one in people]
+    for label, one in zip(plain, people, strict=True):
+        if one.attributes:
+            label.append([*one.attributes])
     return sha256(msgspec.json.encode(plain)).hexdigest()
 
 

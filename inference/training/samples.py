@@ -108,10 +108,12 @@ def streets(
     *,
     seen: float = _SEEN,
     size: tuple[int, int] = (640, 320),
+    attributes: bool = False,
 ) -> list[Sample]:
     """The given shots (5 a second) of synthetic streets with the given seeds; `size` is width and height, pixels.
 
-    A person of whom less than the share `seen` is visible is ignored; 0 leaves that to the evaluation.
+    A person of whom less than the share `seen` is visible is ignored; 0 leaves that to the evaluation. With `attributes` labels say
+    what the drawing knows of people, too; training data goes without, so that its manifests stay what lineages name.
     """
     samples = []
     for seed in seeds:
@@ -119,7 +121,12 @@ def streets(
         for number in shots:
             shot = street.shot(number)
             people = tuple(
-                shaped(person.box_px, ignore=person.ignore or _visible(person) < seen, visible=_visible(person))
+                shaped(
+                    person.box_px,
+                    ignore=person.ignore or _visible(person) < seen,
+                    visible=_visible(person),
+                    attributes=person.attributes if attributes else (),
+                )
                 for person in shot.people or ()
             )
             samples.append(Sample(f"{context}-{weather}", shot.name, shot.picture, people))
@@ -140,11 +147,13 @@ def halved(sample: Sample) -> Sample:
     return Sample(sample.origin, sample.name, np.asarray(picture, np.uint8), people)
 
 
-def shaped(box_px: tuple[float, float, float, float], *, ignore: bool = False, visible: float = 1.0) -> Person:
+def shaped(
+    box_px: tuple[float, float, float, float], *, ignore: bool = False, visible: float = 1.0, attributes: tuple[str, ...] = ()
+) -> Person:
     """A person whose box keeps its middle and height and gets CityPersons' width; the top share `visible` of it is seen."""
     x, y, w, h = box_px
     box = (x + w / 2 - ASPECT * h / 2, y, ASPECT * h, h)
-    return Person(box, (*box[:3], h * visible), ignore or h < SMALLEST_PX)
+    return Person(box, (*box[:3], h * visible), ignore or h < SMALLEST_PX, attributes)
 
 
 def crop(
@@ -252,7 +261,7 @@ def _place(rng: Generator, middle: float, size: int, window: int) -> int:
 def _moved(person: Person, scale: float, x_px: float, y_px: float) -> Person:
     x, y, w, h = person.box_px
     box = (x * scale + x_px, y * scale + y_px, w * scale, h * scale)
-    return Person(box, _top(box, person), person.ignore)
+    return Person(box, _top(box, person), person.ignore, person.attributes)
 
 
 def _mirrored(person: Person, width: int) -> Person:

@@ -18,12 +18,14 @@ Picture = NDArray[np.uint8]
 class Person:
     """A ground-truth box: left, top, width, height in pixels; `visible_px` is the part not hidden.
 
-    `ignore` marks what an evaluation must neither count nor punish (riders, groups, too small).
+    `ignore` marks what an evaluation must neither count nor punish (riders, groups, too small). `attributes` are what the source
+    knows of somebody, e.g. "children": the gate judges fairness for each.
     """
 
     box_px: tuple[float, float, float, float]
     visible_px: tuple[float, float, float, float]
     ignore: bool = False
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ stands in for a camera (paper 4.6 names the two contexts). Boxes follow CityPers
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import pi
+from statistics import fmean
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ MIN_HEIGHT_PX = 20.0
 """People drawn smaller than this are marked `ignore`."""
 MIN_VISIBLE = 0.2
 """People of whom less than this share of the box's height and width is seen are marked `ignore`."""
+_GROWN_M, _SKIN_MIDDLE = 1.45, 124.0  # children are drawn smaller; half-way between the lightest and the darkest skin drawn
 _NEAR_M, _END_M = 5.0, 54.0
 _RAIL_M = 500.0  # sorts the guard rail between the carriageways
 _TRUCK = Body(2.5, 11.0, 3.6, (190, 190, 195), tall=True)
@@ -81,6 +83,7 @@ class _Item:
     box: tuple[float, float, float, float] | None = None
     behind: float = 0.0
     """Added to the distance when sorting: what lies behind something long."""
+    attributes: tuple[str, ...] = ()
 
     @property
     def order(self) -> float:
@@ -205,15 +208,15 @@ class Street:
         picture, items = self._scene(time_s)
         mask: NDArray[np.uint8] = np.zeros(picture.shape[:2], np.uint8)
         items.sort(key=lambda item: -item.order)
-        shown: list[tuple[int, tuple[float, float, float, float]]] = []
+        shown: list[_Item] = []
         for item in items:
             if item.box is not None:
-                shown.append((len(shown) + 1, item.box))
+                shown.append(item)
                 if self._air.wet:
                     scenery.put(picture, _mirrored(item.stamp, self._air.wet), item.z_m, self._air, None)
             scenery.put(picture, item.stamp, item.z_m, self._air, (mask, 0 if item.box is None else len(shown)))
         picture = self._develop(picture, rng)
-        people = tuple(person for number_, box in shown if (person := _seen(mask, number_, box)) is not None)
+        people = tuple(person for at, item in enumerate(shown) if (person := _seen(mask, at + 1, item)) is not None)
         return Shot(f"{self.name}-{number:06d}", time_s, picture, people)
 
     def _scene(self, time_s: float) -> tuple[Picture, list[_Item]]:
@@ -223,7 +226,8 @@ class Street:
         for walker in self._walkers:
             pose = walker.pose(time_s)
             if abs(pose.x_m) * lens.focal_px < (lens.width_px / 2) * pose.z_m + lens.focal_px:
-                items.append(_Item(pose.z_m, *figures.person(lens, walker.look, pose, air.shadow)))
+                stamp, box = figures.person(lens, walker.look, pose, air.shadow)
+                items.append(_Item(pose.z_m, stamp, box, attributes=_attributes(walker.look)))
         for driver in self._drivers:
             z = driver.z(time_s)
             stamp = figures.vehicle(lens, driver.body, driver.x_m, z, towards=driver.towards, lights=lights, shadow=air.shadow)
@@ -239,7 +243,7 @@ class Street:
                 items.append(_Item(z, figures.pole(lens, x, z, 1.1, None)))
             else:
                 stamp, box = figures.person(lens, look, Pose(x, z, -0.1, 2 * pi * time_s, 1.0), air.shadow)
-                items.append(_Item(z, stamp, box))
+                items.append(_Item(z, stamp, box, attributes=_attributes(look)))
         items.append(_Item(30.0, self._rail, behind=_RAIL_M - 30))
         return picture, items
 
@@ -331,8 +335,16 @@ def _mirrored(stamp: Stamp, wet: float) -> Stamp:
     return Stamp(stamp.left_px, stamp.top_px + round(tall * 0.9), np.asarray(colours, np.uint8), np.asarray(opacity, np.uint8))
 
 
-def _seen(mask: NDArray[np.uint8], number: int, box: tuple[float, float, float, float]) -> Person | None:
-    """The person whose pixels carry `number`, with the bounding box of those inside `box`; None if no pixel shows."""
+def _attributes(look: Look) -> tuple[str, ...]:
+    """What the drawing knows of somebody that a detector should not care about."""
+    age = "children" if look.height_m < _GROWN_M else "adults"
+    return age, "darker skin" if fmean(look.skin) < _SKIN_MIDDLE else "lighter skin"
+
+
+def _seen(mask: NDArray[np.uint8], number: int, item: _Item) -> Person | None:
+    """The person whose pixels carry `number`, with the bounding box of those inside the item's; None if no pixel shows."""
+    assert item.box is not None
+    box = item.box
     height, width = mask.shape
     x0, y0 = max(0, int(box[0])), max(0, int(box[1]))
     x1, y1 = min(width, int(np.ceil(box[0] + box[2]))), min(height, int(np.ceil(box[1] + box[3])))
@@ -344,4 +356,5 @@ def _seen(mask: NDArray[np.uint8], number: int, box: tuple[float, float, float, 
     left, top = max(box[0], float(x0 + x)), max(box[1], float(y0 + y))
     right, bottom = min(box[0] + box[2], float(x0 + x + w)), min(box[1] + box[3], float(y0 + y + h))
     hidden = (right - left) < MIN_VISIBLE * box[2] or (bottom - top) < MIN_VISIBLE * box[3]
-    return Person(box, (left, top, right - left, bottom - top), ignore=hidden or box[3] < MIN_HEIGHT_PX)
+    ignore = hidden or box[3] < MIN_HEIGHT_PX
+    return Person(box, (left, top, right - left, bottom - top), ignore, item.attributes)
