@@ -7,19 +7,23 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from inference.lifecycle.exam import GROUPS, Exam, by_group, exam_of, make_exam, performance
+from inference.lifecycle import cli, exam, gate
+from inference.lifecycle.exam import GROUPS, Exam, by_group, exam_of, make_exam, performance, real_pictures
 from inference.lifecycle.gate import Kept, Measured, attacks, decide, judge_model
-from inference.lifecycle.rules import FULL, QUICK, GateRules
+from inference.lifecycle.rules import DEMONSTRATION, FULL, NAMED, QUICK, GateRules
 from inference.networks.csp_nano import CspNano, to_bytes
 from inference.provenance.registry import Card, Registry, digest_of, registry_of, shipped
 from inference.provenance.verdicts import require_passed
 from inference.training.samples import Sample, shaped
 from infra.keys import model_key
 from infra.settings import Settings
-from streams.errors import BadInput
+from streams.errors import BadInput, Unavailable
 from streams.events import Box, Context, Mode
-from streams.sources.base import Person
+from streams.sources.base import Person, Picture
+from streams.sources.scenery import Weather
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 GOOD = Measured(
@@ -65,9 +69,10 @@ def test_a_safe_model_may_be_less_good_without_attack_and_not_less_robust() -> N
 
 def test_the_policys_attacks_are_tried_and_other_rules_have_another_name() -> None:
     assert list(attacks(FULL, 0.3)) == [
-        "fgsm eps 0.01", "fgsm eps 0.02", "fgsm eps 0.03", "deepfool xi 0.03", "fgsm eps 0.03, then deepfool xi 0.03"
+        "fgsm eps 0.01", "fgsm eps 0.02", "fgsm eps 0.03", "deepfool xi 0.03 (radius 0.5 levels, 15 steps)",
+        "fgsm eps 0.03, then deepfool xi 0.03 (radius 0.5 levels, 15 steps)",
     ]  # fmt: skip
-    assert len({FULL.digest, QUICK.digest, GateRules(kept=0.7).digest}) == 3
+    assert len({FULL.digest, QUICK.digest, GateRules(kept=0.7).digest, GateRules(deepfool_radius=0.4).digest}) == 4
     assert (QUICK.kept, QUICK.fairness, QUICK.latency) == (FULL.kept, FULL.fairness, FULL.latency)
 
 
@@ -80,14 +85,56 @@ def box(person: Person, score: float) -> Box:
     return Box(*person.box_px, score)
 
 
-def test_performance_in_town_is_of_people_and_on_the_highway_of_silence() -> None:
+def test_performance_in_town_is_of_people_and_on_the_highway_of_silence_too() -> None:
     person = shaped((60.0, 10.0, 20.0, 80.0))
     town = drawn((person,), 4)
     assert performance(Context.URBAN, town, [[box(person, 0.9)]] * 4, 0.4) == pytest.approx(1 - 0.5 / 4)
     assert performance(Context.URBAN, town, [[]] * 4, 0.4) == pytest.approx(0.0)
     assert performance(Context.URBAN, drawn(()), [[], []], 0.4) is None
     road = drawn((), 4, "highway-day")
-    assert performance(Context.HIGHWAY, road, [[box(person, 0.5)], [box(person, 0.3)], [], []], 0.4) == 0.75
+    answers = [[box(person, 0.5)], [box(person, 0.3)], [], []]
+    both = performance(Context.HIGHWAY, [*road, *town], [*answers, *[[box(person, 0.9)]] * 4], 0.4)
+    assert both == pytest.approx(0.75 * (1 - 0.5 / 4))
+    assert performance(Context.HIGHWAY, road, answers, 0.4) is None, "nobody is there to be seen"
+    assert performance(Context.HIGHWAY, town, [[]] * 4, 0.4) is None, "there is nowhere to be quiet"
+
+
+PERSON = shaped((60.0, 10.0, 20.0, 80.0))
+
+
+@given(
+    empty=st.integers(1, 5),
+    walked=st.integers(1, 5),
+    score=st.floats(0.41, 1.0),
+    before=st.floats(0.4, 1.0),
+    rules=st.sampled_from(list(NAMED.values())),
+)
+def test_no_rules_let_onto_the_highway_what_sees_nobody_or_somebody_everywhere(
+    empty: int, walked: int, score: float, before: float, rules: GateRules
+) -> None:
+    samples = [*drawn((), empty, "highway-day"), *drawn((PERSON,), walked)]
+
+    def passes(found: list[list[Box]]) -> bool:
+        value = performance(Context.HIGHWAY, samples, found, 0.4)
+        kept = (Kept(attack="fgsm", clean=value, under=value),)
+        measured = Measured(mode=Mode.NORMAL, clean=value, baseline_clean=before, kept=kept, groups={}, latency=1.0)
+        return all(one.passed for one in decide(measured, rules))
+
+    nowhere = Box(5.0, 5.0, 10.0, 25.0, score)
+    assert not passes([[]] * len(samples))
+    assert not passes([[nowhere, box(PERSON, 0.99)]] * len(samples))
+    assert not passes([[nowhere]] * empty + [[box(PERSON, 0.99)]] * walked)
+    right = performance(Context.HIGHWAY, samples, [[]] * empty + [[box(PERSON, 0.99)]] * walked, 0.4)
+    assert right == pytest.approx(1 - 0.5 / walked)
+
+
+def test_an_attribute_that_labels_name_is_a_group_of_its_own() -> None:
+    child = shaped((10.0, 10.0, 20.0, 80.0), attributes=("children",))
+    adult = shaped((80.0, 10.0, 20.0, 80.0), attributes=("adults",))
+    found = by_group(drawn((child, adult), 10), [[box(adult, 0.9)]] * 10, 10)
+    assert found["adults"] == pytest.approx(1 - 0.5 / 10)
+    assert found["children"] == pytest.approx(0.0)
+    assert any("worst (children)" in one for one in refused(groups=found))
 
 
 def test_groups_are_told_apart_and_small_ones_are_not_judged() -> None:
@@ -104,8 +151,40 @@ def test_groups_are_told_apart_and_small_ones_are_not_judged() -> None:
 def test_the_exam_of_a_context_is_the_same_each_time_and_named_by_its_bits(tmp_path: Path) -> None:
     one, two = (make_exam(Context.HIGHWAY, tmp_path, 1, 0) for _ in range(2))
     assert one.manifest.digest == two.manifest.digest
-    assert {sample.origin for sample in one.samples} == {f"highway-{weather}" for weather in ("day", "dusk", "rain", "fog")}
+    assert {sample.origin for sample in one.samples} == {f"{where}-{weather}" for where in Context for weather in Weather}
     assert exam_of(Context.HIGHWAY, one.samples[1:]).manifest.digest != one.manifest.digest
+    said = {said for sample in one.samples for person in sample.people for said in person.attributes}
+    assert said == {"children", "adults", "lighter skin", "darker skin"}
+
+
+@pytest.mark.parametrize("context", list(Context))
+def test_an_exam_without_its_real_pictures_is_refused_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: Context
+) -> None:
+    monkeypatch.setattr(exam, "streets", lambda *_, **__: pytest.fail("drawn"))
+    with pytest.raises(Unavailable, match="KERBWATCH_SHARED_DATA"):
+        make_exam(context, tmp_path, FULL.places, FULL.real)
+    monkeypatch.setattr(exam, "penn_fudan", lambda _: drawn((PERSON,), 40, "penn-fudan"))
+    monkeypatch.setattr(exam, "empty_road", lambda _, frames: drawn((), len(frames), "road"))
+    assert len(real_pictures(context, tmp_path, FULL.real)) == FULL.real
+    with pytest.raises(Unavailable, match=r"ask for 101 real pictures.*KERBWATCH_SHARED_DATA"):
+        make_exam(context, tmp_path, FULL.places, 101)
+    assert (QUICK.real, DEMONSTRATION.real) == (0, 0), "first looks and demonstrations need no shared data"
+
+
+def test_the_rules_say_how_far_deepfool_may_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, object]] = []
+
+    def walked(_network: object, pictures: list[Picture], *_: object, **how: object) -> list[Picture]:
+        told.append(how)
+        return pictures
+
+    monkeypatch.setattr(gate, "deepfool", walked)
+    rules = GateRules(fgsm_eps=(), deepfool_radius=2.0, deepfool_steps=4)
+    ((name, attack),) = attacks(rules, 0.3).items()
+    attack(CspNano(), drawn((PERSON,), 1)[0])
+    assert name == "deepfool xi 0.03 (radius 2 levels, 4 steps)"
+    assert told == [{"threshold": 0.3, "steps": 4, "radius": 2.0}]
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +219,28 @@ def test_an_untrained_model_is_refused_for_good_and_nobody_promotes_it(judged: t
     with pytest.raises(BadInput, match="nobody can promote it"):
         require_passed(registry, digest, Context.URBAN)
     registry.verify(digest)
+
+
+def test_a_verdict_lists_the_attacks_that_were_run_and_on_the_highway_deepfool_is_one(judged: tuple[Registry, str, Exam]) -> None:
+    registry, digest, _ = judged
+    road = exam_of(Context.HIGHWAY, [*drawn((PERSON,), 1), *drawn((), 1, "highway-day")])
+    told: list[str] = []
+    rules = GateRules(fgsm_eps=(0.03,), deepfool_steps=1, deepfool_every=2)
+    verdict = judge_model(registry, digest, digest, road, rules, now=lambda: NOW, report=lambda what, *_: told.append(what))
+    run = [one for one in dict.fromkeys(told) if "eps" in one or "xi" in one]
+    assert verdict.attacks == tuple(f"{one}, white-box" for one in run)
+    assert len([one for one in run if "deepfool" in one]) == 2
+    assert not verdict.passed
+
+
+def test_a_weights_file_is_not_judged_past_staging(judged: tuple[Registry, str, Exam], tmp_path: Path) -> None:
+    registry, digest, _ = judged
+    path = tmp_path / "some.safetensors"
+    path.write_bytes(to_bytes(CspNano()))
+    with pytest.raises(BadInput, match="kerbwatch models stage"):
+        cli.find_model(registry, str(path))
+    assert list(registry.digests()) == [digest]
+    assert cli.find_model(registry, digest[:10]) == cli.find_model(registry, "untrained") == digest
 
 
 def cut(sample: Sample, side: int = 128) -> Sample:

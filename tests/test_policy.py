@@ -40,7 +40,7 @@ def test_every_rule_that_asks_less_is_named_and_none_that_asks_more() -> None:
     assert weaker(FULL, FULL) == ()
     stricter = GateRules(
         fgsm_eps=(0.01, 0.02, 0.03, 0.04), deepfool_xi=(0.02, 0.03), kept=0.9, clean_margin=0.01, safe_margin=0.1, fairness=0.2,
-        group_people=5, latency=1.1, places=9, real=60, deepfool_every=1,
+        group_people=5, latency=1.1, places=9, real=60, deepfool_every=1, deepfool_radius=0.6, deepfool_steps=20,
     )  # fmt: skip
     assert weaker(stricter, FULL) == ()
     assert {one.split()[0] for one in weaker(FULL, stricter)} == set(GateRules.__struct_fields__) - {"combined"}
@@ -49,7 +49,7 @@ def test_every_rule_that_asks_less_is_named_and_none_that_asks_more() -> None:
 
 def test_only_the_policys_rules_open_promotion(registry: Registry, digest: str, settings: Settings) -> None:
     put_verdict(registry, a_verdict(digest, rules=QUICK))
-    with pytest.raises(BadInput, match=r"by quick rules, weaker in combined no \(not yes\), places 1 \(not 5\)"):
+    with pytest.raises(BadInput, match=r"by quick rules, weaker in combined no \(not yes\), places 2 \(not 5\)"):
         require_passed(registry, digest, Context.URBAN, settings)
     put_verdict(registry, a_verdict(digest, minutes=1, rules=DEMONSTRATION))
     with pytest.raises(

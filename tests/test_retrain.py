@@ -1,6 +1,7 @@
 """A retraining run: what it sees, what it must not see, that a killed one goes on, and what it leaves behind."""
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 
 from inference.lifecycle import collect, golden, retrain
 from inference.lifecycle.collect import Budget, LivePicture, Plan, Vetting, agreed, labelled
+from inference.lifecycle.rules import DEMONSTRATION, FULL
 from inference.provenance.manifest import PoolSource, manifest_of
 from inference.provenance.registry import Registry, registry_of, shipped
 from inference.service.serving import load
+from inference.training.pools import Pools
 from inference.training.samples import Sample, streets
 from infra.keys import model_key
 from infra.settings import Settings
@@ -99,13 +102,17 @@ def test_a_run_that_was_killed_goes_on_and_leaves_a_signed_candidate_with_its_li
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=killed, tell=heard.append)
+        retrain.candidate(
+            wanted, settings, registry, tmp_path / "run", rules=DEMONSTRATION, threads=1, report=killed, tell=heard.append
+        )
 
     def told(step: str, done: int, _of: int, _left_s: float) -> None:
         if step.startswith("training"):
             steps.append(done)
 
-    digest = retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=told, tell=heard.append)
+    digest = retrain.candidate(
+        wanted, settings, registry, tmp_path / "run", rules=DEMONSTRATION, threads=1, report=told, tell=heard.append
+    )
     assert len(heard) == 2  # before each life's first step, and the same
     assert heard[0].findings == heard[1].findings
     assert heard[0].offered == len(live) - 1 + len(Weather)
@@ -119,7 +126,9 @@ def test_a_run_that_was_killed_goes_on_and_leaves_a_signed_candidate_with_its_li
     gold, fresh = lineage.materials
     assert gold.samples >= 0.1 * (gold.samples + fresh.samples)
     assert digest not in {wanted.normal_digest, wanted.safe_digest}
-    again = retrain.candidate(wanted, settings, registry, tmp_path / "run", threads=1, report=quiet, tell=quiet)
+    again = retrain.candidate(
+        wanted, settings, registry, tmp_path / "run", rules=DEMONSTRATION, threads=1, report=quiet, tell=quiet
+    )
     assert again == digest
 
 
@@ -137,7 +146,56 @@ def test_without_golden_data_nothing_is_trained(tmp_path: Path, live: tuple[Live
     model_key(settings)
     registry = registry_of(settings)
     with pytest.raises(Unavailable, match="golden"):
-        retrain.candidate(plan(registry, live), settings, registry, tmp_path / "run", threads=1, report=quiet, tell=quiet)
+        retrain.candidate(
+            plan(registry, live), settings, registry, tmp_path / "run", rules=DEMONSTRATION, threads=1, report=quiet, tell=quiet
+        )
+
+
+def test_without_the_gates_real_pictures_nothing_is_trained(home: Path, live: tuple[LivePicture, ...], tmp_path: Path) -> None:
+    settings = Settings(home=home, shared_data=tmp_path)
+    registry = registry_of(settings)
+
+    def told(*_: object) -> None:
+        pytest.fail("something was begun")
+
+    with pytest.raises(Unavailable, match="KERBWATCH_SHARED_DATA"):
+        retrain.candidate(plan(registry, live), settings, registry, tmp_path / "run", rules=FULL, threads=1, report=told, tell=told)
+
+
+def test_a_full_run_is_validated_on_pictures_that_it_does_not_train_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=home)
+    registry = registry_of(settings)
+    gold = streets(Context.URBAN, Weather.DAY, [7000], (0,))  # one of the golden ones
+    judges, other = streets(Context.URBAN, Weather.DAY, [7100], (0,)), streets(Context.URBAN, Weather.DAY, [7200], (0,))
+
+    def pools(_: Path, *, validated: bool) -> Pools:
+        return Pools(([], [], other, [], []), [], [*judges, *gold] if validated else [])
+
+    monkeypatch.setattr(collect, "training_pools", pools)
+    monkeypatch.setattr(collect, "vetted", lambda *_: ())
+    wanted = replace(plan(registry, ()), budget=Budget.FULL)
+    made = collect.collect(wanted, settings, registry, threads=1, report=quiet, tell=quiet)
+    assert [one.name for one in made.pools.validation] == [judges[0].name]
+    trained = {(one.origin, one.name) for group in made.pools.groups for one in group}
+    assert (gold[0].origin, gold[0].name) in trained
+    judged_on: list[object] = []
+    monkeypatch.setattr(retrain, "miss_rate_on", judged_on.append)
+    monkeypatch.setattr(retrain, "collect", lambda *_, **__: made)
+
+    def run(*_: object, **__: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(retrain, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        retrain.candidate(wanted, settings, registry, home / "full", rules=DEMONSTRATION, threads=1, report=quiet, tell=quiet)
+    assert judged_on == [made.pools.validation]
+
+
+def test_a_short_highway_run_sees_people(home: Path) -> None:
+    wanted = replace(plan(registry_of(Settings(home=home)), ()), context=Context.HIGHWAY)
+    (drawn,) = collect._drawn(wanted).groups
+    assert {one.origin for one in drawn} == {f"{where}-{weather}" for where in Context for weather in Weather}
+    assert sum(not person.ignore for one in drawn for person in one.people) > len(Weather)
 
 
 def box(x: float, score: float = 0.9) -> Box:

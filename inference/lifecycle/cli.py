@@ -25,11 +25,10 @@ from inference.lifecycle.rules import FULL, QUICK, name_of
 from inference.lifecycle.vetting import Rules, ask, known, vet
 from inference.measure.artefacts import machine
 from inference.provenance.manifest import differences, load_manifest, manifest_of, save_manifest
-from inference.provenance.registry import Registry, read_card, registry_of, shipped
+from inference.provenance.registry import Registry, registry_of, shipped
 from inference.provenance.verdicts import Verdict
 from inference.service.serving import load
 from inference.training.pools import sources_of, training_pools
-from inference.training.record import LINEAGE
 from inference.training.samples import Sample
 from infra.keys import model_key
 from infra.settings import Settings, read_settings
@@ -40,6 +39,7 @@ data = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Training data: manifest, golden set, vetting."
 )
 
+_STAGE = "a run's folder is taken in first, by `kerbwatch models stage FOLDER -m WHY`, and then named by its digest"
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -51,9 +51,7 @@ class Budget(StrEnum):
 
 
 def gate(
-    model: Annotated[
-        str, typer.Argument(help="Name or digest (or its beginning) in the registry, or a weights file beside its card.")
-    ],
+    model: Annotated[str, typer.Argument(help="Its name, its digest or the beginning of it.")],
     context: Annotated[list[Context] | None, typer.Option(help="Where it is to serve; default: all of its card's.")] = None,
     budget: Annotated[
         Budget, typer.Option(help="full: the policy; quick: fewer pictures, a first look that opens nothing.")
@@ -72,12 +70,14 @@ def gate(
     rules = QUICK if budget is Budget.QUICK else FULL
     found: list[Verdict] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for one in context or registry.card(digest).contexts:
-            task = progress.add_task(f"{one}: drawing pictures", total=None)
-            exam = make_exam(one, settings.shared_data, rules.places, rules.real)
+        task = progress.add_task("drawing pictures", total=None)
+        exams = [
+            make_exam(one, settings.shared_data, rules.places, rules.real) for one in context or registry.card(digest).contexts
+        ]
+        for exam in exams:
 
-            def report(what: str, done: int, total: int, task: int = task, where: Context = one) -> None:
-                progress.update(task, description=f"{where}: {what}", completed=done, total=total)  # type: ignore[arg-type]
+            def report(what: str, done: int, total: int, where: Context = exam.context) -> None:
+                progress.update(task, description=f"{where}: {what}", completed=done, total=total)
 
             found.append(judge_model(registry, digest, baseline, exam, rules, now=_now, report=report))
     if as_json:
@@ -193,16 +193,16 @@ def trial_command(
 
 
 def find_model(registry: Registry, model: str) -> str:
-    """The digest of a model given by name, by the beginning of its digest, or as a weights file, which is put into the registry."""
-    path = Path(model)
-    if path.is_file():
-        lineage = path.with_suffix(f".{LINEAGE}")  # beside a shipped model, as its card is
-        return registry.put(path, read_card(path.with_suffix(".json")), lineage.read_bytes() if lineage.is_file() else None)
+    """The digest of a model of the registry given by name or by the beginning of its digest.
+
+    Raises BadInput if there is not exactly one, and for a file: `models stage` takes files in, with lineage and a signed act.
+    """
     named = [card.digest for card in registry.cards().values() if card.name == model]
     fit = named or [digest for digest in registry.digests() if digest.startswith(model)]
     if len(fit) != 1:
         what = "no model" if not fit else f"{len(fit)} models"
-        raise BadInput(f"{what} in {registry.root} by {model!r}: see `kerbwatch models list`, or give a weights file")
+        file = Path(model).exists()
+        raise BadInput(f"{what} in {registry.root} by {model!r}: {_STAGE if file else 'see `kerbwatch models list`'}")
     return fit[0]
 
 

@@ -99,7 +99,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a run trains on (golden pictures first, `shares` of crops by group), and what was held back, with reasons."""
+    """What a run trains on (golden pictures first, `shares` of crops by group), and what was held back, with reasons.
+
+    The validation pictures of a full budget are none that it trains on, golden ones included.
+    """
 
     pools: Pools
     shares: tuple[float, ...]
@@ -120,7 +123,7 @@ def collect(plan: Plan, settings: Settings, registry: Registry, *, threads: int,
     safe, normal = (load(registry, digest, threads=threads) for digest in (plan.safe_digest, plan.normal_digest))
     report("collecting pictures", 0, 1, 0.0)
     live = labelled(plan, safe, normal)
-    pools = _drawn(plan) if plan.short else training_pools(settings.shared_data)
+    pools = _drawn(plan) if plan.short else training_pools(settings.shared_data, validated=True)
     known_good = {(one.origin, one.name) for one in golden.samples}
     fresh = [one for group in (*pools.groups, live) for one in group if (one.origin, one.name) not in known_good]
     findings = reviewed(settings, fresh, vetted(fresh, (safe, normal), golden.samples, golden.golden.statistics, report))
@@ -136,7 +139,11 @@ def collect(plan: Plan, settings: Settings, registry: Registry, *, threads: int,
     filled = [(group, share) for group, share in zip(groups, wanted, strict=True) if group]
     scale = (1 - GOLDEN_SHARE) / sum(share for _, share in filled) if filled else 0.0
     return Collected(
-        pools=Pools((golden.samples, *(group for group, _ in filled)), [one.picture for one in fit_ones if not one.people]),
+        pools=Pools(
+            (golden.samples, *(group for group, _ in filled)),
+            [one.picture for one in fit_ones if not one.people],
+            [one for one in pools.validation if (one.origin, one.name) not in known_good],
+        ),
         shares=(GOLDEN_SHARE if filled else 1.0, *(share * scale for _, share in filled)),
         materials=(golden.golden.manifest.material(), _manifest(plan, fit_ones).material()),
         held=findings,
@@ -197,11 +204,12 @@ def _sides(box: Box) -> tuple[float, float, float, float]:
 
 
 def _drawn(plan: Plan) -> Pools:
-    """Streets of the context in all weathers."""
+    """Streets of the context in all weathers; for the highway as many of the town, since somebody has to be in them."""
     first = _PLACES + plan.seed % 1000 * _EACH * len(Weather)
     drawn: list[Sample] = []
-    for number, weather in enumerate(Weather):
-        drawn += streets(plan.context, weather, range(first + _EACH * number, first + _EACH * (number + 1)), _SHOTS)
+    for context in dict.fromkeys((plan.context, Context.URBAN)):
+        for number, weather in enumerate(Weather):
+            drawn += streets(context, weather, range(first + _EACH * number, first + _EACH * (number + 1)), _SHOTS)
     return Pools((drawn,), [])
 
 

@@ -8,7 +8,7 @@ model say little of it. The gate promotes nothing (`kerbwatch models promote` an
 
     kept under an attack   performance under attack / clean performance of the same model on the same pictures, at least 0.8
     clean                  clean performance less that of the shipped normal model, at least minus a margin
-    fairness               the mean of all groups' performance less the worst one's, at most a limit (town only)
+    fairness               the mean of all groups' performance less the worst one's, at most a limit
     latency                time of a forward pass over that of the shipped normal model, in one paired run, at most a limit
 
 Source: paper 4.6 (mandatory adversarial robustness testing: 80 % of the baseline at FGSM eps <= 0.03 and DeepFool xi <= 0.03, and
@@ -36,7 +36,7 @@ from inference.provenance.verdicts import Check, Verdict, put_verdict, verdicts
 from inference.service.serving import Served, load, white_box
 from inference.training.samples import Sample
 from streams.errors import BadInput, BrokenContract
-from streams.events import Box, Context, Mode
+from streams.events import Box, Mode
 from streams.sources.base import Picture
 
 _LOW = 0.02  # boxes below this are not even listed
@@ -60,7 +60,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the rules look at. `groups`: name to performance; empty where nobody walks."""
+    """All that the rules look at. `groups`: name to performance, of those with people enough."""
 
     mode: Mode
     clean: float | None
@@ -92,15 +92,21 @@ def attacks(rules: GateRules, threshold: float) -> dict[str, Attack]:
     made: dict[str, Attack] = {}
     for eps in rules.fgsm_eps:
         made[f"fgsm eps {eps:g}"] = lambda white, one, eps=eps: fgsm(white, one.picture, one.people, eps)  # type: ignore[misc]
+    reach = f"(radius {rules.deepfool_radius:g} levels, {rules.deepfool_steps} steps)"
+
+    def fooled(white: CspNano, picture: Picture, one: Sample, xi: float) -> Picture:
+        steps, radius = rules.deepfool_steps, rules.deepfool_radius
+        return deepfool(white, [picture], xi, [one.people], threshold=threshold, steps=steps, radius=radius)[0]
+
     for xi in rules.deepfool_xi:
-        made[f"deepfool xi {xi:g}"] = lambda white, one, xi=xi: _foolish(white, one.picture, one, xi, threshold)  # type: ignore[misc]
+        made[f"deepfool xi {xi:g} {reach}"] = lambda white, one, xi=xi: fooled(white, one.picture, one, xi)  # type: ignore[misc]
     if rules.combined and rules.fgsm_eps and rules.deepfool_xi:
         eps, xi = max(rules.fgsm_eps), max(rules.deepfool_xi)
 
         def both(white: CspNano, one: Sample) -> Picture:
-            return _foolish(white, fgsm(white, one.picture, one.people, eps), one, xi, threshold)
+            return fooled(white, fgsm(white, one.picture, one.people, eps), one, xi)
 
-        made[f"fgsm eps {eps:g}, then deepfool xi {xi:g}"] = both
+        made[f"fgsm eps {eps:g}, then deepfool xi {xi:g} {reach}"] = both
     return made
 
 
@@ -120,10 +126,7 @@ def measure_model(registry: Registry, digest: str, baseline: str, exam: Exam, ru
         normal = performance(exam.context, exam.samples, seen, registry.card(baseline).threshold)
     kept = []
     for name, attack in attacks(rules, threshold).items():
-        slow = "deepfool" in name
-        if slow and exam.context is Context.HIGHWAY:
-            continue  # DeepFool takes people away, and nobody walks there
-        places = range(0, len(exam.samples), rules.deepfool_every if slow else 1)
+        places = range(0, len(exam.samples), rules.deepfool_every if "deepfool" in name else 1)
         some, before = [exam.samples[at] for at in places], [plain[at] for at in places]
         under = _look(judged, some, lambda one, attack=attack: attack(white, one), report, name)  # type: ignore[misc]
         kept.append(
@@ -133,7 +136,7 @@ def measure_model(registry: Registry, digest: str, baseline: str, exam: Exam, ru
                 under=performance(exam.context, some, under, threshold),
             )
         )
-    groups = by_group(exam.samples, plain, rules.group_people) if exam.context is Context.URBAN else {}
+    groups = by_group(exam.samples, plain, rules.group_people)
     of = card.parent if quantised else digest
     if any(isinstance(one, nn.Module) and digest_of(to_bytes(one)) != of for one in (judged, white)):
         raise BrokenContract(f"model {digest[:12]} was changed by its examination: report this")
@@ -169,15 +172,15 @@ def judge_model(
     for known in verdicts(registry, digest):
         if (known.context, known.settings_digest, known.data_digest) == (exam.context, rules.digest, data):
             return known
-    checks = decide(measure_model(registry, digest, baseline, exam, rules, report), rules)
-    card = registry.card(digest)
+    measured = measure_model(registry, digest, baseline, exam, rules, report)
+    checks, card = decide(measured, rules), registry.card(digest)
     how = f"white-box on its parent {str(card.parent)[:12]}" if card.architecture.startswith(INT8) else "white-box"
     verdict = Verdict(
         digest=digest,
         context=exam.context,
         passed=all(one.passed for one in checks),
         checks=checks,
-        attacks=tuple(f"{name}, {how}" for name in attacks(rules, card.threshold)),
+        attacks=tuple(f"{one.attack}, {how}" for one in measured.kept),
         baseline_digest=baseline,
         data_digest=data,
         settings_digest=rules.digest,
@@ -230,10 +233,6 @@ def _look(
             found += detect(judged, pictures, _LOW)
     report(what, len(samples), len(samples))
     return found
-
-
-def _foolish(white: CspNano, picture: Picture, sample: Sample, xi: float, threshold: float) -> Picture:
-    return deepfool(white, [picture], xi, [sample.people], threshold=threshold)[0]
 
 
 def _least(name: str, value: float | None, limit: float) -> Check:

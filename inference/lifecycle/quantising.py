@@ -70,7 +70,7 @@ def quantised(registry: Registry, parent: str, samples: list[Sample], now: Calla
 
 
 def quantise_model(
-    model: Annotated[str, typer.Argument(help="The model's name, its digest or the beginning of it, or a weights file.")],
+    model: Annotated[str, typer.Argument(help="The model's name, its digest or the beginning of it.")],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Make an eight-bit copy of a model, signed, beside it in the registry. Example: `kerbwatch models quantise csp-nano-safe`."""

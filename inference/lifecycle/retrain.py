@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from inference.lifecycle.collect import Collected, Plan, Report, Tell, collect
-from inference.lifecycle.exam import make_exam
+from inference.lifecycle.exam import make_exam, real_pictures
 from inference.lifecycle.gate import judge_model
 from inference.lifecycle.rules import FULL, GateRules, name_of
 from inference.networks.pretrained import NOTICE
@@ -29,7 +29,17 @@ from infra.settings import Settings
 from streams.events import Mode
 
 
-def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, *, threads: int, report: Report, tell: Tell) -> str:
+def candidate(
+    plan: Plan,
+    settings: Settings,
+    registry: Registry,
+    folder: Path,
+    *,
+    rules: GateRules,
+    threads: int,
+    report: Report,
+    tell: Tell,
+) -> str:
     """Make a candidate, or go on making it, and put it into the registry with card and lineage. Returns its digest.
 
     Args:
@@ -37,15 +47,17 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
         settings: where golden data and shared data lie.
         registry: where the models are, and where the candidate goes.
         folder: where the run is kept; the same one to go on.
+        rules: by which the gate will judge it; nothing is trained where their real pictures are not at hand.
         threads: CPU threads.
         report: called at every step; what it raises ends the run, which can go on later.
         tell: called with what vetting said, before anything is trained; again where the run goes on after a kill.
 
     Raises:
-        Unavailable: without a golden set, or without the shared data of a full budget.
+        Unavailable: without a golden set, or without the shared data of a full budget or of the rules' exam.
         BadInput: if there is too little golden data, or the training cannot go on.
         Tampered: if golden data or a model was changed.
     """
+    real_pictures(plan.context, settings.shared_data, rules.real)
     started = _started(folder)
     collected = collect(plan, settings, registry, threads=threads, report=report, tell=tell)
     write_whole(folder / "held.json", msgspec.json.format(msgspec.json.encode(collected.held)))
@@ -61,7 +73,7 @@ def candidate(plan: Plan, settings: Settings, registry: Registry, folder: Path, 
         folder / "run",
         threads=threads,
         report=told,
-        validate=miss_rate_on(collected.pools.groups[0]) if training.defences.patience else None,
+        validate=miss_rate_on(collected.pools.validation) if training.defences.patience else None,
     )
     report("putting the candidate into the registry", 0, 1, 0.0)
     card = _card(plan, registry, training, collected, weights)

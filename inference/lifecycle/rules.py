@@ -25,6 +25,8 @@ class GateRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     fairness: largest distance of the worst group from the mean of all; groups of fewer than `group_people` are not judged.
     latency: largest ratio.
     places, real: drawn places a weather, and real pictures. `deepfool_every`: DeepFool is run on one picture in so many.
+    deepfool_radius, deepfool_steps: how far DeepFool may go (root mean square change of a picture's channels, levels), and in how
+    many iterations. Without a radius it takes everybody from every model, so this decides what its check asks.
     """
 
     fgsm_eps: tuple[Share, ...] = (0.01, 0.02, 0.03)
@@ -39,6 +41,8 @@ class GateRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     places: Annotated[int, msgspec.Meta(ge=0)] = 5
     real: Annotated[int, msgspec.Meta(ge=0)] = 30
     deepfool_every: Annotated[int, msgspec.Meta(ge=1)] = 3
+    deepfool_radius: Annotated[float, msgspec.Meta(gt=0, le=255)] = 0.5
+    deepfool_steps: Annotated[int, msgspec.Meta(ge=1)] = 15
 
     @property
     def digest(self) -> str:
@@ -48,16 +52,24 @@ class GateRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 FULL = GateRules()
 """The policy."""
-QUICK = GateRules(places=1, real=8, deepfool_every=4, combined=False)
-"""Same limits, fewer pictures: for a first look; it opens nothing."""
+QUICK = GateRules(places=2, real=0, deepfool_every=4, combined=False)
+"""Same limits, fewer pictures, all of them drawn: for a first look, on any machine; it opens nothing."""
 DEMONSTRATION = GateRules(
-    fgsm_eps=(0.01, 0.03), combined=False, kept=0.2, clean_margin=0.3, latency=1.5, places=1, real=8, deepfool_every=4
+    fgsm_eps=(0.01, 0.03),
+    combined=False,
+    kept=0.2,
+    clean_margin=0.3,
+    latency=1.5,
+    places=2,
+    real=0,
+    deepfool_every=8,
+    deepfool_steps=10,
 )
 """What a minute of training can keep; for a demonstration's home only, and said so in every verdict's limits. On clean
 pictures such a hardened model may lose what the policy lets a safe-mode model lose."""
 NAMED = {"policy": FULL, "quick": QUICK, "demonstration": DEMONSTRATION}
 
-_AT_LEAST = ("kept", "places", "real")
+_AT_LEAST = ("kept", "places", "real", "deepfool_radius", "deepfool_steps")
 _AT_MOST = ("clean_margin", "safe_margin", "fairness", "group_people", "latency", "deepfool_every")
 
 
