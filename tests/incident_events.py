@@ -1,8 +1,9 @@
 """Events for tests of incidents: short to write, valid, at times counted in seconds from noon."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from responders.engine.incident import Act, Resolution, Verb
+from responders.engine.incident import Act, Asking, Incident, Resolution, Verb
 from responders.people.roles import Role
 from responders.playbooks import playbooks
 from streams.events import (
@@ -23,6 +24,8 @@ from streams.events import (
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 NORMAL = "a" * 64
 SAFE = "b" * 64
+OPEN_ASKING = Asking("to_be_filled_in", -1)
+"""What approvals of `act` answer until `answering` says it."""
 
 
 def at(seconds: float) -> datetime:
@@ -106,4 +109,10 @@ def act(
         kind=kind if verb is Verb.RECLASSIFY else None,
         plan=playbooks.load()[kind] if verb is Verb.RECLASSIFY else None,
         roles=roles,
+        asking=OPEN_ASKING if verb in {Verb.APPROVE, Verb.REJECT} else None,
     )
+
+
+def answering(said: Act, incident: Incident) -> Act:
+    """The same act, as the answer to what the incident asks for now."""
+    return replace(said, asking=incident.asking) if said.asking is OPEN_ASKING else said

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from incident_events import act, at, signal
+from incident_events import act, answering, at, signal
 
 from responders.engine.deciding import decide, evolve
 from responders.engine.incident import Act, Decision, Happening, Incident, Outcome, Page, Resolution, Serve, Tick, Verb, opened
@@ -30,7 +30,8 @@ def play(kind: Kind, *events: Happening) -> tuple[Incident, list[Decision]]:
     assert isinstance(first, Signal)
     incident = opened(first, BOOKS[kind])
     decisions: list[Decision] = []
-    for event in events:
+    for told in events:
+        event = answering(told, incident) if isinstance(told, Act) else told
         decisions += decide(incident, event)
         incident = evolve(incident, event)
     return incident, decisions
@@ -104,7 +105,7 @@ def test_two_senders_are_closed_by_the_word_of_people_only() -> None:
     incident, _ = play(Kind.TRAFFIC, *told, tick(60, judged=60))
     assert incident.step.name == "change_key"
     assert incident.asks == (Role.DEVOPS_ENGINEER,)
-    done = evolve(incident, approval("operator-1", Role.DEVOPS_ENGINEER, 70))
+    done = evolve(incident, answering(approval("operator-1", Role.DEVOPS_ENGINEER, 70), incident))
     assert done.state is State.CLOSED
     assert done.ended[-1].outcome is Outcome.MANUAL
 
@@ -192,7 +193,7 @@ def test_assigning_names_who_looks_after_it() -> None:
     assert "to operator-2" in decisions[-1].what
 
 
-@pytest.mark.parametrize("verb", [Verb.ASSIGN, Verb.SNOOZE, Verb.RECLASSIFY])
+@pytest.mark.parametrize("verb", [Verb.ASSIGN, Verb.SNOOZE, Verb.RECLASSIFY, Verb.APPROVE, Verb.REJECT])
 def test_an_act_that_lacks_what_its_verb_needs_is_refused(verb: Verb) -> None:
     with pytest.raises(BadInput, match=f"{verb} needs"):
         Act("i", at(0), "x", verb, "operator-1", "why")
@@ -208,7 +209,7 @@ def test_drift_alone_switches_nothing_and_harmful_drift_asks_first() -> None:
     incident, decisions = play(Kind.DRIFT, *HARMFUL, tick(4))
     assert incident.asks == (Role.SECMLOPS_ENGINEER,)
     assert not incident.needs_safe
-    approved = evolve(incident, approval("operator-1", Role.SECMLOPS_ENGINEER, 5))
+    approved = evolve(incident, answering(approval("operator-1", Role.SECMLOPS_ENGINEER, 5), incident))
     assert approved.needs_safe
     assert evolve(approved, tick(6, Mode.SAFE)).state is State.CONTAINED
     assert pages(decisions) == [Role.SECMLOPS_ENGINEER]
@@ -230,8 +231,33 @@ def test_an_approval_needs_the_right_role_and_two_different_people() -> None:
     incident, decisions = play(Kind.COMPROMISE, *story, approval("operator-2", Role.DEVOPS_ENGINEER, 5), both, both)
     assert incident.step.name == "roll_back"
     assert actions(decisions)[-3:] == ["refused", "approve", "refused"]
-    done = evolve(incident, approval("operator-3", Role.SECMLOPS_ENGINEER, 8))
+    done = evolve(incident, answering(approval("operator-3", Role.SECMLOPS_ENGINEER, 8), incident))
     assert done.state is State.RECOVERING
+
+
+def test_an_answer_counts_for_the_step_and_the_occasion_it_was_given_for_and_no_other() -> None:
+    story = (signal(Phase.RAISED, 1, 5, kind=Kind.POISONING, detector="newcomer"), tick(4, Mode.SAFE))
+    reviewed = (approval("data-1", Role.DATA_ENGINEER, 5), approval("security-1", Role.SECMLOPS_ENGINEER, 6))
+    before, _ = play(Kind.POISONING, *story)
+    after, _ = play(Kind.POISONING, *story, *reviewed)
+    assert (before.step.name, after.step.name) == ("review", "trace_models")
+    late = answering(approval("security-2", Role.SECMLOPS_ENGINEER, 7), before)
+    for verb in (Verb.APPROVE, Verb.REJECT):
+        [refused] = decide(after, replace(late, verb=verb))
+        assert refused.what == (
+            f"{verb}: it was for step review, which is not asked for now; "
+            "asked for now: step trace_models, by R3 (data scientist) and R8 (SecMLOps engineer)"
+        )
+        assert evolve(after, replace(late, verb=verb)).asking == after.asking
+
+    traced = (approval("science-1", Role.DATA_SCIENTIST, 8), approval("security-1", Role.SECMLOPS_ENGINEER, 9))
+    relapse = (signal(Phase.CALM, 1, 60, kind=Kind.POISONING, detector="newcomer"), *traced, tick(13, Mode.NORMAL, ()),
+               tick(29, Mode.NORMAL, ()), tick(30, Mode.SAFE))  # fmt: skip
+    again, _ = play(Kind.POISONING, *story, *reviewed, *relapse)
+    assert (again.step.name, again.relapses) == ("review", 1)
+    [refused] = decide(again, late)
+    assert "step review, as it was asked for before; asked for now: step review" in refused.what
+    assert evolve(again, replace(late, asking=again.asking)).voices
 
 
 def test_an_approval_that_nobody_asks_for_is_refused() -> None:

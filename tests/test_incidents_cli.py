@@ -5,20 +5,21 @@ from collections.abc import Callable
 
 import pytest
 from a_person import Phone, newcomer
-from click.testing import Result
 from incident_events import NORMAL, SAFE, act, at, signal, status
-from typer.testing import CliRunner
+from sqlalchemy import select
+from typer.testing import CliRunner, Result
 
 from infra.db import Sessions, reading, writing
 from infra.people_tables import ActRow
 from infra.settings import Settings
-from infra.tables import EffectRow
+from infra.tables import EffectRow, TimelineRow
 from responders.console.incidents import app
 from responders.console.tables import complete_incident
 from responders.console.watch import follow
 from responders.engine.incident import Verb
 from responders.engine.store import Store
 from responders.people import desk
+from responders.people.acts import Signed
 from responders.people.roles import Role
 from responders.playbooks import playbooks
 from streams import codec
@@ -263,6 +264,36 @@ def test_a_step_is_approved_by_the_roles_it_names_each_with_a_code(
     with writing(sessions) as session:
         phones["security-1"].rest(session, "security-1")
     command("reject", id_, "-m", "nothing to trace", "--actor", "security-1", "--code", phones["security-1"].code())
+
+
+def test_an_approval_shows_and_signs_its_step_and_counts_for_no_other(
+    store: Store, command: Command, phones: dict[str, Phone], sessions: Sessions
+) -> None:
+    id_ = store.accept(signal(Phase.RAISED, 20, 21, camera="cam2", kind=Kind.POISONING), at(5)).incident_ids[0]
+
+    def approve(name: str, *more: str) -> Result:
+        with writing(sessions) as session:
+            phones[name].rest(session, name)
+        return command("approve", id_, "-m", "looked", "--actor", name, "--code", phones[name].code(), *more)
+
+    assert "approve step review, asked for of R4 (data engineer) and R8" in approve("data-1").stderr
+    said = approve("security-1", "--step", "review", "--json")
+    assert "asked for of R8 (SecMLOps engineer): Look at what was held back" in said.stderr
+    assert json.loads(said.stdout)["id"] == id_
+    with pytest.raises(BadInput, match=r"was for step review, .* asked for now: step trace_models, by R3 .* This is on record"):
+        approve("security-1", "--step", "review")
+    with reading(sessions) as session:
+        acts = session.scalars(select(ActRow).order_by(ActRow.number)).all()
+        signed = [dict(Signed(row.body, row.signature).statement().details) for row in acts]
+        assert desk.check(session) == desk.Checked(3, ())
+    assert [one["step"] for one in signed] == ["review"] * 3
+    assert signed[0] == signed[1] != signed[2]
+    with writing(sessions) as session:  # somebody makes the timeline say another step
+        line = session.scalars(select(TimelineRow).where(TimelineRow.cause_id == acts[0].id)).one()
+        line.what = line.what.replace("review", "trace_models")
+    with reading(sessions) as session:
+        [fault] = desk.check(session).faults
+    assert "data-1 signed for step review, and it says 'trace_models: looked" in fault
 
 
 def test_watching_shows_each_change_once_as_it_comes(store: Store, command: Command, sessions: Sessions) -> None:

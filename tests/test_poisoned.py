@@ -10,7 +10,7 @@ import pytest
 from a_person import Command, newcomer, quarantine_command
 from hypothesis import given
 from hypothesis import strategies as st
-from incident_events import NORMAL, SAFE, act, at, signal
+from incident_events import NORMAL, SAFE, act, answering, at, signal
 from PIL import Image
 from scipy.stats import betabinom  # type: ignore[import-untyped]
 from sqlalchemy import select
@@ -25,7 +25,7 @@ from infra.keys import model_key
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, TimelineRow
 from responders.engine.incident import Verb
-from responders.engine.store import Store
+from responders.engine.store import Store, incident_of
 from responders.people.roles import Role
 from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State
@@ -172,7 +172,9 @@ def test_the_playbook_asks_two_people_and_ends_without_a_change_of_model(site: S
     review = [("data-1", Role.DATA_ENGINEER), ("security-1", Role.SECMLOPS_ENGINEER)]
     trace = [("science-1", Role.DATA_SCIENTIST), ("security-1", Role.SECMLOPS_ENGINEER)]
     for number, (actor, role) in enumerate([*review, *trace]):
-        site.store.accept(act(Verb.APPROVE, incident, 10 + number, actor=actor, roles=(role,)), at(10 + number))
+        [row] = site.incidents()
+        said = act(Verb.APPROVE, incident, 10 + number, actor=actor, roles=(role,))
+        site.store.accept(answering(said, incident_of(row)), at(10 + number))
     assert site.incidents()[0].state == State.CLOSED
     assert site.timeline("serve") == []
 

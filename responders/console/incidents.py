@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from msgspec.structs import replace
 
 from infra.db import reading
 from infra.tables import IncidentRow
@@ -41,6 +42,7 @@ class What(StrEnum):
 
 AsRole = Annotated[Role | None, typer.Option("--role", help="The role you act in for a model, if you have both (R3, R8).")]
 Which = Annotated[What | None, typer.Option("--what", help="Which of the two, where both wait.")]
+AsStep = Annotated[str | None, typer.Option("--step", help="The step you mean; the one that is asked for now, if not given.")]
 _DEEDS = {
     Verb.ACKNOWLEDGE: Deed.ACKNOWLEDGE,
     Verb.NOTE: Deed.NOTE,
@@ -141,28 +143,35 @@ def approve(  # noqa: PLR0917 - typer makes options of them
     code: Code = None,
     role: AsRole = None,
     what: Which = None,
+    step: AsStep = None,
     as_json: AsJson = False,
 ) -> None:
     """Approve what waits: a playbook's step or a retrained model. Example: kerbwatch incidents approve 3f2a -m "gate read".
 
     A model needs two different people: a data scientist (R3) and a SecMLOps engineer (R8). A step names the roles that it needs.
-    Each shows a second factor.
+    Each shows a second factor. What is signed names the step and counts for no other (--step, or the one that is shown).
     """
     with logged_in(actor, code) as login:
-        if _waiting(login, incident, what) is What.STEP:
-            _say(login, Verb.APPROVE, incident, comment, as_json=as_json)
+        if _waiting(login, incident, What.STEP if step else what) is What.STEP:
+            _answer(login, Verb.APPROVE, incident, comment, step, as_json=as_json)
         else:
             rollout_cli.act(login, rollout.Verb.APPROVE, incident, comment, role, as_json=as_json)
 
 
 @app.command()
 def reject(  # noqa: PLR0917 - typer makes options of them
-    incident: Id, comment: Comment, actor: Actor = None, code: Code = None, what: Which = None, as_json: AsJson = False
+    incident: Id,
+    comment: Comment,
+    actor: Actor = None,
+    code: Code = None,
+    what: Which = None,
+    step: AsStep = None,
+    as_json: AsJson = False,
 ) -> None:
     """Reject what waits for approval; one person is enough. Example: kerbwatch incidents reject 3f2a -m "no nights"."""
     with logged_in(actor, code) as login:
-        if _waiting(login, incident, what) is What.STEP:
-            _say(login, Verb.REJECT, incident, comment, as_json=as_json)
+        if _waiting(login, incident, What.STEP if step else what) is What.STEP:
+            _answer(login, Verb.REJECT, incident, comment, step, as_json=as_json)
         else:
             rollout_cli.act(login, rollout.Verb.REJECT, incident, comment, as_json=as_json)
 
@@ -183,6 +192,17 @@ def _waiting(login: Login, text: str, what: What | None) -> What:
     if asks and model and what is None:
         raise BadInput(f"a step (by {named(asks)}) and a retrained model wait: say which, --what step or --what model")
     return what or (What.STEP if asks else What.MODEL)
+
+
+def _answer(login: Login, verb: Verb, text: str, comment: str, step: str | None, *, as_json: bool) -> None:
+    """Show what is asked for, and sign a yes or no to that step on that occasion."""
+    with reading(login.sessions) as session:
+        incident = incident_of(session.get_one(IncidentRow, records.find(session, text)))
+    asking = incident.asking if step is None else replace(incident.asking, step=step)
+    if incident.asks and asking == incident.asking:
+        typer.echo(f"{verb} step {asking.step}, asked for of {named(incident.asks)}: {incident.step.text}", err=True)
+    told = (("step", asking.step), ("asking", str(asking.number)))
+    _say(login, verb, incident.id, comment, *told, as_json=as_json, asking=asking)
 
 
 def _say(login: Login, verb: Verb, incident: str, comment: str, *told: tuple[str, str], as_json: bool, **more: Any) -> None:

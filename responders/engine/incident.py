@@ -49,13 +49,23 @@ class Verb(StrEnum):
     CLOSE = "close"
 
 
+class Asking(Struct, frozen=True):
+    """What an approval or rejection answers: a step, and the how-manieth step it was that the incident came to (from 0).
+
+    A step that is asked for again, after a relapse or as another kind's, has another number.
+    """
+
+    step: str
+    number: int
+
+
 @dataclass(frozen=True)
 class Act:
     """A human's act on an incident; `comment` says why and is never empty.
 
     assignee: who looks after it from now on (ASSIGN). until: when paging goes on (SNOOZE). kind: what it really is (RECLASSIFY);
     `plan` is that kind's playbook, which `store.py` adds. roles: those that the actor has, proven where the act was taken in; an
-    approval or rejection counts in these.
+    approval or rejection counts in these. asking: what it answers (APPROVE, REJECT); it counts for nothing else.
 
     Raises BadInput where actor, comment or what the verb needs is missing.
     """
@@ -72,6 +82,7 @@ class Act:
     kind: Kind | None = None
     plan: Playbook | None = None
     roles: tuple[Role, ...] = ()
+    asking: Asking | None = None
 
     def __post_init__(self) -> None:
         if not self.actor.strip() or not self.comment.strip():
@@ -82,6 +93,8 @@ class Act:
             raise BadInput("snooze needs an end that is still to come")
         if self.verb is Verb.RECLASSIFY and self.kind is None:
             raise BadInput(f"reclassify needs the kind that it really is: {', '.join(Kind)}")
+        if self.verb in {Verb.APPROVE, Verb.REJECT} and self.asking is None:
+            raise BadInput(f"{self.verb} needs the step that it answers")
 
 
 @dataclass(frozen=True)
@@ -209,9 +222,9 @@ class Incident(Struct, frozen=True, kw_only=True):
 
     `kind` is what it is held for, `raised_as` what detectors call it, under which their signals come (the same where not set).
     `position` is the step where it stands, `since` the first tick seen there (time limits run from it), `overdue` whether that
-    limit has passed, `tries` how often reports were asked for again, `voices` who approved the step. `ended` are the steps that
-    are over, in order. `seen` is what detectors called suspicious, `covered` what was ordered into quarantine. `decided` counts
-    decisions.
+    limit has passed, `tries` how often reports were asked for again, `voices` who approved the step; `arrivals` counts how often
+    it came to another step. `ended` are the steps that are over, in order. `seen` is what detectors called suspicious, `covered`
+    what was ordered into quarantine. `decided` counts decisions.
 
     `said` is the worst that a detector said, `graded` the rule by which it is as severe as it is. `called` are the roles called
     since the chain began, the last of them `called_at` (the first tick after that), with `pages` in all; it is `quiet` once somebody
@@ -231,6 +244,7 @@ class Incident(Struct, frozen=True, kw_only=True):
     overdue: bool = False
     tries: int = 0
     voices: tuple[Voice, ...] = ()
+    arrivals: int = 0
     ended: tuple[Ended, ...] = ()
     signals: int = 0
     findings: tuple[Finding, ...] = ()
@@ -262,6 +276,11 @@ class Incident(Struct, frozen=True, kw_only=True):
     def step(self) -> Step:
         """The step where the incident stands."""
         return self.playbook.steps[self.position]
+
+    @property
+    def asking(self) -> Asking:
+        """What an approval has to answer now."""
+        return Asking(self.step.name, self.arrivals)
 
     @property
     def state(self) -> State:

@@ -1,8 +1,9 @@
 """What people's acts do to an incident.
 
 It decides what an act leads to: who looks after the incident, whether it is quiet, what it is held for, whether a step may go on,
-how it ends. It refuses an approval by somebody whose role the step does not ask for, or who has given theirs; the refusal is on
-record. Whether the actor is who they say was settled before (`desk.py`). Pure. Fed by human acts through `deciding.py`.
+how it ends. It refuses an approval that answers another step or an earlier asking, by somebody whose role the step does not ask
+for, or who has given theirs; the refusal is on record. Whether the actor is who they say was settled before (`desk.py`). Pure. Fed
+by human acts through `deciding.py`.
 
 Source: paper 4.6 (approval by roles), 4.7 (defined roles and immediate actions); SC-10.
 """
@@ -58,9 +59,13 @@ def _reclassify(turn: Turn, act: Act) -> None:
 def _judge(turn: Turn, act: Act) -> None:
     """Somebody's yes or no to the step where the incident stands."""
     incident, step = turn.incident, turn.incident.step
+    assert act.asking is not None  # the act was checked
     why = ""
     if not step.approval:
         why = f"step {step.name} asks for nobody's approval"
+    elif act.asking != incident.asking:
+        earlier = "as it was asked for before" if act.asking.step == step.name else "which is not asked for now"
+        why = f"it was for step {act.asking.step}, {earlier}; asked for now: step {step.name}, by {named(incident.asks)}"
     elif not set(act.roles) & set(step.approval):
         why = f"step {step.name} asks for {named(step.approval)}"
     elif act.verb is Verb.APPROVE and act.actor in {voice.actor for voice in incident.voices}:

@@ -35,7 +35,7 @@ def replanned(incident: Incident, plan: Playbook) -> Incident:
             plan = _with_undo(plan, incident.playbook)
     return replace(
         incident, kind=plan.kind, raised_as=incident.raised_as or incident.kind, playbook=plan, ended=ended,
-        position=0, since=None, overdue=False, tries=0, voices=(),
+        position=0, since=None, overdue=False, tries=0, voices=(), arrivals=incident.arrivals + 1,
     )  # fmt: skip
 
 

@@ -30,7 +30,8 @@ class Turn:
 
     def go(self, position: int) -> None:
         """Stand at another step."""
-        self.incident = replace(self.incident, position=position, since=None, overdue=False, tries=0, voices=())
+        arrivals = self.incident.arrivals + 1
+        self.incident = replace(self.incident, position=position, since=None, overdue=False, tries=0, voices=(), arrivals=arrivals)
 
     def end(self, outcome: Outcome) -> None:
         """The step is over; stand at the next one."""

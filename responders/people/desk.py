@@ -190,14 +190,14 @@ class Checked:
 
 
 def check(session: Session) -> Checked:
-    """Check every kept act against the key that its actor had then, and that the timelines tell of no act that nobody signed."""
+    """Check every kept act against the key that its actor had then, and that timelines tell of no act that nobody signed so."""
     keys = {row.key_id: row for row in session.scalars(select(PersonKeyRow))}
     faults, count = [], 0
     for row in session.scalars(select(ActRow).order_by(ActRow.number)):
         count += 1
         if fault := _wrong_with(row, keys.get(row.key_id)):
             faults.append(f"act {row.id[:8]} ({row.actor}, {row.deed}): {fault}")
-    return Checked(count, (*faults, *_unsigned(session)))
+    return Checked(count, (*faults, *_unsigned(session), *_misread(session)))
 
 
 def _unsigned(session: Session) -> list[str]:
@@ -212,6 +212,22 @@ def _unsigned(session: Session) -> list[str]:
         .order_by(TimelineRow.number)
     )
     return [f"incident {row.incident_id[:8]}: {row.action} by {row.actor} was signed by nobody" for row in rows]
+
+
+def _misread(session: Session) -> list[str]:
+    """Approvals on a timeline whose person signed for another step; acts of earlier versions name no step."""
+    rows = session.execute(
+        select(TimelineRow.what, TimelineRow.incident_id, ActRow)
+        .join(ActRow, ActRow.id == TimelineRow.cause_id)
+        .where(TimelineRow.action == "approve", ActRow.deed == Deed.APPROVE_STEP)
+        .order_by(TimelineRow.number)
+    )
+    signed = ((what, id_, act, dict(Signed(act.body, act.signature).statement().details).get("step")) for what, id_, act in rows)
+    return [
+        f"incident {id_[:8]}: {act.actor} signed for step {step}, and it says {what[:64]!r}"
+        for what, id_, act, step in signed
+        if step is not None and not what.startswith(f"{step}:")
+    ]
 
 
 def _wrong_with(row: ActRow, key: PersonKeyRow | None) -> str:
