@@ -1,6 +1,7 @@
 """Models by digest: written once, verified before use, whole or not there."""
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.numpy import save
 
 import inference.provenance.registry as registry_module
 from inference.networks.csp_nano import CspNano, to_bytes
-from inference.provenance.registry import Card, Registry, digest_of, read_card, shipped
+from inference.provenance.registry import SHIPPED, Card, Registry, digest_of, read_card, shipped, write_card
 from infra.keys import model_key, model_keys
 from infra.settings import Settings
 from streams.errors import BadInput, Tampered, Unavailable
@@ -133,6 +134,48 @@ def test_setup_signs_the_shipped_models_and_again_when_their_key_is_retired(tmp_
     (model_keys(settings) / f"{old}.pub").unlink()
     assert shipped(registry) == digests
     assert {registry.signed_by(digest) for digest in digests.values()} == {new}
+
+
+FORMER_DATA = (
+    "Trained on Penn-Fudan, 90 of 120 pictures (split seed 7), and synthetic streets, seeds from 1000 on, both contexts, all "
+    "weathers. Figures: the other 30 photographs at half size; streets of seeds 0-5; a person's width is 0.41 of the height; "
+    "IoU 0.5; all pictures sent as JPEG 92; attacks are white-box unless named otherwise."
+)
+
+
+def as_shipped_before(folder: Path, name: str) -> str:
+    """Writes a shipped model's weights with the card and lineage of the version before; its digest."""
+    folder.mkdir()
+    card = read_card(SHIPPED / f"{name}.json")
+    notes = card.notes.removesuffix(f"Loss curves: docs/results/curves-{name}.png.").strip()
+    statement = json.loads((SHIPPED / f"{name}.lineage.json").read_bytes())
+    statement["predicate"]["figures"] = {}
+    del statement["predicate"]["note"]
+    (folder / "weights.safetensors").write_bytes((SHIPPED / f"{name}.safetensors").read_bytes())
+    (folder / "card.json").write_bytes(write_card(msgspec.structs.replace(card, data=FORMER_DATA, notes=notes)))
+    (folder / "lineage.json").write_text(json.dumps(statement, indent=2, sort_keys=True) + "\n")
+    return card.digest
+
+
+def test_a_home_with_an_earlier_versions_cards_keeps_them_also_when_the_key_is_retired(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    registry = a_registry(tmp_path)
+    for name in ("csp-nano", "csp-nano-safe"):
+        there = tmp_path / name
+        as_shipped_before(there, name)
+        registry.put(there / "weights.safetensors", read_card(there / "card.json"), (there / "lineage.json").read_bytes())
+    before = {digest: registry.card(digest) for digest in registry.digests()}
+    assert {card.data for card in before.values()} == {FORMER_DATA}
+    digests = shipped(registry)
+    old, new = model_key(settings), model_key(settings, rotate=True)
+    (model_keys(settings) / f"{old}.pub").unlink()
+    assert shipped(registry) == digests
+    assert {registry.signed_by(digest) for digest in digests.values()} == {new}
+    assert {digest: registry.card(digest) for digest in digests.values()} == before
+    registry.put(
+        SHIPPED / "csp-nano.safetensors", read_card(SHIPPED / "csp-nano.json"), (SHIPPED / "csp-nano.lineage.json").read_bytes()
+    )
+    assert registry.card(digests[Mode.NORMAL]).data == FORMER_DATA
 
 
 def test_the_shipped_models_verify_and_carry_figures_and_licence(tmp_path: Path) -> None:

@@ -23,12 +23,13 @@ from inference.attacks.gradient import fgsm, pgd
 from inference.measure.miss_rate import IOU
 from inference.measure.quality import measure
 from inference.networks.csp_nano import CspNano, from_bytes
-from inference.provenance.lineage import read_lineage
+from inference.provenance.lineage import read_lineage, write_lineage
 from inference.provenance.registry import Card, Figure, Registry, read_card, write_card
 from inference.service.serving import Served, load
 from inference.training.pools import HELD_OUT, SPLIT_SEED
 from inference.training.record import CARD, LINEAGE, SERVED
 from inference.training.samples import PHOTOGRAPHS, Sample, halved, penn_fudan, split, streets
+from inference.training.train import CURVES
 from infra.settings import read_settings
 from streams.errors import BadInput, KerbwatchError, Tampered
 from streams.events import Box, Context
@@ -37,6 +38,9 @@ from streams.sources.scenery import Weather
 
 FOLDER = Path(__file__).parents[1] / "weights"
 """Where shipped models live in the repository."""
+DOCS = Path(__file__).parents[2] / "docs" / "results"
+"""Where their curves lie."""
+
 _SEEDS, _SHOTS = range(6), (15, 90)
 _LOW = 0.02  # boxes below this are not even listed
 _JPEG = 92
@@ -93,7 +97,7 @@ def draft(run: Path, notes: str) -> Card:
         data=f"{card.data} {MEASURED_ON}",
         settings=msgspec.Raw(msgspec.json.format(bytes(card.settings), indent=0)),
         commands=(*card.commands, f"kerbwatch publish --model {card.name}"),
-        notes=notes,
+        notes=f"{notes} Loss curves: docs/results/curves-{card.name}.png.".strip(),
     )
 
 
@@ -137,7 +141,7 @@ def publish(
             card = msgspec.structs.replace(
                 card, figures=measured(load(registry, digest), registry.network(digest), normal, settings.shared_data)
             )
-        ship(card, (run / "weights.safetensors").read_bytes(), run / LINEAGE)
+        ship(card, run)
     except KerbwatchError as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         raise typer.Exit(error.exit_code) from error
@@ -147,18 +151,31 @@ def publish(
     console.print(f"{FOLDER / model}.safetensors, digest {card.digest}")
 
 
-def ship(card: Card, weights: bytes, lineage: Path) -> None:
-    """Put weights, card and lineage into inference/weights, in place of the model of that name.
+def clean(card: Card) -> dict[str, float]:
+    """A card's figures without attack by name, for a lineage."""
+    named = {
+        f"{figure.data} {name}": value
+        for figure in card.figures
+        if figure.attack == "none"
+        for name, value in (("miss_rate", figure.miss_rate), ("recall", figure.recall), ("false_boxes", figure.false_per_picture))
+    }
+    return {name: value for name, value in named.items() if value is not None}
 
-    Raises Tampered if the lineage is another model's.
+
+def ship(card: Card, run: Path) -> None:
+    """Put weights, card and lineage into inference/weights, in place of the model of that name, and its curves into docs/results.
+
+    The lineage is told the card's clean figures. Raises Tampered if it is another model's.
     """
-    about = lineage.read_bytes()
-    if read_lineage(about).digest != card.digest:
-        raise Tampered(f"{lineage} is not of {card.digest[:12]}: train again, or fetch the run's folder again")
+    lineage = read_lineage((run / LINEAGE).read_bytes())
+    if lineage.digest != card.digest:
+        raise Tampered(f"{run / LINEAGE} is not of {card.digest[:12]}: train again, or fetch the run's folder again")
+    about = msgspec.structs.replace(lineage, figures=lineage.figures | clean(card))
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{card.name}.safetensors").write_bytes(weights)
+    (FOLDER / f"{card.name}.safetensors").write_bytes((run / "weights.safetensors").read_bytes())
     (FOLDER / f"{card.name}.json").write_bytes(write_card(card))
-    (FOLDER / f"{card.name}.{LINEAGE}").write_bytes(about)
+    (FOLDER / f"{card.name}.{LINEAGE}").write_bytes(write_lineage(about))
+    (DOCS / f"curves-{card.name}.png").write_bytes((run / CURVES).with_suffix(".png").read_bytes())
 
 
 def _as_sent(picture: Picture) -> Picture:

@@ -72,6 +72,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """All that is recorded of a model's making. `figures` are measured names and values, e.g. "validation": 0.12.
 
     `parent` is the digest of the model it was trained from, `incident` the id of the incident that asked for it; None without.
+    `note` says what of this was not recorded as it happened, and is empty where all was.
     """
 
     digest: Digest
@@ -85,6 +86,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     figures: dict[str, float]
     approvals: tuple[Approval, ...] = ()
     incident: str | None = None
+    note: Annotated[str, msgspec.Meta(max_length=2000)] = ""
 
 
 def write_lineage(lineage: Lineage) -> bytes:

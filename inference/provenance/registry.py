@@ -43,6 +43,14 @@ INT8 = "int8"
 SHIPPED = Path(str(files("inference").joinpath("weights")))
 """The models that come with kerbwatch."""
 
+_SHIPPED_BEFORE = frozenset({
+    "dc530399dbf56b564153d52d839b434d18542385d8c9c67aea4331afbbc980bd",  # csp-nano 954b54c0: card, then lineage
+    "18ced1544ca8437e07e4fca09e72f2a75c92dd88a2b2596e9f32621c7e36f951",
+    "c5890b45a6938dae74625b9a71861bb4194761ad0969766ba6b275957eb841bb",  # csp-nano-safe 3744e5ed
+    "efc3f5d3fd10ed72a0210aa2179839935100c2e6bb0208f711b24767291653de",
+})  # fmt: skip
+"""SHA-256 of cards and lineages that earlier versions shipped with these same weights: a home that holds them keeps them."""
+
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """One measured line: on which data, under which attack ("none", "fgsm 0.03", ...), at the card's threshold where that matters.
@@ -143,10 +151,13 @@ class Registry:
         return digest
 
     def _compare(self, target: Path, contents: dict[str, bytes]) -> None:
-        """An entry that is there must be the same; then a signature that is missing or by a retired key is made anew."""
+        """An entry that is there must be the same; then a signature that is missing or by a retired key is made anew.
+
+        A shipped model's card and lineage may be those of an earlier version.
+        """
         known = {path.name for path in target.iterdir()} - {signing.SIGNATURE}
         for name, content in contents.items():
-            if name in known and (target / name).read_bytes() == content:
+            if name in known and ((old := (target / name).read_bytes()) == content or digest_of(old) in _SHIPPED_BEFORE):
                 continue
             if name == _WEIGHTS:
                 raise Tampered(f"{target / name} is damaged: do not serve it; restore the file from a trusted copy")
