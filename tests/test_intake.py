@@ -17,7 +17,7 @@ from inference.service.refusals import STRANGER, Refusals
 from streams import codec
 from streams.codec import Message
 from streams.errors import BadInput, Refusal
-from streams.events import Frame, Phase
+from streams.events import Frame, Phase, Signal
 
 PICTURE = np.linspace(0, 255, 64 * 96 * 3).reshape(64, 96, 3).astype(np.uint8)
 
@@ -157,8 +157,9 @@ class TestRefusals:
     error = BadInput("no good", Refusal.BAD_SIGNATURE)
 
     def known(self, **options: int) -> Refusals:
-        refusals = Refusals("inference/w", **options)
-        refusals.accepted(a_frame(b"x"), NOW)
+        refusals = Refusals("inference/w", "w", **options)
+        for _ in range(refusals.calm_after):  # so that nothing of an earlier life is still to be ended
+            refusals.accepted(a_frame(b"x"), NOW)
         return refusals
 
     def test_many_refusals_make_few_signals_and_calm_needs_good_frames(self) -> None:
@@ -190,14 +191,36 @@ class TestRefusals:
         assert first == second
 
     def test_strangers_of_many_names_make_one_finding_and_calm_down(self) -> None:
-        refusals = Refusals("inference/w", every=1000, calm_after=2)
+        refusals = Refusals("inference/w", "w", every=1000, calm_after=2)
         claims = (("ce_context", b"urban"),)
         found = [refusals.refused(Message("frames", 0, n, b"cam%d" % n, b"", claims), self.error, NOW) for n in range(50)]
         assert [signal.camera_id for signal in found if signal] == [STRANGER]
         refusals.accepted(a_frame(b"x"), NOW)
-        (calm,) = refusals.accepted(a_frame(b"x"), NOW)
+        calm, _ = sorted(refusals.accepted(a_frame(b"x"), NOW), key=lambda signal: signal.camera_id != STRANGER)
         assert (calm.camera_id, calm.phase) == (STRANGER, Phase.CALM)
+
+    def test_what_one_worker_finds_of_strangers_another_does_not_end_and_each_word_is_later_than_the_one_before(self) -> None:
+        claims, told = (("ce_context", b"urban"),), list[Signal]()
+        for worker in ("w1", "w2"):
+            refusals = Refusals(f"inference/{worker}", worker, every=2, calm_after=2)
+            for offset in (900, 901, 7, 8):  # of two partitions
+                said = refusals.refused(Message("frames", 0, offset, b"x", b"", claims), self.error, NOW)
+                told += [said] if said is not None else []
+            for number in range(2):
+                told += [one for one in refusals.accepted(a_frame(b"x", sequence=number), NOW) if one.camera_id == STRANGER]
+        assert [one.phase for one in told] == [Phase.RAISED, Phase.ONGOING, Phase.ONGOING, Phase.CALM] * 2
+        assert [one.detector for one in told] == ["intake/w1"] * 4 + ["intake/w2"] * 4
+        moments = [one.window.last_sequence for one in told[:4]]
+        assert moments == sorted(set(moments))
+
+    def test_calm_of_a_camera_that_was_not_accused_needs_good_frames_with_nothing_refused_between(self) -> None:
+        refusals = Refusals("inference/w", "w", calm_after=3)
+        for number in range(2):
+            assert not refusals.accepted(a_frame(b"x", sequence=number), NOW)
+        assert refusals.refused(self.bad, self.error, NOW)
+        said = [refusals.accepted(a_frame(b"x", sequence=number), NOW) for number in range(2, 9)]
+        assert [[one.camera_id for one in signals] for signals in said] == [["stranger"], [], ["gate"], [], [], [], []]
 
     def test_a_stranger_without_a_context_makes_no_signal(self) -> None:
         stranger = Message("frames", 0, 5, b"\xff", b"", ())
-        assert Refusals("inference/w").refused(stranger, self.error, NOW) is None
+        assert Refusals("inference/w", "w").refused(stranger, self.error, NOW) is None

@@ -433,7 +433,7 @@ def test_a_state_from_before_triage_goes_on() -> None:
 
 
 def refused_in_a_row(times: int, reason: Refusal) -> Signal:
-    refusals = Refusals("inference/w1", every=20)
+    refusals = Refusals("inference/w1", "w1", every=20)
     message = Message("frames", 0, 7, b"gate", b"", (("ce_context", b"urban"),))
     said = [refusals.refused(message, BadInput("no", reason), START) for _ in range(times)]
     return [one for one in said if one is not None][-1]
@@ -448,7 +448,7 @@ def test_a_flood_of_copies_is_load_and_a_wrong_signature_an_attack() -> None:
 
 
 def test_a_worker_that_is_behind_says_load() -> None:
-    signal = Backlog("inference/w1", "w1", limit_s=10.0).noted(Context.URBAN, 5, 30.0, START, dropped=True)
+    signal = Backlog("inference/w1", "w1", limit_s=10.0).noted(Context.URBAN, 30.0, START, dropped=True)
     assert signal is not None
     assert signal.diagnosis is not None
     assert signal.diagnosis.cause is Cause.LOAD

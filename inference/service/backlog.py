@@ -34,8 +34,8 @@ class Batches:
 
 @dataclass
 class _Behind:
-    first_offset: int
-    dropped: int = 0
+    since_ms: int
+    dropped: int = 0  # none: nothing is known of what an earlier life of this worker told
     good: int = 0
 
 
@@ -44,7 +44,10 @@ class Backlog:
     """`limit_s`: a frame that waited longer is dropped. `newest_first`: then go on with fresh ones rather than the next oldest.
 
     A finding is raised with the first drop in a context, repeated at every `every` drops, and over after `calm_after` frames in a
-    row that were judged in time.
+    row that were judged in time. So many also end what this worker may have told before it was killed: it remembers nothing of it.
+
+    Frames of several partitions have no order among them, so a finding's window counts milliseconds of the worker's time, each
+    signal's past the one's before: what is told later is never taken for older.
     """
 
     source: str
@@ -55,6 +58,8 @@ class Backlog:
     calm_after: int = 100
     _catching_up: set[str] = field(default_factory=set)
     _behind: dict[Context, _Behind] = field(default_factory=dict)
+    _proven: set[Context] = field(default_factory=set)
+    _said_ms: int = 0
 
     def drops(self, camera: str, age_s: float, *, evidence: bool) -> bool:
         """Whether a frame under a camera's name that waited `age_s` seconds is left out."""
@@ -67,12 +72,15 @@ class Backlog:
             self._catching_up.discard(camera)
         return not evidence and (late or camera in self._catching_up)
 
-    def noted(self, context: Context, offset: int, age_s: float, now: datetime, *, dropped: bool) -> Signal | None:
+    def noted(self, context: Context, age_s: float, now: datetime, *, dropped: bool) -> Signal | None:
         """A frame was dropped, or is judged; the finding to send, if one is due. A late one that is judged proves nothing."""
-        behind = self._behind.setdefault(context, _Behind(offset)) if dropped else self._behind.get(context)
+        behind = self._behind.get(context)
         if behind is None:
-            return None
+            if context in self._proven and not dropped:
+                return None
+            behind = self._behind[context] = _Behind(_ms(now))
         if dropped:
+            behind.since_ms = behind.since_ms if behind.dropped else _ms(now)
             behind.dropped, behind.good = behind.dropped + 1, 0
             if behind.dropped != 1 and behind.dropped % self.every:
                 return None
@@ -84,27 +92,28 @@ class Backlog:
                 "The worker finds this of itself: it is about no camera's pictures.",
             )
             load = Diagnosis(cause=Cause.LOAD, confidence=0.95, evidence=why)
-            return self._signal(context, behind, offset, now, phase=phase, text=text, diagnosis=load)
+            return self._signal(context, behind, now, phase=phase, text=text, diagnosis=load)
         behind.good += age_s <= self.limit_s
         if behind.good < self.calm_after:
             return None
         del self._behind[context]
-        text = f"{behind.good} frames in time since the last of {behind.dropped} was dropped"
-        return self._signal(context, behind, offset, now, phase=Phase.CALM, text=text)
+        self._proven.add(context)
+        since = f"the last of {behind.dropped} was dropped" if behind.dropped else "this worker started"
+        return self._signal(context, behind, now, phase=Phase.CALM, text=f"{behind.good} frames in time since {since}")
 
     def _signal(
         self,
         context: Context,
         behind: _Behind,
-        offset: int,
         now: datetime,
         *,
         phase: Phase,
         text: str,
         diagnosis: Diagnosis | None = None,
     ) -> Signal:
+        self._said_ms = max(self._said_ms + 1, _ms(now))
         return Signal(
-            id=event_id("signal", DETECTOR, self.worker_id, context, behind.first_offset, phase, behind.dropped),
+            id=event_id("signal", DETECTOR, self.worker_id, context, phase, self._said_ms),
             source=self.source,
             time=now,
             subject=self.worker_id,
@@ -114,9 +123,13 @@ class Backlog:
             camera_id=self.worker_id,  # the finding is about the worker, not about one of the cameras
             context=context,
             detector=DETECTOR,
-            window=Window(epoch=0, first_sequence=behind.first_offset, last_sequence=max(behind.first_offset, offset)),
+            window=Window(epoch=0, first_sequence=min(behind.since_ms, self._said_ms), last_sequence=self._said_ms),
             weights_digest=None,
             evidence=(Evidence("dropped", float(behind.dropped)),),
             message=text,
             diagnosis=diagnosis,
         )
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1e3)

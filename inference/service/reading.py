@@ -107,6 +107,8 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
         self._consumer = consumer
         self._turns = Turns() if turns is None else turns
         self._revoked: SimpleQueue[TopicPartition] = SimpleQueue()
+        self.assignments = 0
+        """How often partitions were given out: at each, other cameras may have become this worker's."""
 
     def subscribe(self, topic: str) -> None:
         """Join the group."""
@@ -120,7 +122,9 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
             self._revoked.put(partition)
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Nothing to do: what is new is read from its committed place, what stayed from where `take` puts it."""
+        """Only counted: what is new is read from its committed place, what stayed from where `take` puts it."""
+        del assigned
+        self.assignments += 1
 
     def take(self, most: int, wait_ms: int) -> list[Record]:
         """Up to `most` frames, waiting up to `wait_ms` for the first. Raises NameTaken."""

@@ -94,7 +94,8 @@ class Worker:
         self._now = now
         self._steady_s = steady_s
         self._source = f"inference/{worker_id}"
-        self._refusals = Refusals(self._source)
+        self._refusals = Refusals(self._source, worker_id)
+        self._assignments = 0
         self._orders = Orders(
             clients.states,
             judge.models,
@@ -178,6 +179,9 @@ class Worker:
             if not self._frames.has_partitions:
                 time.sleep(_POLL_MS / 1000)
             return
+        if self._frames.assignments != self._assignments:
+            self._assignments = self._frames.assignments
+            self._refusals.begin_anew()
         taken = [(record, frame) for record in records if (frame := self._admit(record)) is not None]
         if taken:
             self._metrics[BATCH].observe(len(taken))
@@ -218,7 +222,7 @@ class Worker:
         drops = self._backlog.drops(camera, age_s, evidence=self._judge.evidence(camera, context))
         if drops:
             self._leave_out(message, f"waited {age_s:.1f} s, too long to be of use; add a worker, or send fewer frames")
-        if context is not None and (signal := self._backlog.noted(context, message.offset, age_s, now, dropped=drops)):
+        if context is not None and (signal := self._backlog.noted(context, age_s, now, dropped=drops)):
             self._signal(signal)
         return drops
 

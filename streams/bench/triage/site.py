@@ -98,7 +98,7 @@ class Site:
             stage,
             Intake(lambda _frame: None, allowance_s=5.0),
             Sampler(stage.settings.score_every, key=scene.name.encode()),
-            Refusals("inference/drill"),
+            Refusals("inference/drill", "drill"),
             Backlog("inference/drill", "drill", limit_s=stage.settings.backlog_s),
             Wire(camera_key(stage.settings, CAMERA)),
         )
@@ -154,7 +154,7 @@ class Site:
         now = frame.time + timedelta(seconds=late_s)
         message = Message(FRAMES.name, 0, self.offset, CAMERA.encode(), body, tuple(codec.encode_frame(frame)))
         dropped = self.backlog.drops(CAMERA, late_s, evidence=judge.evidence(CAMERA, frame.context))
-        said = self.backlog.noted(frame.context, self.offset, late_s, now, dropped=dropped)
+        said = self.backlog.noted(frame.context, late_s, now, dropped=dropped)
         yield from () if said is None else (said,)
         if dropped:
             return
