@@ -1,6 +1,6 @@
 """A worker that cannot trust its normal model still takes the order to serve the safe one, which contains the incident."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,8 +9,11 @@ import a_model
 import numpy as np
 import pytest
 from a_worker import NOW, Site
+from incident_events import act
+from msgspec.structs import replace
 from sqlalchemy import select
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
 from inference.provenance.registry import Registry
 from inference.service.doubts import STANDS_BY, Doubts
@@ -18,10 +21,16 @@ from inference.service.serving import View
 from infra.db import migrate, open_database, reading
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, TimelineRow
+from responders.console.incidents import app
+from responders.engine.incident import Verb
 from responders.engine.store import Store
 from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State
 from streams import codec, topics
+from streams.drill import deputies, scenario
+from streams.drill.scenario import Do
+from streams.drill.staging import Stage
+from streams.errors import Unavailable
 from streams.events import Box, Context, Detections, Kind, Mode, ModelState, Phase, Signal, WorkerStatus
 from streams.sources.base import Picture
 from streams.topics import MODEL_STATE
@@ -211,3 +220,34 @@ def test_a_normal_model_that_is_altered_while_a_safe_one_is_in_doubt_is_taken_ou
 def a_doubt(context: Context, now: datetime) -> Signal:
     [raised] = Doubts("inference/w1", "w1").told({(context, STANDS_BY): "the safe model's file was changed"}, now)
     return raised
+
+
+def test_the_drills_people_approve_the_repair_and_the_normal_model_serves_again(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_this_process(words: Sequence[str], _: Settings) -> str:
+        result = CliRunner().invoke(app, list(words[1:]))
+        if result.exit_code:
+            raise Unavailable(str(result.exception))
+        return result.stdout
+
+    monkeypatch.setenv("KERBWATCH_HOME", str(tmp_path))
+    monkeypatch.setattr(deputies, "command", in_this_process)
+    stage = Stage(Settings(home=tmp_path), deployment.store.sessions, {}, {}, lambda _line: None)
+    a_byte_flipped(deployment.weights(deployment.normal))
+    deployment.passes(4)
+    a_byte_flipped(deployment.weights(deployment.normal))
+    deployment.store.accept(act(Verb.CLOSE, deployment.incidents()[0].id, 9), deployment.now())
+    deployment.passes(2)
+    assert [row.state for row in deployment.incidents()] == [State.CONTAINED] * 2, "nobody closes it alone"
+    undo = [replace(step, camera="w1") for step in scenario.load()["tampered-normal"].undo if step.do is Do.APPROVE]
+    assert len(undo) == len(Context)
+    for step in undo:
+        stage.do(step, Context.URBAN)
+    deployment.passes(4)
+    assert [row.state for row in deployment.incidents()] == [State.CLOSED] * 2
+    assert deployment.incidents()[0].resolution == "handled"
+    status: WorkerStatus = deployment.site.read(topics.WORKER_STATUS)[-1]
+    assert {(one.mode, one.weights_digest) for one in status.serving} == {(Mode.NORMAL, deployment.normal)}
+    with pytest.raises(Unavailable, match="asks for anybody's approval"):
+        stage.do(undo[0], Context.URBAN)

@@ -234,7 +234,7 @@ def _manual(turn: Turn, _event: Happening) -> bool:
 
 
 def _shut(turn: Turn, event: Happening) -> bool:
-    resolution = turn.incident.resolution or Resolution.RECOVERED
+    resolution = turn.incident.resolution or (Resolution.RECOVERED if turn.incident.calm else Resolution.HANDLED)
     turn.incident = replace(turn.incident, resolution=resolution, needs_safe=False, closed_at=event.time)
     turn.record("closed", f"closed: {resolution}")
     return False

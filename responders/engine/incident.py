@@ -65,7 +65,8 @@ class Act:
 
     assignee: who looks after it from now on (ASSIGN). until: when paging goes on (SNOOZE). kind: what it really is (RECLASSIFY);
     `plan` is that kind's playbook, which `store.py` adds. roles: those that the actor has, proven where the act was taken in; an
-    approval or rejection counts in these. asking: what it answers (APPROVE, REJECT); it counts for nothing else.
+    approval or rejection counts in these. asking: what it answers (APPROVE, REJECT); it counts for nothing else. doubted: the
+    context's normal model (SHA-256) where it judged this incident's suspicious frames, which `store.py` adds to an approval.
 
     Raises BadInput where actor, comment or what the verb needs is missing.
     """
@@ -83,6 +84,7 @@ class Act:
     plan: Playbook | None = None
     roles: tuple[Role, ...] = ()
     asking: Asking | None = None
+    doubted: str = ""
 
     def __post_init__(self) -> None:
         if not self.actor.strip() or not self.comment.strip():
@@ -314,6 +316,18 @@ class Incident(Struct, frozen=True, kw_only=True):
         return lacking(self.step, self.voices)
 
     def takes(self, kind: Kind) -> bool:
+    @property
+    def owed(self) -> tuple[Step, ...]:
+        """What people still have to do before the normal model may come back; nothing while the safe one is not asked for."""
+        left = self.playbook.steps[self.position :] if self.needs_safe else ()
+        back = next((n for n, step in enumerate(left) if (step.action, step.mode) == (Action.SERVE, Mode.NORMAL)), len(left))
+        return tuple(step for step in left[:back] if step.action is Action.MANUAL)
+
+    @property
+    def left_safe_mode_by_itself(self) -> bool:
+        """Whether it ended with proven calm after the safe model had served, and no human said so."""
+        return self.resolution is Resolution.RECOVERED and self.contained_at is not None
+
         """Whether detectors' signals of `kind` on its camera belong to it, whatever people hold it for."""
         return kind in {self.kind, self.raised_as or self.kind}
 

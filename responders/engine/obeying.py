@@ -2,17 +2,18 @@
 
 It decides what an act leads to: who looks after the incident, whether it is quiet, what it is held for, whether a step may go on,
 how it ends. It refuses an approval that answers another step or an earlier asking, by somebody whose role the step does not ask
-for, or who has given theirs; the refusal is on record. Whether the actor is who they say was settled before (`desk.py`). Pure. Fed
-by human acts through `deciding.py`.
+for, or who has given theirs, and one of a roll-back after which the model under suspicion would serve; the refusal is on record. A
+no, and one person's close, bring back no model that people were to look at first. Whether the actor is who they say was settled
+before (`desk.py`). Pure. Fed by human acts through `deciding.py`.
 
 Source: paper 4.6 (approval by roles), 4.7 (defined roles and immediate actions); SC-10.
 """
 
 from msgspec.structs import replace
 
-from responders.engine.incident import Act, Verb, Voice, lacking
+from responders.engine.incident import Act, Incident, Resolution, Verb, Voice, lacking
 from responders.engine.replanning import replanned
-from responders.engine.severity import grade
+from responders.engine.severity import grade, holds
 from responders.engine.turn import Turn
 from responders.people.roles import named
 from responders.playbooks.playbooks import State
@@ -70,11 +71,17 @@ def _judge(turn: Turn, act: Act) -> None:
         why = f"step {step.name} asks for {named(step.approval)}"
     elif act.verb is Verb.APPROVE and act.actor in {voice.actor for voice in incident.voices}:
         why = f"{act.actor} has approved it already; still asked for: {named(incident.asks)}"
+    elif act.verb is Verb.APPROVE:
+        why = _still_doubted(incident, act)
+        if why and why != incident.escalated:
+            turn.escalate(why)
     if why:
         turn.record("refused", f"{act.verb}: {why}", act.actor)
     elif act.verb is Verb.REJECT:
         turn.record("reject", f"{step.name}: {act.comment}", act.actor)
-        turn.fail(f"{step.name} was rejected")
+        if incident.owed:  # somebody who has called it a false alarm is contradicted
+            turn.incident = replace(turn.incident, resolution=None)
+        turn.fail(f"{step.name} was rejected by {act.actor}")
     else:
         voices = (*incident.voices, Voice(act.actor, act.roles))
         left = lacking(step, voices)
@@ -83,9 +90,26 @@ def _judge(turn: Turn, act: Act) -> None:
         turn.record("approve", f"{step.name}: {act.comment}{still}", act.actor)
 
 
+def _still_doubted(incident: Incident, act: Act) -> str:
+    """Why a roll-back cannot be approved: the model that is to come back is the one that this incident is about."""
+    if not incident.step.renews or not act.doubted or incident.resolution is Resolution.FALSE_ALARM:
+        return ""
+    return (
+        f"{incident.step.name}: the normal model is still {act.doubted[:12]}, whose answers this incident is about: the safe one "
+        "serves on. Name another (`kerbwatch models rollback`), or close the incident as false_alarm first if nothing is wrong"
+    )
+
+
 def _close(turn: Turn, act: Act) -> None:
     incident = turn.incident
     asked_before = incident.resolution is not None
+    owed = next((step for step in incident.owed if holds(step.when, incident)), None)
+    if owed is not None:  # what was approved so far was approved for another reason
+        what = f"{act.resolution}: {act.comment}. The safe model serves until {owed.name} is approved by {named(owed.approval)}"
+        turn.record("close", what, act.actor)
+        arrivals = turn.incident.arrivals + 1
+        turn.incident = replace(turn.incident, resolution=act.resolution, voices=(), arrivals=arrivals)
+        return
     turn.record("close", f"{act.resolution}: {act.comment}", act.actor)
     turn.incident = replace(turn.incident, resolution=act.resolution)
     restore = incident.playbook.on_human_close

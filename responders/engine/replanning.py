@@ -1,7 +1,8 @@
 """What is left to do when an incident turns out to be of another kind.
 
 It decides the new plan: the other kind's playbook from its beginning, without what people have done already. It refuses to undo
-anything silently: what was done and has an undo in neither plan keeps that undo, right before the end. Pure. No topic feeds it.
+anything silently: what was done and has an undo in neither plan keeps that undo, right before the end; and what people have to do
+before a suspected model may come back stays to be done, unless the new plan asks people too. Pure. No topic feeds it.
 
 Source: NIST SP 800-61r3 (RS.AN, analysis changes the response); paper 4.6 (safe mode is left in the closed loop).
 """
@@ -33,9 +34,11 @@ def replanned(incident: Incident, plan: Playbook) -> Incident:
             ended = (*ended, Ended(own.name, Outcome.SUCCESS, at))
         else:
             plan = _with_undo(plan, incident.playbook)
+        if own is None or all(step.action is not Action.MANUAL for step in steps):
+            plan = _with_owed(plan, incident.owed)
     return replace(
         incident, kind=plan.kind, raised_as=incident.raised_as or incident.kind, playbook=plan, ended=ended,
-        position=0, since=None, overdue=False, tries=0, voices=(), arrivals=incident.arrivals + 1,
+        position=0, since=None, overdue=False, tries=0, voices=(), arrivals=incident.arrivals + 1, resolution=None,
     )  # fmt: skip
 
 
@@ -45,6 +48,13 @@ def _with_undo(plan: Playbook, before: Playbook) -> Playbook:
     taken = {step.name for step in plan.steps}
     kept = tuple(_kept(step, taken) for step in before.steps[start : start + 2])
     return replace(plan, steps=(*plan.steps[:-1], *kept, plan.steps[-1]), on_human_close=kept[0].name)
+
+
+def _with_owed(plan: Playbook, owed: tuple[Step, ...]) -> Playbook:
+    """A plan that goes back to the normal model only once people have done what the one before asked of them."""
+    start = max(n for n, step in enumerate(plan.steps) if step.action is Action.SERVE and step.mode is Mode.NORMAL)
+    taken = {step.name for step in plan.steps}
+    return replace(plan, steps=(*plan.steps[:start], *(_kept(step, taken) for step in owed), *plan.steps[start:]))
 
 
 def _kept(step: Step, taken: set[str]) -> Step:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from responders.engine.incident import RESPONDER, Decision, Ended, Incident, Outcome, Page, Record, Serve, SetAside
 from responders.engine.windows import missing
-from responders.people.roles import Role
+from responders.people.roles import Role, named
 from responders.playbooks.playbooks import Action
 from streams.events import Mode, event_id
 
@@ -56,10 +56,14 @@ class Turn:
             self.escalate(f"came back {self.incident.relapses} times: safe mode stays until a human closes the incident")
 
     def fail(self, why: str) -> None:
-        """The step has failed: go where it says, else leave it out."""
+        """The step has failed: go where it says. What people were to do is not done and stays to be done; else it is left out."""
         step, here = self.incident.step, self.incident.position
         if step.on_failure is None:
-            self.leave_out(Outcome.FAILURE)
+            if step.action is not Action.MANUAL:
+                self.leave_out(Outcome.FAILURE)
+                return
+            self.go(here)
+            self.escalate(f"{why}: the incident stays at {step.name} until it is approved by {named(step.approval)}")
             return
         position = self.incident.playbook.position(step.on_failure)
         self.end(Outcome.FAILURE)

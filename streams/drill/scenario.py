@@ -33,6 +33,7 @@ class Do(StrEnum):
     RESUME = "resume"  # and goes on
     KILL = "kill"  # a process is killed (SIGKILL); the supervisor starts it again
     CLOSE = "close"  # a human closes the open incident of the camera, with `resolution`
+    APPROVE = "approve"  # people in the roles that the playbook asks for approve the step where that incident stands
     STORM = "storm"  # `count` signals on eight cameras that do not exist, as fast as they go
     CALM = "calm"  # the storm's cameras say calm
     TAMPER = "tamper"  # a byte of the registry's weights of `mode` changes, and the worker starts again
@@ -45,8 +46,8 @@ class Do(StrEnum):
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One step, `after_s` seconds after the one before it; which of the other keys it needs is in `_NEEDS`.
 
-    `camera` None means the scenario's own; CLOSE takes whatever an incident stands under (`training-data`). `attack` is a name of
-    `kerbwatch chaos list` or of `staging.PREPARED`; several joined by "+" act one after the other on each picture.
+    `camera` None means the scenario's own; CLOSE and APPROVE take whatever an incident stands under (`training-data`). `attack`
+    is a name of `kerbwatch chaos list` or of `staging.PREPARED`; several joined by "+" act one after the other on each picture.
     """
 
     do: Do
@@ -68,6 +69,7 @@ _NEEDS: Mapping[Do, tuple[str, ...]] = {
     Do.RESUME: ("process",),
     Do.KILL: ("process",),
     Do.CLOSE: ("resolution",),
+    Do.APPROVE: (),
     Do.STORM: ("count",),
     Do.CALM: (),
     Do.TAMPER: ("mode",),

@@ -21,11 +21,12 @@ from infra.db import Sessions, reading
 from infra.metrics import Service
 from infra.settings import Settings
 from infra.tables import IncidentRow
+from responders.engine.store import incident_of
 from responders.playbooks.playbooks import State
 from streams import chaos
 from streams.attacks import Attack
 from streams.commands import command
-from streams.drill import storm
+from streams.drill import deputies, storm
 from streams.drill.filming import FPS, Filmed
 from streams.drill.scenario import Do, Step
 from streams.errors import BadInput, Unavailable
@@ -85,6 +86,9 @@ class Stage:
         if step.do is Do.CLOSE:  # an incident may be about no camera: a worker, training data
             self.close(step.camera or self.cameras[context].camera_id, str(step.resolution))
             return
+        if step.do is Do.APPROVE:
+            self.approve(step.camera or self.cameras[context].camera_id)
+            return
         _HANDS[step.do](self, step, self.camera(step.camera, context))
 
     def end(self) -> None:
@@ -127,6 +131,13 @@ class Stage:
             raise Unavailable(f"{camera_id} has no open incident that a human could close")
         words = ["incidents", "close", rows[0].id, "--resolution", resolution, "-m", "drill: a human looked, and it was nothing"]
         command(words, self.settings)
+
+    def approve(self, camera_id: str) -> None:
+        """Have what its newest incident asks people for approved by them. Raises Unavailable if it asks for nothing."""
+        waiting = [incident for row in self.open_incidents(camera_id) if (incident := incident_of(row)).asks]
+        if not waiting:
+            raise Unavailable(f"{camera_id} has no open incident that asks for anybody's approval")
+        deputies.approve(self.settings, self.sessions, waiting[0].id, waiting[0].asks)
 
     def clean(self, count: int, seconds: float) -> None:
         """Let so many more cameras play clean pictures of all weathers."""
