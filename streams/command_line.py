@@ -26,7 +26,7 @@ from streams.baselines import baselines
 from streams.bench import stream as bench
 from streams.bench.protection import protection, sanitise
 from streams.camera import replay_command
-from streams.console import dlq, models, naming, quarantine_show, schedule
+from streams.console import dlq, models, naming, quarantine_show, rolling, schedule
 from streams.console import quarantine as quarantine_cli
 from streams.console.detect import detect_command
 from streams.console.incidents import app as incidents
@@ -56,6 +56,7 @@ app.add_typer(notify, name="notify")
 app.add_typer(playbooks, name="playbooks")
 quarantine_cli.app.command("show")(quarantine_show.show)
 app.add_typer(rollout_cli.app, name="rollouts")
+rollout_cli.app.command("cancel")(rolling.cancel)
 app.add_typer(people_cli.app, name="people")
 app.add_typer(audit_cli.app, name="audit")
 app.add_typer(models.app, name="models")

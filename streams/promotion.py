@@ -132,6 +132,20 @@ def rollback(
     """
     _said(comment)
     _no_rollout(session, context)
+    digest, rules = _former(session, registry, settings, context, mode)
+    return _named(session, context, mode, digest, actor=actor, why=f"rolled back: {comment}", rules=rules, now=now)
+
+
+def going_back(registry: Registry, settings: Settings) -> Callable[[Session, Context], str]:
+    """What a rollout asks for when its candidate goes that was the normal model already: the model that a roll-back would name.
+
+    It raises BadInput saying why each former model may not.
+    """
+    return lambda session, context: _former(session, registry, settings, context, Mode.NORMAL)[0]
+
+
+def _former(session: Session, registry: Registry, settings: Settings, context: Context, mode: Mode) -> tuple[Digest, str]:
+    """The newest former model of a role that may be gone back to, and the rules that it was judged by ("" if shipped)."""
     suspects = suspected(session)
     reasons = []
     for row in assignments.former(session, context, mode):
@@ -141,13 +155,11 @@ def rollback(
             continue
         try:
             registry.verify(digest)
-            rules = ""
-            if row.actor != assignments.SETUP:  # shipped models are vouched for by the one who installed kerbwatch
-                rules = name_of(require_passed(registry, digest, context, settings).settings_digest)
+            if row.actor == assignments.SETUP:  # shipped models are vouched for by the one who installed kerbwatch
+                return digest, ""
+            return digest, name_of(require_passed(registry, digest, context, settings).settings_digest)
         except KerbwatchError as error:
             reasons.append(str(error))
-        else:
-            return _named(session, context, mode, digest, actor=actor, why=f"rolled back: {comment}", rules=rules, now=now)
     raise BadInput(f"{context} has no former {mode} model to go back to: {'; '.join(reasons) or 'there was none'}")
 
 

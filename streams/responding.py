@@ -34,7 +34,7 @@ from streams.app import Apart, Batch, Rim, on_batches
 from streams.codec import Message
 from streams.errors import BadInput, Unavailable
 from streams.events import AuditEntry, Event, IncidentChange, Kind, Signal, WorkerStatus
-from streams.promotion import vouch
+from streams.promotion import going_back, vouch
 
 _TICK_S = 0.5
 _TELL_S = 1.0
@@ -51,7 +51,8 @@ class Responder:
         self._rim = rim
         self._sessions = open_database(settings)
         self._store = Store(self._sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
-        self._rollouts = Rollouts(self._store, vouch(self._sessions, registry_of(settings), settings))
+        registry = registry_of(settings)
+        self._rollouts = Rollouts(self._store, vouch(self._sessions, registry, settings), going_back(registry, settings))
         self._port = _Port(rim)
         self._apart = Apart()
         self._runner = settings.responder_id

@@ -12,6 +12,7 @@ from incident_events import NORMAL, SAFE, at, signal, status
 from msgspec.structs import replace
 from rich.console import Console
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from test_keeping import detections
 from typer.testing import CliRunner
 
@@ -21,6 +22,7 @@ from infra.people_tables import ActRow
 from infra.settings import Settings
 from infra.tables import AuditRow, ComparisonRow, EffectRow, TimelineRow
 from responders.console.rollouts import complete_rollout
+from responders.engine import assignments
 from responders.engine.outbox import gate_said
 from responders.engine.store import Store
 from responders.people import desk
@@ -53,6 +55,7 @@ class Site:
         self.sequence = 1000
         self.vouched: list[str] = []
         self.loads = True
+        self.unfit = ""
         self.phones: dict[str, Phone] = {}
         self.store = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
         for context in Context:
@@ -72,7 +75,19 @@ class Site:
     @property
     def rollouts(self) -> Rollouts:
         """A responder that has just been started: nothing is kept but the database."""
-        return Rollouts(Store(self.sessions, playbooks.load(), 6, 5), lambda _context, digest: self.vouched.append(digest))
+        store = Store(self.sessions, playbooks.load(), 6, 5)
+        return Rollouts(store, lambda _context, digest: self.vouched.append(digest), self.former)
+
+    def former(self, session: Session, context: Context) -> str:
+        """As a roll-back chooses, without a registry: the newest former model; none while `unfit` says why."""
+        if self.unfit:
+            raise BadInput(self.unfit)
+        return assignments.former(session, context, Mode.NORMAL)[0].weights_digest
+
+    def name(self, digest: str) -> None:
+        """People name a normal model."""
+        with writing(self.sessions) as session:
+            assignments.assign(session, Context.URBAN, Mode.NORMAL, digest, actor="trainer-1", why="people", now=self.passes(1))
 
     def passes(self, seconds: float) -> datetime:
         self.now += timedelta(seconds=seconds)
@@ -106,8 +121,8 @@ class Site:
             rollout = self.rollouts.hear(rollout.id, event, self.now)
         return rollout
 
-    def approved(self) -> Rollout:
-        id_ = self.made().id
+    def approved(self, made: Rollout | None = None) -> Rollout:
+        id_ = (made or self.made()).id
         self.rollouts.act(id_, Verb.APPROVE, "trainer-1", "read", None, self.passes(1))
         return self.rollouts.act(id_, Verb.APPROVE, "security-1", "read too", None, self.passes(1))
 
@@ -134,9 +149,9 @@ class Site:
         self.rollouts.tick(self.passes(seconds))
         return self.rollout()
 
-    def to(self, state: State) -> Rollout:
+    def to(self, state: State, made: Rollout | None = None) -> Rollout:
         """As far as this step, with workers that obey and frames that please."""
-        rollout = self.approved()
+        rollout = self.approved(made)
         for _ in range(10):
             if rollout.state is state:
                 return rollout
@@ -251,6 +266,37 @@ def test_an_incident_on_the_candidates_frames_brings_the_former_model_back(site:
     assert rollout.state is State.RETURNED
     asked = site.asked()
     assert (asked.mode, asked.weights_digest, asked.reference_digest, asked.candidate) == (Mode.SAFE, SAFE, NORMAL, None)
+
+
+def test_what_people_rolled_away_from_during_training_does_not_come_back(site: Site) -> None:
+    left = "d" * 64
+    site.name(left)
+    made = site.made()  # asked for while `left` served
+    site.name(NORMAL)
+    rollout = site.to(State.FULL, made)
+    assert rollout.normal_digest == NORMAL
+    site.report()
+    site.tick()
+    site.judge(3)
+    site.store.accept(signal(Phase.RAISED, site.sequence - 1, site.sequence, time_s=200), site.passes(1))
+    assert site.tick().state is State.RETURNED
+    assert site.asked().reference_digest == NORMAL
+
+
+def test_where_no_former_model_may_come_back_the_normal_one_stays_and_people_are_told(site: Site) -> None:
+    site.to(State.FULL)
+    site.report()
+    site.tick()
+    site.judge(3)
+    site.unfit = f"{NORMAL[:12]} is suspected in open incident 1234"
+    site.store.accept(signal(Phase.RAISED, site.sequence - 1, site.sequence, time_s=200), site.passes(1))
+    assert site.tick().state is State.RETURNED
+    asked = site.asked()
+    assert (asked.mode, asked.weights_digest, asked.reference_digest) == (Mode.SAFE, SAFE, CANDIDATE)
+    with reading(site.sessions) as session:
+        told = session.scalars(select(TimelineRow.what).where(TimelineRow.action == "rollout.serve")).all()
+    assert "stays the normal model, for nothing else may be" in told[-1]
+    assert "suspected in open incident 1234" in told[-1]
 
 
 def test_safe_mode_takes_the_cameras_from_a_canary_at_once(site: Site) -> None:

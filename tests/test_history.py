@@ -31,7 +31,7 @@ from responders.rollouts.rollout import Rollout
 from streams import codec
 from streams.errors import BadInput, Tampered
 from streams.events import Context, Mode, ModelState, Phase
-from streams.promotion import promote, rollback, vouch
+from streams.promotion import going_back, promote, rollback, vouch
 from streams.topics import MODEL_STATE
 
 pytest_plugins = ["databases"]
@@ -260,6 +260,28 @@ def test_a_roll_back_skips_what_is_suspected_and_what_does_not_verify(here: Depl
     (here.registry.root / second / "weights.safetensors").write_bytes(b"")
     assert here.rollback(110) == here.normal
     assert here.asked()[-1].reference_digest == here.normal
+
+
+def test_a_rollout_goes_back_to_the_model_that_a_roll_back_would_name(here: Deployment) -> None:
+    second, third, fourth = (here.candidate(number) for number in (3, 4, 5))
+    former = going_back(here.registry, here.settings)
+    here.promote(second, seconds=60)
+    here.promote(third, seconds=61)
+    assert here.rollback(62) == second
+    here.promote(fourth, seconds=63)
+    with reading(here.sessions) as session:
+        assert former(session, Context.URBAN) == second, "not to what people left"
+    with writing(here.sessions) as session:
+        record_judged(session, [judged_frame(12, second)])
+    here.store.accept(signal(Phase.RAISED, 10, 14), at(100))
+    with reading(here.sessions) as session:
+        assert former(session, Context.URBAN) == here.normal, "not to what is suspected"
+    here.promote(here.candidate(6), seconds=110)
+    for digest in (here.normal, fourth):
+        (here.registry.root / digest / "weights.safetensors").chmod(0o644)
+        (here.registry.root / digest / "weights.safetensors").write_bytes(b"")
+    with reading(here.sessions) as session, pytest.raises(BadInput, match="no former normal model to go back to"):
+        former(session, Context.URBAN)
 
 
 def test_a_roll_back_with_nowhere_to_go_says_why(here: Deployment) -> None:

@@ -1,5 +1,6 @@
 """What is decided about a model on its way into service, with no database and no clock."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
@@ -10,6 +11,7 @@ from incident_events import NORMAL, at
 
 from responders.people.roles import Role
 from responders.rollouts.comparison import Limits, Tally
+from responders.rollouts.deciding import decide, evolve
 from responders.rollouts.rollout import (
     LIVE,
     NOTHING,
@@ -26,8 +28,6 @@ from responders.rollouts.rollout import (
     State,
     Tick,
     Verb,
-    decide,
-    evolve,
 )
 from streams.errors import BadInput
 from streams.events import Context, Mode, RolloutPhase, rollout_share
@@ -52,8 +52,8 @@ def tick(time_s: float, seen: Tally = NOTHING, *, mode: Mode = Mode.NORMAL, agre
     return Tick(at(time_s), mode, ("w1", "w2"), tuple(agreeing.split()), ("cam1", "cam2"), seen, alarm)
 
 
-def says(verb: Verb, actor: str, time_s: float, *roles: Role, role: Role | None = None) -> Act:
-    return Act(f"{verb}-{actor}-{time_s}", at(time_s), verb, actor, "for a test", roles, role)
+def says(verb: Verb, actor: str, time_s: float, *roles: Role, role: Role | None = None, normal: str = NORMAL) -> Act:
+    return Act(f"{verb}-{actor}-{time_s}", at(time_s), verb, actor, "for a test", roles, role, normal)
 
 
 MADE = (Progress(at(1), "collecting data", 0, 5, 60.0), Staged(at(60), CANDIDATE), Gated(at(70), CANDIDATE, passed=True, why="0.9"))
@@ -160,7 +160,17 @@ def test_input_that_turns_strange_under_the_canary_returns_it() -> None:
 def test_an_incident_on_its_frames_returns_it_and_brings_the_former_model_back(before: tuple[Happening, ...]) -> None:
     rollout, decisions = run(*before, tick(100, tally(12, 6), alarm="abcdef"))
     assert rollout.state is State.RETURNED
-    assert served(decisions)[-1] == (None, NORMAL if before is FULL else None)
+    last = decisions[-1]
+    assert isinstance(last, Serve)
+    assert (last.phase, last.normal_digest, last.back) == (None, None, before is FULL)
+
+
+def test_a_candidate_follows_the_model_that_is_the_normal_one_when_it_begins_to_serve() -> None:
+    another = "d" * 64
+    first, last = APPROVED[3:]
+    assert isinstance(last, Act)
+    assert run(*MADE, first, replace(last, normal_digest=another))[0].normal_digest == another
+    assert run(*APPROVED)[0].normal_digest == NORMAL
 
 
 @pytest.mark.parametrize("before", [APPROVED, SHADOWED, FULL], ids=["shadow", "canary", "full"])

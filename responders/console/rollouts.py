@@ -14,16 +14,16 @@ from rich.console import Console
 
 from infra.db import reading
 from infra.settings import read_settings
-from responders.console.tables import AsJson, Comment, completed, opened, plain, print_json, table, utc
+from responders.console.tables import AsJson, completed, opened, plain, print_json, table, utc
 from responders.engine.store import Store
 from responders.people.access import Deed
-from responders.people.login import Actor, Code, Login, logged_in
+from responders.people.login import Login
 from responders.people.roles import Role, named
 from responders.playbooks import playbooks
 from responders.rollouts import store as rollout_store
 from responders.rollouts.comparison import figures
 from responders.rollouts.rollout import Rollout, State, Verb
-from responders.rollouts.store import Rollouts
+from responders.rollouts.store import Former, Rollouts, nobody_goes_back
 
 app = typer.Typer(no_args_is_help=True, help="Retrained models on their way into service.")
 
@@ -39,13 +39,6 @@ RolloutId = Annotated[
     str, typer.Argument(help="The rollout's id or its incident's, or the beginning of it.", autocompletion=complete_rollout)
 ]
 _DEEDS = {Verb.APPROVE: Deed.APPROVE_MODEL, Verb.REJECT: Deed.REJECT_MODEL, Verb.CANCEL: Deed.CANCEL_ROLLOUT}
-
-
-@app.command()
-def cancel(rollout: RolloutId, comment: Comment, actor: Actor = None, code: Code = None, as_json: AsJson = False) -> None:
-    """Stop a rollout; a candidate in service goes at once. Example: kerbwatch rollouts cancel 9c1e -m "a better one comes"."""
-    with logged_in(actor, code) as login:
-        act(login, Verb.CANCEL, rollout, comment, as_json=as_json)
 
 
 @app.command("list")
@@ -94,15 +87,27 @@ def show(rollout: RolloutId, as_json: AsJson = False) -> None:
     console.print(f"held to: {limits}")
 
 
-def act(login: Login, verb: Verb, text: str, comment: str, role: Role | None = None, *, as_json: bool) -> None:
-    """A person's word on the rollout that `text` names, signed. Raises BadInput in plain words for what is refused."""
+def act(
+    login: Login,
+    verb: Verb,
+    text: str,
+    comment: str,
+    role: Role | None = None,
+    *,
+    former: Former = nobody_goes_back,
+    as_json: bool,
+) -> None:
+    """A person's word on the rollout that `text` names, signed; `former` chooses what comes back for a normal model that goes.
+
+    Raises BadInput in plain words for what is refused.
+    """
     settings, sessions = login.settings, login.sessions
     with reading(sessions) as session:
         found = rollout_store.find(session, text)
     told = () if role is None else (("role", role.value),)
     admitted = login.does(_DEEDS[verb], found.id, comment, *told)
     store = Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
-    after = Rollouts(store).act(found.id, verb, login.name, comment, role, datetime.now(UTC), id_=admitted.id)
+    after = Rollouts(store, former=former).act(found.id, verb, login.name, comment, role, datetime.now(UTC), id_=admitted.id)
     if as_json:
         print_json(after)
     else:

@@ -8,7 +8,7 @@ Source: README, promises 1, 3 and 4; paper 4.6.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import msgspec
@@ -25,6 +25,7 @@ from responders.engine.store import Store, incident_of, locked
 from responders.people.people import roles_of
 from responders.people.roles import Role
 from responders.rollouts.comparison import SHORT, Limits, Tally
+from responders.rollouts.deciding import decide, evolve
 from responders.rollouts.rollout import (
     LIVE,
     OVER,
@@ -41,8 +42,6 @@ from responders.rollouts.rollout import (
     State,
     Tick,
     Verb,
-    decide,
-    evolve,
 )
 from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Kind, Mode, event_id
@@ -54,6 +53,15 @@ Vouch = Callable[[Context, str], object]
 def nobody_vouches(context: Context, digest: str) -> None:
     """For whoever moves rollouts by people's acts only: those never promote a candidate. Raises BadInput."""
     raise BadInput(f"model {digest[:12]} is not promoted for {context} here: the responder does that (`kerbwatch up`)")
+
+
+Former = Callable[[Session, Context], str]
+"""The model (by digest) that a context goes back to from its present normal one; raises BadInput where there is none."""
+
+
+def nobody_goes_back(_session: Session, context: Context) -> str:
+    """For whoever never takes a normal model out of service. Raises BadInput."""
+    raise BadInput(f"no former model of {context} is chosen here: `kerbwatch rollouts cancel` and the responder do that")
 
 
 class _Unvouched(Unavailable):
@@ -68,10 +76,14 @@ _ALARMS = (Kind.EVASION, Kind.POISONING, Kind.COMPROMISE, Kind.HEALTH)
 
 @dataclass(frozen=True)
 class Rollouts:
-    """The rollouts of one database. `store` knows the workers; `vouch` is asked before a candidate becomes a normal model."""
+    """The rollouts of one database. `store` knows the workers.
+
+    `vouch` is asked before a candidate becomes a normal model, `former` which one follows it when it goes.
+    """
 
     store: Store
     vouch: Vouch = nobody_vouches
+    former: Former = nobody_goes_back
 
     def under_way(self, incident_id: str) -> Rollout | None:
         """The rollout that answers an incident and is not over; None if there is none."""
@@ -118,7 +130,7 @@ class Rollouts:
 
     def hear(self, rollout_id: str, event: Progress | Staged | Gated | Failed, now: datetime) -> Rollout:
         """The run's word; the rollout afterwards. Raises BadInput for an unknown rollout."""
-        return self._take_in(rollout_id, lambda _session: event, f"run-{rollout_id}", now)[0]
+        return self._take_in(rollout_id, lambda _session, _model: event, f"run-{rollout_id}", now)[0]
 
     def act(  # noqa: PLR0917 - an act has these parts
         self, rollout_id: str, verb: Verb, actor: str, comment: str, role: Role | None, now: datetime, *, id_: str = ""
@@ -129,11 +141,14 @@ class Rollouts:
         """
         id_ = id_ or event_id("act", rollout_id, verb, actor, comment, now.isoformat())
         rollout, decisions = self._take_in(
-            rollout_id, lambda session: Act(id_, now, verb, actor, comment, roles_of(session, actor), role), id_, now
+            rollout_id,
+            lambda session, model: Act(id_, now, verb, actor, comment, roles_of(session, actor), role, model.normal_digest),
+            id_,
+            now,
         )
         refused = next((decision.what for decision in decisions if decision.action == "refuse"), None)
         if refused is not None:
-            raise BadInput(f"{refused}. This is on record; see `kerbwatch people list`")
+            raise BadInput(f"{refused}. This is on record; see `kerbwatch people list`", on_record=True)
         if not decisions:
             raise BadInput(f"rollout {rollout_id[:8]} is {rollout.state}: nothing can be done about it any more")
         return rollout
@@ -154,11 +169,11 @@ class Rollouts:
             except _Unvouched as error:
                 log.warning("waiting", rollout=id_[:8], cause=str(error))
             except (BadInput, Tampered) as error:  # the registry does not vouch for the model that was to be served
-                made += self._take_in(id_, lambda _session, why=str(error): Failed(now, why), cause_id, now)[1]  # type: ignore[misc]
+                made += self._take_in(id_, lambda _session, _model, why=str(error): Failed(now, why), cause_id, now)[1]  # type: ignore[misc]
         return tuple(made)
 
     def _take_in(
-        self, rollout_id: str, event_of: Callable[[Session], Happening] | None, cause_id: str, now: datetime
+        self, rollout_id: str, event_of: Callable[[Session, Assignment], Happening] | None, cause_id: str, now: datetime
     ) -> tuple[Rollout, tuple[Decision, ...]]:
         """One event (a tick if there is none) on one rollout, with everything that follows."""
         with writing(self.store.sessions) as session:
@@ -168,31 +183,45 @@ class Rollouts:
             model = locked(session, (Context(context),))[Context(context)]
             session.expire_all()
             before = rollout_of(session.get_one(RolloutRow, rollout_id))
-            event = self._moment(session, before, model, now) if event_of is None else event_of(session)
-            decisions, after = decide(before, event), evolve(before, event)
-            if after is before:
-                return after, ()
-            _save(session, after)
-            incident = _incident(session, after.incident_id)
-            for decision in decisions:
-                if isinstance(decision, Serve):
-                    self._serve(session, after, model, decision, now, began=before.since)
-                _put_on_record(session, incident, after.id, decision, cause_id=cause_id, now=now)
-            return after, decisions
+            event = self._moment(session, before, model, now) if event_of is None else event_of(session, model)
+            return self._settle(session, before, event, model, cause_id=cause_id, now=now)
+
+    def _settle(
+        self, session: Session, before: Rollout, event: Happening, model: Assignment, *, cause_id: str, now: datetime
+    ) -> tuple[Rollout, tuple[Decision, ...]]:
+        decisions, after = decide(before, event), evolve(before, event)
+        if after is before:
+            return after, ()
+        _save(session, after)
+        incident = _incident(session, after.incident_id)
+        for decision in decisions:
+            said = (
+                self._serve(session, after, model, decision, now, began=before.since) if isinstance(decision, Serve) else decision
+            )
+            _put_on_record(session, incident, after.id, said, cause_id=cause_id, now=now)
+        return after, decisions
 
     def _serve(
         self, session: Session, rollout: Rollout, model: Assignment, decision: Serve, now: datetime, *, began: datetime
-    ) -> None:
-        promoted = decision.normal_digest == rollout.candidate_digest
-        # A former model comes back only in the candidate's own place: what people have named since stays.
-        if decision.normal_digest is not None and (promoted or model.normal_digest == rollout.candidate_digest):
-            if promoted:
-                self._vouched(rollout, decision.normal_digest, now - began)
+    ) -> Serve:
+        """What workers are told; returns the decision, with what came of naming a model."""
+        named = decision.normal_digest
+        if named is not None:
+            self._vouched(rollout, named, now - began)
+        elif decision.back and model.normal_digest == rollout.candidate_digest:  # what people have named since stays
+            try:
+                named = self.former(session, rollout.context)
+            except BadInput as error:
+                stays = f"{model.normal_digest[:12]} stays the normal model, for nothing else may be: {error}"
+                decision = replace(decision, what=f"{decision.what}; {stays}; let people choose: `kerbwatch models promote`")
+            else:
+                decision = replace(decision, what=f"{decision.what}; back to {named[:12]}")
+        if named is not None:
             assignments.name(
                 session,
                 rollout.context,
                 Mode.NORMAL,
-                decision.normal_digest,
+                named,
                 decision_id=decision.id,
                 actor=decision.actor,
                 why=f"rollout {rollout.id[:8]}: {decision.what}",
@@ -200,6 +229,7 @@ class Rollouts:
             )
         model.decision_id, model.asked_at = decision.id, now
         outbox.post_model_state(session, model, decision.what, rollout.incident_id, now)
+        return decision
 
     def _vouched(self, rollout: Rollout, digest: str, lasted: timedelta) -> None:
         try:
