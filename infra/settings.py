@@ -67,8 +67,8 @@ class Settings(BaseSettings):
 
     worker_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "worker-1"
     """Tells workers apart; of two that run under one name, the older is put out."""
-    responder_id: str = "responder-1"
-    """Tells responders apart; the same after a restart, so that it takes up at once what it held."""
+    responder_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "responder-1"
+    """What a responder is called in the tables; two that run under one name hold their work apart (`responders.engine.runner`)."""
     worker_batch: PositiveInt = 8
     """Most frames read and judged at once, under backlog; one at a time where they come slowly."""
     backlog_s: PositiveFloat = 60.0

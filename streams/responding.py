@@ -21,6 +21,7 @@ from infra.settings import Settings
 from responders.engine.effects import carry_out
 from responders.engine.outbox import gate_said
 from responders.engine.records import Standing, standing
+from responders.engine.runner import claim
 from responders.engine.store import Store
 from responders.notify.channels import Channel, ChannelName
 from responders.notify.deliveries import deliver, dispatch
@@ -55,7 +56,10 @@ class Responder:
         self._rollouts = Rollouts(self._store, vouch(self._sessions, registry, settings), going_back(registry, settings))
         self._port = _Port(rim)
         self._apart = Apart()
-        self._runner = settings.responder_id
+        mine = claim(settings)
+        self._runner = mine.name
+        if mine.taken:
+            log.warning("another responder goes by this name here; what this one leaves waits for its leases", runner=mine.name)
         self._lanes = [_Lane(rim, self._sessions, channel, self._runner) for channel in _channels(settings)]
         on_batches(rim, topics.SIGNALS, "respond-signals", self._hear_signals)
         on_batches(rim, topics.WORKER_STATUS, "respond-worker-status", self._hear_workers)

@@ -73,10 +73,10 @@ class _Result:
 def carry_out(sessions: Sessions, port: Port, clock: Callable[[], datetime], runner: str) -> Carried:
     """Send what is due, at most 64 effects; call again while `sent` is not 0.
 
-    `runner` names this process: unique among those that live, and the same after a restart, so that it takes up at once what it
-    held when it died. One call at a time per runner. Safe at any moment of a crash, and beside other runners. Raises
-    Unavailable without the database; a broker that cannot be reached is no error here: effects wait, longer after each failure
-    (0.25 s doubling to 30 s).
+    `runner` names this process (`runner.claim`): unique among those that live, and the same after a restart in the same home, so
+    that it takes up at once what it held when it died. One call at a time per runner. Safe at any moment of a crash, and beside
+    other runners. Raises Unavailable without the database; a broker that cannot be reached is no error here: effects wait, longer
+    after each failure (0.25 s doubling to 30 s).
     """
     tasks = _take(sessions, runner, clock())
     ends = clock() + LEASE / 2
