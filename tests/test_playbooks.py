@@ -25,7 +25,7 @@ def test_the_evasion_playbook_holds() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("version = 2", "version = one", "line 3"),
+        ("version = 3", "version = one", "line 3"),
         ('kind = "evasion"\n', "", "kind"),
         ('kind = "evasion"', 'kind = "weather"', r"weather.*\$\.kind"),
         ('action = "quarantine"', 'action = "quarantene"', r"\$\.steps\[0\]\.action"),

@@ -76,6 +76,8 @@ def _hear(turn: Turn, signal: Signal, *, more: bool) -> None:
         action = "suspect" if turn.incident.state is State.SUSPECTED else "open"
         why = signal.message or f"{signal.kind} raised by {signal.detector}"
         turn.record(action, f"{why}. Severity {severity}: {rule}")
+        if after.relapses:
+            turn.record("relapse", f"an incident of this kind has just closed by itself here, time {after.relapses}")
     else:
         _regrade(turn, after)
     found = turn.incident.diagnosis
@@ -183,10 +185,12 @@ def _quarantine(turn: Turn, _event: Happening) -> bool:
 
 
 def _serve(turn: Turn, _event: Happening) -> bool:
-    mode = turn.incident.step.mode
+    step, mode = turn.incident.step, turn.incident.step.mode
     assert mode is not None  # the playbook was checked
     if mode is Mode.NORMAL or not turn.incident.needs_safe:
         turn.serve(mode)
+    if mode is Mode.SAFE and turn.incident.held and all(one.step != step.name for one in turn.incident.ended):
+        turn.hold()  # it began so; what comes back later is held where it goes back
     turn.end(Outcome.SUCCESS)
     return True
 
@@ -267,7 +271,7 @@ def _lasts(incident: Incident, event: Happening) -> bool:
 
 def _calm_lasts(incident: Incident, event: Happening) -> bool:
     """Whether calm was proven, and frames have been judged since for as long as the step asks: no frames, no calm."""
-    if not incident.calm or incident.held:
+    if not incident.calm or (incident.held and incident.needs_safe):
         return False
     dwell_s, since = incident.step.dwell_s, incident.calm_at
     if dwell_s is None:

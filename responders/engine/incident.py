@@ -228,9 +228,10 @@ class Incident(Struct, frozen=True, kw_only=True):
     it came to another step. `ended` are the steps that are over, in order. `seen` is what detectors called suspicious, `covered`
     what was ordered into quarantine. `decided` counts decisions.
 
-    `said` is the worst that a detector said, `graded` the rule by which it is as severe as it is. `called` are the roles called
-    since the chain began, the last of them `called_at` (the first tick after that), with `pages` in all; it is `quiet` once somebody
-    has acknowledged, `exhausted` once the whole chain was called in vain; nobody is called until `snoozed_until`.
+    `relapses` counts how often it came back, incidents that closed shortly before included. `said` is the worst that a detector
+    said, `graded` the rule by which it is as severe as it is. `called` are the roles called since the chain began, the last of them
+    `called_at` (the first tick after that), with `pages` in all; it is `quiet` once somebody has acknowledged, `exhausted` once the
+    whole chain was called in vain; nobody is called until `snoozed_until`.
     """
 
     id: str
@@ -315,7 +316,6 @@ class Incident(Struct, frozen=True, kw_only=True):
         """The roles whose approval the step where it stands still lacks; none where it asks for nobody's."""
         return lacking(self.step, self.voices)
 
-    def takes(self, kind: Kind) -> bool:
     @property
     def owed(self) -> tuple[Step, ...]:
         """What people still have to do before the normal model may come back; nothing while the safe one is not asked for."""
@@ -328,6 +328,7 @@ class Incident(Struct, frozen=True, kw_only=True):
         """Whether it ended with proven calm after the safe model had served, and no human said so."""
         return self.resolution is Resolution.RECOVERED and self.contained_at is not None
 
+    def takes(self, kind: Kind) -> bool:
         """Whether detectors' signals of `kind` on its camera belong to it, whatever people hold it for."""
         return kind in {self.kind, self.raised_as or self.kind}
 
@@ -342,8 +343,12 @@ def lacking(step: Step, voices: Sequence[Voice]) -> tuple[Role, ...]:
     return missing(step.approval, {voice.actor: voice.roles for voice in voices})
 
 
-def opened(signal: Signal, playbook: Playbook) -> Incident:
-    """The incident that a RAISED signal opens, before anything is decided; give the same signal to `decide` and `evolve` next."""
+def opened(signal: Signal, playbook: Playbook, former: Sequence[Incident] = ()) -> Incident:
+    """The incident that a RAISED signal opens, before anything is decided; give the same signal to `decide` and `evolve` next.
+
+    `former`: what closed on its camera within the playbook's `relapse_within_s`. Where the safe model was left by itself, this is a
+    relapse of that; where a human has closed, the count begins anew.
+    """
     return Incident(
         id=event_id("incident", signal.camera_id, signal.context, signal.kind, signal.id),
         kind=signal.kind,
@@ -353,4 +358,5 @@ def opened(signal: Signal, playbook: Playbook) -> Incident:
         playbook=playbook,
         severity=signal.severity,
         detected_at=signal.time,
+        relapses=max((one.relapses + 1 for one in former if one.left_safe_mode_by_itself), default=0),
     )

@@ -112,7 +112,7 @@ class Store:
                 place = (signal.camera_id, signal.context)
                 if place not in known:
                     known[place] = {one.id: one for one in _open_at(session, *place)}
-                before = self._concerned(known[place].values(), signal)
+                before = self._concerned(session, known[place].values(), signal)
                 if before is None:
                     outcomes.append(Accepted(new=True))
                     continue
@@ -129,12 +129,15 @@ class Store:
                 _save(session, incident, now)
             return tuple(outcomes)
 
-    def _concerned(self, known: Iterable[Incident], signal: Signal) -> Incident | None:
+    def _concerned(self, session: Session, known: Iterable[Incident], signal: Signal) -> Incident | None:
         """The open incident that a signal belongs to, or a new one; None where there is none and the signal opens none."""
         here = [one for one in known if one.state is not State.CLOSED and one.takes(signal.kind)]
         if here:
             return next((one for one in here if one.kind is signal.kind), here[0])
-        return opened(signal, self.playbooks[signal.kind]) if signal.phase is Phase.RAISED else None
+        if signal.phase is not Phase.RAISED:
+            return None
+        playbook = self.playbooks[signal.kind]
+        return opened(signal, playbook, [incident_of(row) for row in past.former(session, signal, playbook.relapse_within_s)])
 
     def _planned(self, session: Session, incident: Incident, act: Act) -> Act:
         """What it really is, with that kind's playbook. Raises BadInput where the camera has an open incident of that kind."""

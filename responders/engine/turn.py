@@ -53,7 +53,11 @@ class Turn:
         self.go(self.incident.playbook.position(name))
         self.record("relapse", f"{why}, time {self.incident.relapses}")
         if self.incident.held:
-            self.escalate(f"came back {self.incident.relapses} times: safe mode stays until a human closes the incident")
+            self.hold()
+
+    def hold(self) -> None:
+        """The safe model is not left without people any more."""
+        self.escalate(f"came back {self.incident.relapses} times: safe mode stays until a human closes the incident")
 
     def fail(self, why: str) -> None:
         """The step has failed: go where it says. What people were to do is not done and stays to be done; else it is left out."""

@@ -147,8 +147,9 @@ class Playbook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The steps for one kind of incident.
 
     `on_relapse` names the step to go back to when the finding comes back after calm, at most `max_relapses` times before a
-    human has to decide; `on_human_close` names the step from which a human's close proceeds, so that safe mode is undone in the
-    closed loop. `calls` is the chain of people, empty where nobody is called. `changed` is the day on which this version was made.
+    human has to decide; what begins on the same camera within `relapse_within_s` seconds after the safe model was left by itself
+    counts as coming back too. `on_human_close` names the step from which a human's close proceeds, so that safe mode is undone in
+    the closed loop. `calls` is the chain of people, empty where nobody is called. `changed` is the day of this version.
     """
 
     kind: Kind
@@ -159,6 +160,7 @@ class Playbook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     steps: Annotated[tuple[Step, ...], Meta(min_length=1)]
     on_relapse: StepName | None = None
     max_relapses: Annotated[int, Meta(ge=0)] = 0
+    relapse_within_s: Seconds | None = None
     on_human_close: StepName | None = None
     grading: Grading = Grading()
     calls: tuple[Call, ...] = ()
@@ -232,6 +234,8 @@ def _faults(playbook: Playbook) -> list[str]:
     if Mode.SAFE in served:
         faults += [f"{key}: missing, and the playbook serves the safe mode" for key, name in jumps.items() if name is None]
     faults += [f"{key}: no step {name!r}" for key, name in jumps.items() if name is not None and name not in names]
+    if playbook.relapse_within_s is not None and playbook.on_relapse is None:
+        faults.append("relapse_within_s: not without on_relapse")
     roles = [one.role for one in playbook.calls]
     return faults + [f"calls[{n}].role: {role} is called earlier in the chain" for n, role in enumerate(roles) if role in roles[:n]]
 
