@@ -29,9 +29,13 @@ class Refusal(StrEnum):
 
 
 class KerbwatchError(Exception):
-    """Root of all errors that kerbwatch raises on purpose; `exit_code` is what the command returns."""
+    """Root of all errors that kerbwatch raises on purpose; `exit_code` is what the command returns.
+
+    `on_record`: it refuses what a person wanted, and the audit trail says so already.
+    """
 
     exit_code = 1
+    on_record = False
 
 
 class BadInput(KerbwatchError):
@@ -39,9 +43,10 @@ class BadInput(KerbwatchError):
 
     exit_code = 2
 
-    def __init__(self, message: str, reason: Refusal = Refusal.BAD_VALUE) -> None:
+    def __init__(self, message: str, reason: Refusal = Refusal.BAD_VALUE, *, on_record: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
+        self.on_record = on_record
 
 
 class BrokenContract(KerbwatchError):

@@ -7,16 +7,22 @@ from pathlib import Path
 
 import pytest
 import typer
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner, Result
 
 from infra import totp
+from infra.db import Sessions, reading
 from infra.keys import make_person_key, people_key, person_key_file
 from infra.people_tables import PersonRow
 from infra.settings import Settings
+from infra.tables import EffectRow
 from responders.people import people
 from responders.people.acts import public_of
 from responders.people.roles import Role
+from streams import codec
+from streams.events import AuditEntry
+from streams.topics import AUDIT
 
 
 @dataclass
@@ -48,6 +54,14 @@ def newcomer(session: Session, settings: Settings, name: str, roles: Sequence[Ro
     secret = totp.new_secret()
     people.enrol(session, name, secret, people_key(settings), step=0, now=now)
     return Phone(secret)
+
+
+def refusals(sessions: Sessions) -> list[AuditEntry]:
+    """Every audit entry that tells of something refused, in order."""
+    with reading(sessions) as session:
+        bodies = session.scalars(select(EffectRow.payload).where(EffectRow.topic == AUDIT.name).order_by(EffectRow.number)).all()
+    entries = [codec.decode(body, AUDIT, AuditEntry).event for body in bodies]
+    return [entry for entry in entries if entry.action.endswith((".refuse", ".refused"))]
 
 
 Command = Callable[..., Result]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from a_person import Phone, newcomer
+from a_person import Phone, newcomer, refusals
 from incident_events import NORMAL, SAFE, act, at, signal, status
 from sqlalchemy import select
 from typer.testing import CliRunner, Result
@@ -239,7 +239,13 @@ def test_an_incident_becomes_what_it_really_is(store: Store, command: Command) -
     assert only(command)["kind"] == "camera"
     with pytest.raises(BadInput, match="on record"):
         command("reclassify", id_, "--kind", "camera", "-m", "again")
-    assert store.playbooks
+    [second] = store.accept(signal(Phase.RAISED, 20, 21, kind=Kind.COMPROMISE, detector="answers"), at(5)).incident_ids
+    with pytest.raises(BadInput, match="already"):
+        command("reclassify", second, "--kind", "camera", "-m", "the same")
+    assert [(entry.actor, entry.action, entry.target) for entry in refusals(store.sessions)] == [
+        ("operator-1", "incident.refused", id_),
+        ("operator-1", "people.refuse", second),
+    ]
 
 
 def test_a_step_is_approved_by_the_roles_it_names_each_with_a_code(

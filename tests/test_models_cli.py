@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from a_model import a_registry, a_verdict, add, judged_frame, run_folder
-from a_person import Phone, newcomer
+from a_person import Phone, newcomer, refusals
 from click.testing import Result
 from incident_events import at
 from typer.testing import CliRunner
@@ -136,7 +136,7 @@ def test_a_run_is_staged_once_whole_and_traceable(command: Command, registry: Re
 
 
 def test_a_model_is_promoted_by_two_people_and_rolled_back_by_one(command: Command, made: tuple[Path, str, str, str]) -> None:
-    _, normal, _, better = made
+    home, normal, _, better = made
 
     def promote(who: str, *more: str) -> Result:
         return command(
@@ -155,6 +155,16 @@ def test_a_model_is_promoted_by_two_people_and_rolled_back_by_one(command: Comma
         f"{normal[:12]} follows {better[:12]}"
         in command("rollback", "--context", "urban", "-m", "worse", "--actor", "trainer-1").stdout
     )
+    with pytest.raises(BadInput, match="no former normal model"):
+        command("rollback", "--context", "highway", "-m", "worse", "--actor", "trainer-1")
+    with pytest.raises(BadInput, match="no model 'bettr'"):  # nothing was refused: nobody knows what was meant
+        command("promote", "bettr", "--context", "highway", "-m", "same", "--actor", "trainer-1")
+    sessions = open_database(Settings(home=home))
+    assert [(entry.actor, entry.target, entry.why.split(" ")[0]) for entry in refusals(sessions)][-2:] == [
+        ("trainer-1", f"{better}/highway/normal", "promote:"),
+        ("trainer-1", "highway/normal", "roll-back:"),
+    ]
+    sessions.kw["bind"].dispose()
     told = json.loads(command("history", "--context", "urban", "--json").stdout)
     normals = [one for one in told["named"] if one["mode"] == "normal"]
     assert [one["weights_digest"] for one in normals] == [normal, better, normal]

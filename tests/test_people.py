@@ -133,6 +133,17 @@ def test_a_role_that_may_not_is_refused_on_record(town: Town) -> None:
         town.desk.admit(sign(town.key("architect-1"), town.said("architect-1", Deed.NOTE, " ")), None, town.now)
 
 
+def test_an_act_without_a_comment_is_refused_on_record_and_costs_no_code(town: Town) -> None:
+    town.now += timedelta(seconds=60)
+    code = town.phones["security-1"].code(town.now)
+    silent = sign(town.key("security-1"), town.said("security-1", Deed.ROTATE_KEYS, " "))
+    with pytest.raises(BadInput, match="--comment"):
+        town.desk.admit(silent, code, town.now)
+    [(actor, why)] = town.refusals()
+    assert (actor, "comment that says why is missing" in why) == ("security-1", True)
+    assert town.act("security-1", Deed.ROTATE_KEYS, code)
+
+
 def test_a_code_is_needed_counts_once_and_a_guesser_is_stopped(town: Town) -> None:
     with pytest.raises(BadInput, match="six digits"):
         town.act("security-1", Deed.ROTATE_KEYS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from a_person import Command, newcomer, quarantine_command
+from a_person import Command, newcomer, quarantine_command, refusals
 from frames import a_frame
 from incident_events import NORMAL, SAFE, at, signal, status
 from msgspec.structs import replace
@@ -164,6 +164,11 @@ def test_what_an_open_incident_needs_stays(site: Site, command: Command) -> None
     other = site.store.accept(signal(Phase.RAISED, 12, 13), at(60)).incident_ids[0]
     with pytest.raises(BadInput, match=other[:8]):
         command("discard", site.id, "-m", "faces", actor="data-1")
+    with pytest.raises(BadInput, match="no incident"):  # nothing was refused: nobody knows what was meant
+        command("discard", "zzzz", "-m", "faces", actor="data-1", coded=False)
+    told = refusals(site.sessions)
+    assert {(entry.actor, entry.action, entry.target) for entry in told} == {("data-1", "people.refuse", site.id)}
+    assert [("close it first" in entry.why, entry.why[:8]) for entry in told] == [(True, "discard:")] * 2
 
 
 def test_discarded_frames_are_gone_with_their_keys_and_stay_out_of_training(site: Site, command: Command) -> None:

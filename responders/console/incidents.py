@@ -216,7 +216,7 @@ def _say(login: Login, verb: Verb, incident: str, comment: str, *told: tuple[str
     done = store.accept(Act(admitted.id, now, id_, verb, login.name, comment, roles=admitted.roles, **more), now).decisions
     refused = next((decision.what for decision in done if decision.action == "refused"), None)
     if refused is not None:
-        raise BadInput(f"{refused}. This is on record; see `kerbwatch incidents show {id_[:8]}`")
+        raise BadInput(f"{refused}. This is on record; see `kerbwatch incidents show {id_[:8]}`", on_record=True)
     if not done:
         raise BadInput(f"incident {id_} is closed; it takes notes only (`kerbwatch incidents note`)")
     with reading(sessions) as session:

@@ -1,8 +1,9 @@
 """Where people's acts are taken in: is it them, may they, is it fresh, is the second factor right, and is a second person needed.
 
 It decides whether a signed act is admitted, and keeps it, byte for byte with its signature, whether or not something comes of it.
-It refuses strangers, wrong signatures, acts that are old or were given before, roles that may not, wrong or used codes; every
-refusal is an audit entry (who was claimed, what was tried, why not). What an act means is carried out elsewhere: by `store.py`,
+It refuses strangers, wrong signatures, acts without a comment, that are old or were given before, roles that may not, wrong or used
+codes; every refusal is an audit entry (who was claimed, what was tried, why not), also one that comes before or after the act is
+taken in (`Login` in `login.py` brings it here). What an act means is carried out elsewhere: by `store.py`,
 `rollout_store.py`, `review.py`. No topic feeds it.
 
 Source: paper 4.5.5 (access control, authentication), 4.6 (approval by two roles), SC-10; RFC 6238 section 5.2 (a code counts once),
@@ -67,8 +68,6 @@ class Desk:
     def admit(self, signed: Signed, code: str | None, now: datetime) -> Admitted:
         """Take an act in, once. Raises BadInput saying what is wrong with it; that is on record then."""
         said = signed.statement()
-        if not said.comment.strip():
-            raise BadInput(f"{said.deed} needs a comment that says why (-m, --comment)")
         with writing(self.sessions) as session:
             why = self._fault(session, signed, said, code, now)
             if why:
@@ -79,7 +78,8 @@ class Desk:
                 roles = roles_of(session, said.actor)
         if why:
             raise BadInput(
-                f"{said.actor[:LONGEST_NAME]} may not {said.deed}: {why}. This is on record; see `kerbwatch people list`"
+                f"{said.actor[:LONGEST_NAME]} may not {said.deed}: {why}. This is on record; see `kerbwatch people list`",
+                on_record=True,
             )
         return Admitted(signed.id, said, roles)
 
@@ -94,6 +94,8 @@ class Desk:
             return f"the act was signed at {said.time:%Y-%m-%d %H:%M:%S} UTC; it counts for {FRESH.seconds} s: sign it again"
         if session.scalar(select(exists().where(ActRow.id == signed.id))):
             return "this very act was given before"
+        if not said.comment.strip():
+            return "a comment that says why is missing (-m, --comment)"
         return refusal(said.deed, roles_of(session, said.actor)) or self._wrong_code(person, said.deed, code, now)
 
     def _wrong_code(self, person: PersonRow, deed: Deed, code: str | None, now: datetime) -> str:
@@ -118,7 +120,7 @@ class Desk:
 
 
 def refuse(session: Session, actor: str, deed: Deed, target: str, *, why: str, now: datetime) -> None:
-    """Put on record that somebody wanted what they may not."""
+    """Put on record that somebody wanted what they may not, or what cannot be."""
     id_ = event_id("refusal", actor, deed, target, why, now.isoformat())
     claimed = actor[:LONGEST_NAME] or "nobody"
     outbox.post_audit(session, id_, claimed, "people.refuse", target=target, why=f"{deed}: {why}", now=now)

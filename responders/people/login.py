@@ -1,7 +1,7 @@
 """Who sits at the command line: their name, their key file and their code, and every act signed with them.
 
-It decides nothing; it refuses to sign with a key that others may read (`infra.keys`). Who has no key here is refused, and
-that is on record too. No topic feeds it: commands do.
+It decides nothing; it refuses to sign with a key that others may read (`infra.keys`). Whatever refuses what somebody wants - here,
+at the desk, by the gate, by an incident or a rollout - is on record, once. No topic feeds it: commands do.
 
 Source: paper 4.5.5 (authentication, multi-factor), SC-10.
 """
@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -26,13 +26,13 @@ from responders.people import desk, people
 from responders.people.access import RULES, Deed
 from responders.people.acts import Statement, public_of, sign
 from responders.people.desk import Admitted, Desk
-from streams.errors import KerbwatchError
+from streams.errors import BadInput, KerbwatchError, Tampered
 
 Actor = Annotated[str | None, typer.Option(help="Who acts; KERBWATCH_PERSON or the system's user if not given.")]
 Code = Annotated[str | None, typer.Option(help="The six digits of your second factor, where one is needed.")]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Login:
     """Somebody at a terminal, before anything is known of them. `code` may be asked for later."""
 
@@ -40,20 +40,34 @@ class Login:
     sessions: Sessions
     name: str
     code: str | None = None
+    _wanted: tuple[Deed, str] | None = field(default=None, init=False)
 
     @property
     def key_file(self) -> Path:
         """Where their private key should lie."""
         return self.settings.key_file or person_key_file(self.settings, self.name)
 
+    def wants(self, deed: Deed, target: str) -> None:
+        """Say what they are about to do, where it may be refused before it is signed; `does` says it as well."""
+        self._wanted = deed, target
+
+    def refused(self, error: KerbwatchError) -> None:
+        """Put on record that what they wanted was refused, unless it is; before anything was wanted there is nothing to record."""
+        if self._wanted is None or error.on_record:
+            return
+        deed, target = self._wanted
+        with writing(self.sessions) as session:
+            desk.refuse(session, self.name, deed, target, why=str(error), now=datetime.now(UTC))
+        error.on_record = True
+
     def does(self, deed: Deed, target: str, comment: str, *details: tuple[str, str], code: str | None = None) -> Admitted:
         """Sign an act and give it to the desk. Raises KerbwatchError in plain words if it is not taken in; that is on record."""
+        self.wants(deed, target)
         now = datetime.now(UTC)
         try:
             key = read_person_key(self.key_file)
         except KerbwatchError as error:
-            with writing(self.sessions) as session:
-                desk.refuse(session, self.name, deed, target, why=str(error), now=now)
+            self.refused(error)
             raise
         code = code or self.code
         if code is None and RULES[deed].code and sys.stdin.isatty():
@@ -69,10 +83,15 @@ def asked_for_code(what: str = "second factor, six digits") -> str:
 
 @contextmanager
 def logged_in(actor: str | None, code: str | None = None) -> Iterator[Login]:
-    """A login with the environment's settings, its database closed afterwards."""
+    """A login with the environment's settings, its database closed afterwards; a refusal in between is put on record."""
     settings = read_settings()
     with opened(settings) as sessions:
-        yield Login(settings, sessions, actor or settings.person or system_user(), code)
+        login = Login(settings, sessions, actor or settings.person or system_user(), code)
+        try:
+            yield login
+        except (BadInput, Tampered) as error:  # what is unavailable is no refusal: it may be given again
+            login.refused(error)
+            raise
 
 
 def first_operator(settings: Settings, now: datetime) -> str:

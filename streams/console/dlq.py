@@ -169,6 +169,7 @@ def replay(
     """Send one letter once more to where it came from. Example: `kerbwatch dlq replay 3fa9 --why "mended in 0.2.1"`."""
     with logged_in(actor) as login:
         found = find(letters(login.settings), letter)
+        login.wants(Deed.REPLAY, found.id)
         if found.id in replayed(login.settings) and not again:
             raise BadInput(f"dead letter {found.id} was replayed before; say --again if that is meant")
         topic_of(found)

@@ -46,8 +46,9 @@ def promote(  # noqa: PLR0917 - typer makes options of them
     with logged_in(actor, code) as login:
         registry = registry_of(login.settings)
         digest = find(registry, model)
-        promotion.require_fit(registry, login.settings, digest, context, mode)
         target = f"{digest}/{context}/{mode}"
+        login.wants(Deed.PROMOTE, target)
+        promotion.require_fit(registry, login.settings, digest, context, mode)
         login.does(Deed.PROMOTE, target, comment)
         now, changed = datetime.now(UTC), None
         with writing(login.sessions) as session:

@@ -159,7 +159,12 @@ def _chosen(session: Session, login: Login, names: Names) -> review.Chosen | hel
 
 
 def _decide(login: Login, deed: Deed, names: Names, comment: str, *, as_json: bool) -> None:
+    incident, frame, sample = names
     with reading(login.sessions) as session:
+        if incident is not None:
+            incident = records.find(session, incident)
+        login.wants(deed, incident or f"sample {sample}"[:80])
+        names = incident, frame, sample
         about = _chosen(session, login, names)
     what = "samples" if isinstance(about, held_review.Chosen) else "frames"
     login.does(deed, about.target, comment, (what, str(about.count)))
