@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from itertools import count
+from itertools import count, pairwise
 from random import Random
 
 import pytest
@@ -94,6 +94,11 @@ class System:
         for event in events:
             self.store.accept(event, self.now)  # type: ignore[arg-type]
         self.flush()
+
+    def orders(self) -> list[ModelState]:
+        """What the town's workers were told, one after the other."""
+        sent = (state for state in self.wire.of(topics.MODEL_STATE) if isinstance(state, ModelState))
+        return [state for state in sent if state.context is Context.URBAN]
 
     def asked(self) -> ModelState:
         """What the town's workers are asked to serve, by the outbox."""
@@ -285,6 +290,68 @@ def test_an_older_status_that_arrives_late_does_not_replace_a_newer_one(system: 
     late = status("w1", 2.9, initial)
     system.report("w1")
     assert not system.store.accept(late, system.now).new
+    assert system.states() == ["contained"]
+
+
+# Clocks that differ
+
+
+def test_an_order_of_a_host_whose_clock_is_ahead_neither_delays_nor_outdates_safe_mode(system: System) -> None:
+    for digest in ("c" * 64, "d" * 64):
+        with writing(system.sessions) as session:
+            later = system.now + timedelta(minutes=5)
+            assignments.assign(session, Context.URBAN, Mode.NORMAL, digest, actor="operator-1", why="promoted", now=later)
+    system.give(RAISED)
+    sent = system.orders()
+    assert [(state.mode, state.weights_digest[0]) for state in sent[-3:]] == [
+        (Mode.NORMAL, "c"),
+        (Mode.NORMAL, "d"),
+        (Mode.SAFE, "b"),
+    ]
+    assert all(before.time < after.time for before, after in pairwise(sent)), "workers obey the latest order only"
+
+
+def test_orders_go_on_growing_younger_when_the_responders_clock_is_set_back(system: System) -> None:
+    system.passes(600)
+    system.report("w1")
+    system.give(RAISED)
+    system.passes(-300)
+    system.give(act(Verb.CLOSE, system.incidents()[0].id, 9))
+    system.give(signal(Phase.RAISED, 100, 104))
+    for _ in range(12):  # nobody reports it: it is asked for once more
+        system.passes(1)
+        system.store.tick(system.now)
+        system.flush()
+    sent = system.orders()
+    assert [state.mode for state in sent] == [Mode.NORMAL, Mode.SAFE, Mode.NORMAL, Mode.SAFE, Mode.SAFE]
+    assert all(before.time < after.time for before, after in pairwise(sent))
+
+
+def test_an_order_that_failed_before_the_clock_was_set_back_is_sent_at_once(system: System) -> None:
+    system.wire.down = {topics.MODEL_STATE.name}
+    system.give(RAISED)
+    system.passes(-300)
+    system.wire.down = set()
+    system.flush()
+    assert system.wire.asked().mode is Mode.SAFE
+
+
+def test_a_worker_whose_clock_was_set_back_is_still_waited_for(system: System) -> None:
+    system.passes(600)
+    initial = system.wire.asked()
+    system.report("w1", "w2")
+    system.give(RAISED)
+    for seconds in range(9):
+        system.passes(1)
+        system.store.accept(status("w2", seconds, initial), system.now)
+        system.report("w1")
+        assert system.states() == ["containing"]
+
+
+def test_a_worker_whose_clock_was_ahead_is_believed_again_as_soon_as_that_is_mended(system: System) -> None:
+    system.store.accept(status("w1", 600, system.wire.asked()), system.now)
+    system.give(RAISED)
+    system.report("w1")
     assert system.states() == ["contained"]
 
 

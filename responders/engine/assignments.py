@@ -9,7 +9,7 @@ and by rollouts.
 Source: paper 4.6 (per-context models, roll-back), SC-10.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -22,6 +22,7 @@ from streams.events import Context, Mode, event_id
 
 SETUP = "setup"
 """The actor of what nobody named: the shipped models."""
+_TICK = timedelta(microseconds=1)
 
 
 def assigned(session: Session, context: Context, mode: Mode) -> str:
@@ -75,10 +76,19 @@ def assign(session: Session, context: Context, mode: Mode, digest: str, *, actor
         return row.decision_id
     _decide(row, now, mode, digest)
     _name(session, row, mode, digest, decision_id=row.decision_id, actor=actor, why=why, now=now)
-    outbox.post_model_state(session, row, why, None, now)
+    outbox.post_model_state(session, row, why, None)
     what = f"{mode} model {digest}: {why}"
     outbox.post_audit(session, row.decision_id, actor, "model.assign", target=context, why=what, now=now)
     return row.decision_id
+
+
+def decided(row: Assignment, decision_id: str, now: datetime) -> None:
+    """By which decision the context's workers serve from now on; the row is locked.
+
+    Its time is later than any decision's before it, whatever the deciding host's clock says: workers obey the latest order, and a
+    clock that is ahead once, or is set back, must not make them deaf to the next.
+    """
+    row.decision_id, row.asked_at = decision_id, max(now, row.asked_at + _TICK)
 
 
 def former(session: Session, context: Context, mode: Mode) -> tuple[AssignedRow, ...]:
@@ -110,8 +120,7 @@ def _digest(row: Assignment, mode: Mode) -> str:
 
 def _decide(row: Assignment, now: datetime, *what: str) -> None:
     row.changes += 1
-    row.decision_id = event_id("assign", row.context, row.normal_digest, row.safe_digest, *what, row.changes)
-    row.asked_at = now
+    decided(row, event_id("assign", row.context, row.normal_digest, row.safe_digest, *what, row.changes), now)
 
 
 def _name(

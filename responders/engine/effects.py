@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from sqlalchemy import Select, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from infra.db import Sessions, alone_on, reading, writing
 from infra.tables import EffectRow
-from responders.engine.outbox import WAITING
+from responders.engine.outbox import AT_ONCE, WAITING
 from streams import codec
 from streams.errors import BadInput, Unavailable
 from streams.events import Event
@@ -126,23 +126,28 @@ def _due(runner: str, now: datetime) -> Select[EffectRow]:
         earlier.lane == EffectRow.lane,
         earlier.number < EffectRow.number,
         earlier.state == WAITING,
-        or_(earlier.not_before > now, and_(earlier.leased_until > now, earlier.leased_by != runner)),
+        or_(_backs_off(earlier, now), and_(earlier.leased_until > now, earlier.leased_by != runner)),
     )
     # What this runner holds already is left from a life that ended before it could send.
     free = or_(EffectRow.leased_until.is_(None), EffectRow.leased_until <= now, EffectRow.leased_by == runner)
     first = case((EffectRow.topic == MODEL_STATE.name, 0), (EffectRow.topic == QUARANTINE.name, 1), else_=2)
     return (
         select(EffectRow)
-        .where(EffectRow.state == WAITING, EffectRow.not_before <= now, free, ~select(earlier.number).where(barred).exists())
+        .where(EffectRow.state == WAITING, ~_backs_off(EffectRow, now), free, ~select(earlier.number).where(barred).exists())
         .order_by(first, EffectRow.number)
     )
+
+
+def _backs_off(row: type[EffectRow], now: datetime) -> ColumnElement[bool]:
+    """Whether it failed lately. Nothing backs off for longer than the limit: a later time is of a clock that was set back since."""
+    return and_(row.not_before > now, row.not_before <= now + timedelta(seconds=_BACK_OFF_MAX_S))
 
 
 def _settle(sessions: Sessions, runner: str, results: list[_Result], now: datetime) -> None:
     """Give the effects back with what became of them, but for those whose lease has ended and that another runner has."""
     with writing(sessions) as session:
         for result in results:
-            pause_s = min(_BACK_OFF_MAX_S, _BACK_OFF_MIN_S * 2 ** min(result.task.attempts, 16)) if result.error else 0.0
+            pause_s = min(_BACK_OFF_MAX_S, _BACK_OFF_MIN_S * 2 ** min(result.task.attempts, 16))
             session.execute(
                 update(EffectRow)
                 .where(EffectRow.number == result.task.number, EffectRow.leased_by == runner, EffectRow.state == WAITING)
@@ -150,7 +155,7 @@ def _settle(sessions: Sessions, runner: str, results: list[_Result], now: dateti
                     state=result.state,
                     error=result.error,
                     attempts=result.task.attempts + result.tried,
-                    not_before=now + timedelta(seconds=pause_s),
+                    not_before=now + timedelta(seconds=pause_s) if result.error else AT_ONCE,
                     done_at=None if result.state == WAITING else now,
                     leased_by="",
                     leased_until=None,

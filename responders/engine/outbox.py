@@ -7,7 +7,7 @@ Source: README, promises 1 and 3; paper SC-10 (audit trails).
 """
 
 import base64
-from datetime import datetime
+from datetime import UTC, datetime
 
 from msgspec.structs import replace
 from sqlalchemy import select
@@ -36,6 +36,8 @@ from streams.topics import AUDIT, INCIDENTS, MODEL_STATE, QUARANTINE, Topic
 SOURCE = "responder/store"
 WAITING = "waiting"
 """An effect's state until it is done or refused for good."""
+AT_ONCE = datetime.fromtimestamp(0, UTC)
+"""Due by every clock: who decides and who sends need not agree on the time."""
 
 
 def asked_digest(model: Assignment) -> str:
@@ -45,18 +47,21 @@ def asked_digest(model: Assignment) -> str:
 
 def post_assignment(session: Session, model: Assignment, now: datetime) -> None:
     """New weights of a context: the state that workers must serve, and its audit entry."""
-    post_model_state(session, model, "weights assigned", None, now)
+    post_model_state(session, model, "weights assigned", None)
     why = f"normal {model.normal_digest}, safe {model.safe_digest}"
     entry = _audit(model.decision_id, RESPONDER, "model.assign", target=model.context, why=why, cause_id=model.decision_id, now=now)
     _post(session, AUDIT, entry, model.decision_id, None)
 
 
-def post_model_state(session: Session, model: Assignment, reason: str, incident_id: str | None, now: datetime) -> None:
-    """What a context's workers are asked to serve from now on, a candidate beside it included; the event's id is the decision's."""
+def post_model_state(session: Session, model: Assignment, reason: str, incident_id: str | None) -> None:
+    """What a context's workers are asked to serve from now on, a candidate beside it included.
+
+    Id and time are the decision's (`assignments.decided`): of a context's orders the one with the latest time counts.
+    """
     state = ModelState(
         id=model.decision_id,
         source=SOURCE,
-        time=now,
+        time=model.asked_at,
         subject=model.context,
         context=Context(model.context),
         weights_digest=asked_digest(model),
@@ -180,7 +185,7 @@ def _post(session: Session, topic: Topic, event: Event, decision_id: str, incide
             state=WAITING,
             attempts=0,
             error="",
-            not_before=event.time,
+            not_before=AT_ONCE,
             leased_by="",
             leased_until=None,
             created_at=event.time,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from infra.db import Sessions, insert_into, reading, writing
@@ -153,12 +153,15 @@ class Store:
                 worker_id=status.worker_id, said_at=status.time, heard_at=now, body=codec.encode(status)
             )
             new = insert.excluded
+            # What is on record from a clock that was ahead is no ground to refuse what is said now that it was set back.
+            ahead = WorkerRow.said_at > now + timedelta(seconds=self.clock_allowance_s)
             newer = insert.on_conflict_do_update(
                 index_elements=[WorkerRow.worker_id],
                 set_={"said_at": new.said_at, "heard_at": new.heard_at, "body": new.body},
-                where=WorkerRow.said_at < new.said_at,
+                where=or_(WorkerRow.said_at < new.said_at, ahead),
             ).returning(WorkerRow.worker_id)
-            if session.scalar(newer) is None:
+            if session.scalar(newer) is None:  # it says nothing new, or its clock was set back; but it lives, so it is waited for
+                session.execute(update(WorkerRow).where(WorkerRow.worker_id == status.worker_id).values(heard_at=now))
                 return Accepted(new=False)
             return self._tick(session, status.id, now)
 
@@ -369,6 +372,7 @@ def _arbitrate(
     mode = Mode.SAFE if needed else Mode.NORMAL
     if model.asked_mode != mode or again:
         asking = next((decision for decision in reversed(decisions) if isinstance(decision, Serve)), decisions[-1])
-        model.asked_mode, model.decision_id, model.asked_at = mode, asking.id, now
-        outbox.post_model_state(session, model, asking.what, after.id, now)
+        model.asked_mode = mode
+        assignments.decided(model, asking.id, now)
+        outbox.post_model_state(session, model, asking.what, after.id)
     return bool(needed) and not after.needs_safe

@@ -227,8 +227,8 @@ class Rollouts:
                 why=f"rollout {rollout.id[:8]}: {decision.what}",
                 now=now,
             )
-        model.decision_id, model.asked_at = decision.id, now
-        outbox.post_model_state(session, model, decision.what, rollout.incident_id, now)
+        assignments.decided(model, decision.id, now)
+        outbox.post_model_state(session, model, decision.what, rollout.incident_id)
         return decision
 
     def _vouched(self, rollout: Rollout, digest: str, lasted: timedelta) -> None:
