@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from inference.lifecycle.publish import MEASURED_ON, draft
 from inference.networks.csp_nano import CspNano, to_bytes
-from inference.provenance.lineage import read_lineage
+from inference.provenance.lineage import Code, read_lineage
 from inference.provenance.registry import digest_of, registry_of
 from inference.training import cli
 from inference.training import train as training
@@ -112,6 +112,8 @@ def test_a_run_that_was_stopped_keeps_the_time_it_began_and_a_second_call_change
     lineage = read_lineage((run / "lineage.json").read_bytes())
     assert lineage.started_at.timestamp() < first_life < lineage.finished_at.timestamp()
     assert 0 <= lineage.figures["best_validation_miss_rate"] <= 1
+    changed = Code(version="9", commit="", source_digest="9" * 64)
+    monkeypatch.setattr("inference.training.record.this_code", lambda: changed)
     said = {name: (run / name).read_bytes() for name in ("lineage.json", "card.json", "manifest.json")}
     train(run, "--patience", "5")
     assert said == {name: (run / name).read_bytes() for name in said}

@@ -2,21 +2,26 @@
 
 import json
 import warnings
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from inference.attacks.gradient import fgsm_batch
-from inference.networks.clip import CONTEXT, PictureTower, TextTower, read_archive
+from inference.networks.clip import CONTEXT, RN50_SHA256, PictureTower, TextTower, read_archive
 from inference.networks.csp_nano import Maps
 from inference.networks.detect import detect
 from inference.networks.targets import draw, stack
 from inference.networks.vlpd import WORDS, Teacher, Vlpd, Whole, cosines, from_clip, prompts, read_checkpoint
 from inference.networks.vlpd_losses import contrast_loss, vlpd_losses
+from inference.provenance.lineage import read_lineage
+from inference.provenance.manifest import load_manifest
+from inference.training import vlpd_recipe
 from inference.training.samples import Sample
 from inference.training.train import Progress
 from inference.training.vlpd_recipe import Recipe, crop, train_vlpd
@@ -248,12 +253,13 @@ def samples() -> list[Sample]:
 
 def trained(folder: Path, archive: dict[str, Tensor], samples: list[Sample], stop_at: int | None = None) -> dict[str, Tensor]:
     def watch(at: Progress) -> None:
+        assert (at.left_s > 0) == (at.step < at.steps)
         if at.step == stop_at:
             raise KeyboardInterrupt
 
     torch.manual_seed(1)
     network, teacher = from_clip(archive, words(), NARROW), Teacher(archive, words(), NARROW)
-    return torch.load(train_vlpd(SHORT, samples, network, teacher, folder, report=watch), weights_only=True)
+    return load_file(train_vlpd(SHORT, samples, network, teacher, folder, report=watch))
 
 
 def test_the_recipe_killed_half_way_ends_as_an_unbroken_run(
@@ -267,7 +273,31 @@ def test_the_recipe_killed_half_way_ends_as_an_unbroken_run(
     lines = [json.loads(line) for line in (tmp_path / "killed" / "curves.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
     assert {"centre", "height", "offset", "vls", "psc"} <= set(lines[0])
-    assert isinstance(read_checkpoint(tmp_path / "killed" / "VLPD.pth", width=NARROW), Vlpd)
+    network = read_checkpoint(tmp_path / "killed" / "weights.safetensors", width=NARROW)
+    assert isinstance(network, Vlpd)
+    assert all(torch.equal(value, unbroken[name]) for name, value in network.state_dict().items())
+    assert not list((tmp_path / "killed").glob("*.pth"))
+
+
+def test_the_command_leaves_weights_and_their_lineage(
+    tmp_path: Path, archive: tuple[Path, dict[str, Tensor]], samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [Sample("citypersons", one.name, one.picture, one.people) for one in samples]
+    monkeypatch.setattr(vlpd_recipe, "Recipe", lambda: SHORT)
+    monkeypatch.setattr(vlpd_recipe, "read_archive", lambda *_: archive[1])
+    monkeypatch.setattr(vlpd_recipe, "TextTower", lambda _: lambda _: words().T)
+    monkeypatch.setattr(vlpd_recipe, "from_clip", lambda state, given: from_clip(state, given, NARROW))
+    monkeypatch.setattr(vlpd_recipe, "Teacher", lambda state, given: Teacher(state, given, NARROW))
+    monkeypatch.setattr(vlpd_recipe, "CityPersons", lambda *_: None)
+    monkeypatch.setattr(vlpd_recipe, "_Frames", lambda _: frames)
+    vlpd_recipe.train_vlpd_command(tmp_path, tmp_path / "RN50.pt", tmp_path / "run", "cpu")
+    lineage = read_lineage((tmp_path / "run" / "lineage.json").read_bytes())
+    assert lineage.digest == sha256((tmp_path / "run" / "weights.safetensors").read_bytes()).hexdigest()
+    assert (lineage.parent, lineage.materials[0].samples) == (RN50_SHA256, 3)
+    assert (lineage.figures["steps"], lineage.settings["rate"]) == (4, 1e-3)
+    assert lineage.started_at < lineage.finished_at
+    manifest = load_manifest(tmp_path / "run" / "manifest.json")
+    assert manifest.digest == lineage.materials[0].manifest_digest
 
 
 def test_the_recipe_stops_before_a_loss_that_is_not_finite(

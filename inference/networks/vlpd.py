@@ -15,9 +15,10 @@ Source: VLPD (Liu et al., CVPR 2023) sections 3.2 to 3.4; CSP (Liu et al., CVPR 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
@@ -206,7 +207,7 @@ def read_checkpoint(path: Path, words: Tensor | None = None, width: int = 64) ->
     """A VLPD from a checkpoint in the authors' layout (their state dict, bare or under "model", with or without "module.").
 
     Args:
-        path: read with tensors only, nothing in it is run.
+        path: safetensors, as `kerbwatch train-vlpd` writes; or the authors' .pth, read with tensors only, nothing in it is run.
         words: E x 10 text embeddings, needed where the checkpoint has none (it has none if it was saved on a GPU).
         width: 64 for the authors' own.
 
@@ -214,7 +215,8 @@ def read_checkpoint(path: Path, words: Tensor | None = None, width: int = 64) ->
         BadInput: if it is no such checkpoint, or has no embeddings and none are given.
     """
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        own = path.suffix == ".safetensors"
+        content: Any = load(path.read_bytes()) if own else torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         raise BadInput(f"{path} is no checkpoint of tensors alone: {error}") from error
     state = content.get("model", content) if isinstance(content, dict) else {}

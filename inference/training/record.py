@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from inference.networks.pretrained import NOTICE
-from inference.provenance.lineage import Lineage, this_code, this_machine, write_lineage
-from inference.provenance.manifest import manifest_of, write_manifest
+from inference.provenance.lineage import Lineage, read_lineage, this_code, this_machine, write_lineage
+from inference.provenance.manifest import Manifest, manifest_of, write_manifest
 from inference.provenance.registry import Card, digest_of, write_card
 from inference.training.curves import summary, whole
 from inference.training.pools import Pools, described, sources_of
@@ -45,8 +45,8 @@ def record_run(
     finished_at: datetime,
     device: str,
     command: str,
-) -> Path:
-    """Write manifest, lineage and draft card beside the weights; the lineage's path.
+) -> None:
+    """Write manifest, lineage and draft card beside the weights.
 
     Args:
         weights: the finished run's.
@@ -61,16 +61,8 @@ def record_run(
     samples = {(one.origin, one.name): one for group in (*pools.groups, pools.validation) for one in group}
     manifest = manifest_of(settings.model, samples.values(), sources_of([*samples.values()]))
     parent_digest = None if parent is None else digest_of(parent)
-    lineage = Lineage(
-        digest=digest_of(weights.read_bytes()),
-        started_at=started_at,
-        finished_at=finished_at,
-        materials=(manifest.material(),),
-        settings=msgspec.json.decode(msgspec.json.encode(settings)),
-        code=this_code(),
-        machine=this_machine(device),
-        parent=parent_digest,
-        figures=summary(weights.with_name(CURVES)),
+    lineage = record_lineage(
+        weights, settings, manifest, parent_digest, started_at=started_at, finished_at=finished_at, device=device
     )
     mode, threshold = SERVED[settings.model]
     card = Card(
@@ -88,10 +80,40 @@ def record_run(
         notes="",
         licence=NOTICE,
     )
-    files = {MANIFEST: write_manifest(manifest), LINEAGE: write_lineage(lineage), CARD: write_card(card)}
-    for name, content in files.items():
-        _put(weights.with_name(name), content)
-    return weights.with_name(LINEAGE)
+    _put(weights.with_name(CARD), write_card(card))
+
+
+def record_lineage(
+    weights: Path,
+    settings: msgspec.Struct,
+    manifest: Manifest,
+    parent_digest: str | None,
+    *,
+    started_at: datetime,
+    finished_at: datetime,
+    device: str,
+) -> Lineage:
+    """Write the data's manifest and the lineage beside the weights, whatever network they are of; arguments as `record_run`'s.
+
+    What is there of these very weights stays: the code that runs later did not make them.
+    """
+    digest, path = digest_of(weights.read_bytes()), weights.with_name(LINEAGE)
+    if path.exists() and (known := read_lineage(path.read_bytes())).digest == digest:
+        return known
+    lineage = Lineage(
+        digest=digest,
+        started_at=started_at,
+        finished_at=finished_at,
+        materials=(manifest.material(),),
+        settings=msgspec.json.decode(msgspec.json.encode(settings)),
+        code=this_code(),
+        machine=this_machine(device),
+        parent=parent_digest,
+        figures=summary(weights.with_name(CURVES)),
+    )
+    _put(weights.with_name(MANIFEST), write_manifest(manifest))
+    _put(path, write_lineage(lineage))
+    return lineage
 
 
 def _put(path: Path, content: bytes) -> None:

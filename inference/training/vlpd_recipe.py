@@ -8,7 +8,9 @@ the last epoch. No topic.
 Source: VLPD (Liu et al., CVPR 2023) section 4.2; lmy98129/VLPD config.py, dataloader, trainval_distributed.py (facts).
 """
 
+import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,15 +23,18 @@ import typer
 from numpy.random import Generator
 from numpy.typing import NDArray
 from rich.console import Console
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inference.networks.clip import RN50_SHA256, TextTower, read_archive
 from inference.networks.targets import draw, stack
 from inference.networks.vlpd import Teacher, Vlpd, from_clip, prompts
 from inference.networks.vlpd_losses import vlpd_losses
+from inference.provenance.manifest import PoolSource, manifest_of
 from inference.training.curves import append, cut, plot, whole
+from inference.training.record import record_lineage, started_at
 from inference.training.samples import Sample
-from inference.training.train import Progress
+from inference.training.train import CHECKPOINT, CURVES, Progress
 from streams.errors import BadInput, KerbwatchError
 from streams.sources.base import Person, Picture
 from streams.sources.citypersons import CityPersons
@@ -37,7 +42,11 @@ from streams.sources.citypersons import CityPersons
 _MEAN_GREY = (124, 116, 104)  # RGB; what the network subtracts, so that the canvas is its zero
 _SCALES, _LIGHTS = (0.4, 1.5), (0.5, 2.0)
 _LEAST_WIDTH_PX, _LEAST_LEFT, _LEAST_IGNORED_PX = 16.0, 0.5, 8.0
-_FILES = ("checkpoint.pt", "curves.jsonl", "settings.json")
+_FILES = (CHECKPOINT, CURVES, "settings.json")
+_SOURCE = PoolSource(
+    pool="citypersons", source="CityPersons, train", licence="Cityscapes' terms: non-commercial, not to be reposted"
+)
+_WEIGHTS = "weights.safetensors"
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +97,7 @@ def train_vlpd(
     report: Callable[[Progress], None],
     device: str = "cpu",
 ) -> Path:
-    """Train by the recipe, or go on from the folder's checkpoint; the averaged weights as a state dict in the authors' layout.
+    """Train by the recipe, or go on from the folder's checkpoint; the averaged weights as safetensors, named as the authors' are.
 
     Raises:
         BadInput: if the folder holds a run with other settings, or the loss is not finite (weights are those before that step).
@@ -111,6 +120,7 @@ def train_vlpd(
         averaged, first = saved["averaged"], int(saved["step"])
     cut(curves, first)
     total = recipe.epochs * recipe.steps_per_epoch
+    began = time.monotonic()
     for step in range(first, total):
         pictures, people = _batch(recipe, samples, step)
         targets = stack([draw(some, recipe.height_px, recipe.width_px) for some in people], torch.device(device))
@@ -128,13 +138,14 @@ def train_vlpd(
         _average(averaged, network, recipe.averaging)
         parts = {name: round(value.item(), 6) for name, value in found.detection._asdict().items()}
         append(curves, {"step": step, **parts, "vls": found.vls.item(), "psc": found.psc.item(), "loss": found.total.item()})
-        report(Progress(step + 1, total, found.total.item(), 0.0))
+        left_s = (time.monotonic() - began) / (step - first + 1) * (total - step - 1)
+        report(Progress(step + 1, total, found.total.item(), left_s))
         if (step + 1) % recipe.steps_per_epoch == 0:
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged, "step": step + 1}
             whole(checkpoint, partial(torch.save, state))
-            whole(folder / "VLPD.pth", partial(torch.save, averaged))
+            whole(folder / _WEIGHTS, partial(save_file, {name: value.cpu().contiguous() for name, value in averaged.items()}))
     plot(curves)
-    return folder / "VLPD.pth"
+    return folder / _WEIGHTS
 
 
 def train_vlpd_command(
@@ -156,6 +167,7 @@ def train_vlpd_command(
         samples = _Frames(source)
         torch.manual_seed(Recipe().seed)
         network, teacher = from_clip(state, words), Teacher(state, words)
+        began = started_at(folder, datetime.now(UTC))
         with console.status("vlpd") as status:
             weights = train_vlpd(
                 Recipe(),
@@ -163,7 +175,19 @@ def train_vlpd_command(
                 network,
                 teacher,
                 folder,
-                report=lambda at: status.update(f"step {at.step}/{at.steps}, loss {at.loss:.3f}"),
+                report=lambda at: status.update(
+                    f"step {at.step}/{at.steps}, loss {at.loss:.3f}, {at.left_s / 3600:.1f} hours left"
+                ),
+                device=device,
+            )
+            status.update("digests of the training data, for the lineage")
+            record_lineage(
+                weights,
+                Recipe(),
+                manifest_of("citypersons", samples, [_SOURCE]),
+                RN50_SHA256,
+                started_at=began,
+                finished_at=datetime.fromtimestamp((folder / CHECKPOINT).stat().st_mtime, UTC),
                 device=device,
             )
     except KerbwatchError as error:
