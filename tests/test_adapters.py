@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from inference.lifecycle.measuring import detector_of
 from inference.networks import adapters
 from inference.networks.adapters import FromFile, FromFunction, Input, ModelCard, Output, open_model, prepared
 from inference.networks.ssdlite import SsdLiteDetector, pretrained_ssdlite
@@ -302,8 +303,29 @@ def test_forms_of_boxes_mean_the_same_and_overlaps_are_suppressed(form: str, row
     assert model.detect([np.zeros((32, 32, 3), np.uint8)], 0.1) == [(Box(2.0, 4.0, 6.0, 12.0, float(np.float32(0.9))),)]
 
 
-def test_the_legend_of_the_card_is_a_card(tmp_path: Path) -> None:
-    legend = str(adapters.__doc__).split("TOML:\n")[1].split("Shapes:")[0].replace('sha256 = "..."', f'sha256 = "{DIGEST}"')
+def test_the_legend_of_the_card_is_a_card_in_the_code_and_in_the_document_that_refusals_name(tmp_path: Path) -> None:
     path = tmp_path / "legend.toml"
-    path.write_text("\n".join(line.strip() for line in legend.splitlines()))
-    assert adapters.read_model_card(path).output.nms_iou == 0.5
+    path.write_text("no card")
+    with pytest.raises(BadInput, match="is no model card") as refused:
+        adapters.read_model_card(path)
+    document = Path(__file__).parent.parent / str(refused.value).rsplit(maxsplit=1)[-1]
+    in_code = str(adapters.__doc__).split("TOML:\n")[1].split("Shapes:")[0]
+    in_document = document.read_text().split("```toml\n")[1].split("```")[0]
+    cards = []
+    for legend in (in_code, in_document):
+        text = legend.replace('sha256 = "..."', f'sha256 = "{DIGEST}"')
+        path.write_text("\n".join(line.strip() for line in text.splitlines()))
+        cards.append(adapters.read_model_card(path))
+    assert cards[0] == cards[1]
+    assert cards[0].output.nms_iou == 0.5
+
+
+def test_a_card_is_measured_like_a_detector_of_ours(tmp_path: Path) -> None:
+    card = onnx_file(tmp_path)
+    look, threshold = detector_of(str(card), tmp_path / "scratch")
+    white = np.full((40, 80, 3), 255, np.uint8)
+    assert look([white]) == open_model(card).detect([white], 0.03)
+    assert threshold == 0.5
+    (tmp_path / "half.model").write_bytes(b"another")
+    with pytest.raises(Tampered):
+        detector_of(str(card), tmp_path / "scratch")

@@ -24,6 +24,7 @@ from torchvision.ops import nms  # type: ignore[import-untyped] # ships no types
 
 from inference.lifecycle.publish import FOLDER
 from inference.measure.miss_rate import EVERYBODY, SETUPS, Annotation, Mode, Setup, annotation, match, summed
+from inference.networks.adapters import open_model
 from inference.networks.ssdlite import Pass, SsdLiteDetector, pretrained_ssdlite
 from inference.provenance.registry import Registry, digest_of, read_card
 from inference.service.serving import load
@@ -245,13 +246,17 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def detector_of(name: str, scratch: Path) -> tuple[Look, float]:
-    """A detector and its threshold by name: `ssdlite`, `ssdlite-sized`, a shipped model, or a file of CSP-nano weights.
+    """A detector and its threshold by name: `ssdlite`, `ssdlite-sized`, a shipped model, a file of CSP-nano weights, a TOML card.
 
-    `ssdlite` stretches every picture to 300 x 300; `ssdlite-sized` looks at its own size with the two finest levels.
+    `ssdlite` stretches every picture to 300 x 300; `ssdlite-sized` looks at its own size with the two finest levels. A card
+    (docs/your-own-model.md) opens anybody's model; whether it keeps its promises is for `kerbwatch models check`.
 
     Raises:
-        BadInput: if there is no such model or file, or it holds no such weights.
+        BadInput: if there is no such model or file, or it holds no such weights. Others: as `open_model`.
     """
+    if name.endswith(".toml"):
+        foreign = open_model(Path(name))
+        return lambda pictures: foreign.detect(pictures, LOW), _SURE
     if name in ("ssdlite", "ssdlite-sized"):
         network = pretrained_ssdlite()
         if name == "ssdlite":
@@ -265,7 +270,9 @@ def detector_of(name: str, scratch: Path) -> tuple[Look, float]:
     known = FOLDER / f"{name}.safetensors"
     weights = known if Path(name).name == name and known.is_file() else Path(name)
     if not weights.is_file():
-        raise BadInput(f"no model {name[:80]!r}: give ssdlite, ssdlite-sized, csp-nano, csp-nano-safe, or a .safetensors file")
+        raise BadInput(
+            f"no model {name[:80]!r}: give ssdlite, ssdlite-sized, csp-nano, csp-nano-safe, a .safetensors file, or a card (.toml)"
+        )
     beside = weights.with_suffix(".json")
     card = read_card(beside if beside.is_file() else FOLDER / "csp-nano.json")
     card = msgspec.structs.replace(card, digest=digest_of(weights.read_bytes()))
@@ -275,7 +282,7 @@ def detector_of(name: str, scratch: Path) -> tuple[Look, float]:
 
 
 def measure_model(
-    name: Annotated[str, typer.Argument(help="ssdlite, ssdlite-sized, a shipped model's name, or a .safetensors file.")],
+    name: Annotated[str, typer.Argument(help="A card (.toml), ssdlite, ssdlite-sized, a shipped model, or a .safetensors file.")],
     threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Instead of the model's own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:

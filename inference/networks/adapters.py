@@ -3,7 +3,8 @@
 It translates forms (layout, scale, order of corners, sizes) and nothing else: it neither repairs nor clips what a model answers, so
 that `kerbwatch models check` (`inference.service.conformance`) sees what a camera would. It refuses a file whose SHA-256 is not the
 card's, answers of a shape the card does not promise, and numbers that are no numbers. A TorchScript file carries code that loading
-runs: its digest in the card is the word of whoever wrote the card that this code may run. No topic; measuring and checking use it.
+runs: its digest in the card is the word of whoever wrote the card that this code may run. No topic; `kerbwatch models measure` and
+`kerbwatch models check` use it (docs/your-own-model.md).
 
 A model file is described by a card beside it, TOML:
 
