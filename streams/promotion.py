@@ -2,8 +2,8 @@
 
 It decides that a promotion needs a signature that holds, a passed verdict of the gate for that very context, two people (R3 and
 R8), no suspicion and no rollout in service; and that a roll-back takes the last model that served there before, that verifies and
-that no open incident suspects: one person may do that, at once. It refuses everything else, whoever asks. What workers serve is
-changed by the responder's outbox alone. No topic feeds it.
+that no open incident suspects: one person may do that, at once, and a candidate in service goes with it. It
+refuses everything else, whoever asks. What workers serve is changed by the responder's outbox alone. No topic feeds it.
 
 Source: paper 4.5.3, 4.6 (approval by R3 and R8, immediate roll-back), SC-6.
 """
@@ -27,7 +27,8 @@ from infra.tables import RolloutRow
 from responders.engine import assignments
 from responders.people.people import roles_of
 from responders.people.roles import Role, named
-from responders.rollouts.store import rollout_of
+from responders.rollouts.rollout import State
+from responders.rollouts.store import Rollouts, rollout_of
 from streams.errors import BadInput, KerbwatchError
 from streams.events import Context, Digest, Mode
 from streams.policy import require_passed
@@ -37,7 +38,10 @@ _SHORT = 12
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
-    """A model was named; `before` is the same where nothing is new. `rules` names the verdict's; "" if none was asked."""
+    """A model was named; `before` is the same where nothing is new. `rules` names the verdict's; "" if none was asked.
+
+    `cancelled` is the rollout that a roll-back took out of service, "" if there was none.
+    """
 
     context: Context
     mode: Mode
@@ -45,6 +49,7 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     before: Digest
     decision_id: str
     rules: str = ""
+    cancelled: str = ""
 
 
 def promote(  # noqa: PLR0917 - who, from where, for what
@@ -115,8 +120,9 @@ def vouch(sessions: Sessions, registry: Registry, settings: Settings) -> Callabl
     return vouched
 
 
-def rollback(
+def rollback(  # noqa: PLR0917 - who, from where, for what
     session: Session,
+    rollouts: Rollouts,
     registry: Registry,
     settings: Settings,
     context: Context,
@@ -125,15 +131,24 @@ def rollback(
     actor: str,
     comment: str,
     now: datetime,
+    act_id: str,
 ) -> Changed:
-    """Name the newest former model of a role that may be gone back to, in the session's transaction.
+    """Name the newest former model of a role that may be gone back to, in the session's transaction (`act_id`: the signed act).
+
+    A candidate in service leaves, in the same transaction. Where it served cameras beside the normal model, that one is what served
+    before it, and stays if it may; a second roll-back goes further.
 
     Raises BadInput saying why each former model may not, Unavailable if the context has none at all.
     """
     _said(comment)
-    _no_rollout(session, context)
-    digest, rules = _former(session, registry, settings, context, mode)
-    return _named(session, context, mode, digest, actor=actor, why=f"rolled back: {comment}", rules=rules, now=now)
+    left = rollouts.rolled_back(session, context, act_id, actor, comment, now) if mode is Mode.NORMAL else None
+    beside = left is not None and left.state is State.CANARY
+    digest, rules = _former(session, registry, settings, context, mode, present=beside)
+    changed = _named(session, context, mode, digest, actor=actor, why=f"rolled back: {comment}", rules=rules, now=now)
+    if left is None:
+        return changed
+    before = left.candidate_digest if changed.before == digest else changed.before
+    return msgspec.structs.replace(changed, before=before, cancelled=left.id)
 
 
 def going_back(registry: Registry, settings: Settings) -> Callable[[Session, Context], str]:
@@ -144,11 +159,16 @@ def going_back(registry: Registry, settings: Settings) -> Callable[[Session, Con
     return lambda session, context: _former(session, registry, settings, context, Mode.NORMAL)[0]
 
 
-def _former(session: Session, registry: Registry, settings: Settings, context: Context, mode: Mode) -> tuple[Digest, str]:
-    """The newest former model of a role that may be gone back to, and the rules that it was judged by ("" if shipped)."""
+def _former(
+    session: Session, registry: Registry, settings: Settings, context: Context, mode: Mode, *, present: bool = False
+) -> tuple[Digest, str]:
+    """The newest former model of a role that may be gone back to, and the rules that it was judged by ("" if shipped).
+
+    With `present` the role's model of now comes before the former ones.
+    """
     suspects = suspected(session)
     reasons = []
-    for row in assignments.former(session, context, mode):
+    for row in assignments.former(session, context, mode, present=present):
         digest = row.weights_digest
         if incidents := suspects.get(digest):
             reasons.append(f"{digest[:_SHORT]} is suspected in open incident {incidents[0][:8]}")

@@ -18,7 +18,7 @@ from inference.provenance.registry import Registry
 from inference.provenance.verdicts import put_verdict
 from infra.db import _MIGRATIONS, Sessions, engine_of, migrate, open_database, reading, writing
 from infra.settings import Settings
-from infra.tables import EffectRow, RolloutRow
+from infra.tables import EffectRow, RolloutRow, TimelineRow
 from responders.engine import assignments
 from responders.engine.store import Store
 from responders.people import people
@@ -26,11 +26,12 @@ from responders.people.roles import Role
 from responders.playbooks import playbooks
 from responders.proof.keeping import record_judged
 from responders.rollouts.comparison import Limits
+from responders.rollouts.rollout import OVER, Rollout, State
 from responders.rollouts.rollout import Approval as RolloutApproval
-from responders.rollouts.rollout import Rollout
+from responders.rollouts.store import Rollouts, rollout_of
 from streams import codec
 from streams.errors import BadInput, Tampered
-from streams.events import Context, Mode, ModelState, Phase
+from streams.events import Context, Mode, ModelState, Phase, RolloutPhase
 from streams.promotion import going_back, promote, rollback, vouch
 from streams.topics import MODEL_STATE
 
@@ -65,6 +66,7 @@ class Deployment:
         with writing(self.sessions) as session:
             back = rollback(
                 session,
+                Rollouts(self.store),
                 self.registry,
                 self.settings,
                 Context.URBAN,
@@ -72,8 +74,33 @@ class Deployment:
                 actor="trainer-1",
                 comment="worse",
                 now=at(seconds),
+                act_id=f"act-{seconds}",
             )
             return back.digest
+
+    def candidate_in(self, state: State, digest: str) -> Rollout:
+        """A rollout of `digest` in this state, since a minute after noon."""
+        incident = self.store.accept(signal(Phase.RAISED, 10, 14), at(3)).incident_ids[0]
+        phase = {State.SHADOW: RolloutPhase.SHADOW, State.CANARY: RolloutPhase.CANARY}.get(state)
+        with writing(self.sessions) as session:
+            model = assignments.assigned(session, Context.URBAN, Mode.NORMAL)
+            rollout = Rollout(
+                id="r1", context=Context.URBAN, incident_id=incident, requested_by="trainer-1", requested_at=NOON,
+                normal_digest=model, limits=Limits(), since=at(60), heard_at=NOON, candidate_digest=digest, state=state,
+                phase=phase, share=0.2 if phase else 0.0,
+            )  # fmt: skip
+            session.add(
+                RolloutRow(
+                    id="r1", incident_id=incident, context=Context.URBAN, state=state, over=state in OVER,
+                    candidate_digest=digest, phase=phase, share=rollout.share, requested_at=NOON,
+                    body=msgspec.json.encode(rollout),
+                )
+            )  # fmt: skip
+        return rollout
+
+    def rollout(self) -> Rollout:
+        with reading(self.sessions) as session:
+            return rollout_of(session.get_one(RolloutRow, "r1"))
 
     def asked(self) -> list[ModelState]:
         query = select(EffectRow.payload).where(EffectRow.topic == MODEL_STATE.name).order_by(EffectRow.number)
@@ -293,6 +320,56 @@ def test_a_roll_back_with_nowhere_to_go_says_why(here: Deployment) -> None:
     here.store.accept(signal(Phase.RAISED, 10, 14), at(100))
     with pytest.raises(BadInput, match="is suspected in open incident"):
         here.rollback(110)
+
+
+@pytest.mark.parametrize("state", [State.SHADOW, State.CANARY, State.FULL])
+def test_a_roll_back_takes_the_candidate_with_it_in_the_same_breath(here: Deployment, state: State) -> None:
+    second, newest = here.candidate(3), here.candidate(4)
+    here.promote(second, seconds=50)
+    here.candidate_in(state, newest)
+    if state is State.FULL:
+        here.promote(newest, seconds=55)
+    expected = {State.SHADOW: here.normal, State.CANARY: second, State.FULL: second}[state]
+    assert here.rollback(70) == expected
+    asked, after = here.asked()[-1], here.rollout()
+    assert (asked.reference_digest, asked.candidate) == (expected, None)
+    assert (after.state, after.phase, after.why) == (State.CANCELLED, None, "rolled back: worse")
+    with reading(here.sessions) as session:
+        told = session.scalars(select(TimelineRow).where(TimelineRow.action == "rollout.cancelled")).one()
+        audited = session.scalars(select(EffectRow).where(EffectRow.decision_id == told.decision_id, EffectRow.topic == "audit"))
+        assert len(audited.all()) == 1
+    assert (told.actor, told.cause_id) == ("trainer-1", "act-70")
+    Rollouts(here.store).tick(at(4000))
+    assert here.rollout() == after, "what was rolled back is never done"
+    assert here.asked()[-1] == asked
+
+
+def test_a_roll_back_that_cannot_be_leaves_the_candidate_where_it_is(here: Deployment) -> None:
+    before = here.candidate_in(State.SHADOW, here.candidate(3))
+    with pytest.raises(BadInput, match="there was none"):
+        here.rollback(70)
+    assert here.rollout() == before
+
+
+def test_a_canary_is_left_for_the_model_that_still_serves_the_rest_unless_that_is_suspected(here: Deployment) -> None:
+    second = here.candidate(3)
+    here.promote(second, seconds=50)
+    with writing(here.sessions) as session:
+        record_judged(session, [judged_frame(12, second)])
+    here.candidate_in(State.CANARY, here.candidate(4))  # its incident, on frames of `second`, is open
+    assert here.rollback(70) == here.normal
+    assert here.rollout().state is State.CANCELLED
+
+
+def test_a_candidate_in_full_service_that_people_replace_is_not_done(here: Deployment) -> None:
+    newest, another = here.candidate(3), here.candidate(4)
+    here.candidate_in(State.FULL, newest)
+    here.promote(newest, seconds=55)
+    here.promote(another, seconds=65)
+    Rollouts(here.store).tick(at(70))
+    after = here.rollout()
+    assert (after.state, another[:12] in after.why) == (State.CANCELLED, True)
+    assert here.asked()[-1].reference_digest == another
 
 
 def test_after_going_back_the_next_roll_back_does_not_return_to_what_was_left(here: Deployment) -> None:

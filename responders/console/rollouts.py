@@ -16,13 +16,12 @@ from infra.db import reading
 from infra.settings import read_settings
 from responders.console.tables import AsJson, completed, opened, plain, print_json, table, utc
 from responders.engine.store import Store
-from responders.people.access import Deed
 from responders.people.login import Login
 from responders.people.roles import Role, named
 from responders.playbooks import playbooks
 from responders.rollouts import store as rollout_store
 from responders.rollouts.comparison import figures
-from responders.rollouts.rollout import Rollout, State, Verb
+from responders.rollouts.rollout import DEEDS, Rollout, State, Verb
 from responders.rollouts.store import Former, Rollouts, nobody_goes_back
 
 app = typer.Typer(no_args_is_help=True, help="Retrained models on their way into service.")
@@ -38,7 +37,6 @@ def complete_rollout(incomplete: str) -> list[tuple[str, str]]:
 RolloutId = Annotated[
     str, typer.Argument(help="The rollout's id or its incident's, or the beginning of it.", autocompletion=complete_rollout)
 ]
-_DEEDS = {Verb.APPROVE: Deed.APPROVE_MODEL, Verb.REJECT: Deed.REJECT_MODEL, Verb.CANCEL: Deed.CANCEL_ROLLOUT}
 
 
 @app.command("list")
@@ -105,7 +103,7 @@ def act(
     with reading(sessions) as session:
         found = rollout_store.find(session, text)
     told = () if role is None else (("role", role.value),)
-    admitted = login.does(_DEEDS[verb], found.id, comment, *told)
+    admitted = login.does(DEEDS[verb], found.id, comment, *told)
     store = Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
     after = Rollouts(store, former=former).act(found.id, verb, login.name, comment, role, datetime.now(UTC), id_=admitted.id)
     if as_json:

@@ -91,8 +91,8 @@ def decided(row: Assignment, decision_id: str, now: datetime) -> None:
     row.decision_id, row.asked_at = decision_id, max(now, row.asked_at + _TICK)
 
 
-def former(session: Session, context: Context, mode: Mode) -> tuple[AssignedRow, ...]:
-    """What a role may go back to, newest first: the models before the present one, each once.
+def former(session: Session, context: Context, mode: Mode, *, present: bool = False) -> tuple[AssignedRow, ...]:
+    """What a role may go back to, newest first: the models before the present one, each once; with `present` that one as well.
 
     Whoever named an earlier model again left everything that came after it, so none of that is gone back to.
     """
@@ -104,7 +104,7 @@ def former(session: Session, context: Context, mode: Mode) -> tuple[AssignedRow,
             line = {digest: line[digest] for digest in known[: known.index(row.weights_digest) + 1]}
         else:
             line[row.weights_digest] = row
-    return tuple(line.values())[-2::-1]
+    return tuple(line.values())[(-1 if present else -2) :: -1]
 
 
 def _row(session: Session, context: Context) -> Assignment:

@@ -17,10 +17,12 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
+from responders.people.access import RULES
 from responders.people.roles import Role, named
 from responders.rollouts.comparison import Tally, figures, reaching, worse
 from responders.rollouts.rollout import (
     APPROVERS,
+    DEEDS,
     LIVE,
     OVER,
     RESPONDER,
@@ -78,14 +80,14 @@ class _Turn:
         base = self.rollout.base if tally is None else tally
         self.rollout = replace(self.rollout, state=state, since=self.now, reported=False, base=base, escalated="")
 
-    def end(self, state: State, why: str, actor: str = RESPONDER) -> None:
-        """Over; whatever the candidate serves it serves no longer, and a former normal model is back."""
+    def end(self, state: State, why: str, actor: str = RESPONDER, *, back: bool = True) -> None:
+        """Over; whatever the candidate serves it serves no longer, and a former normal model is back, or people name one."""
         was = self.rollout.state
         self.go(state)
         self.rollout = replace(self.rollout, why=why)
         self.record(state, why, actor)
         if was in LIVE:
-            self.serve("the candidate is out of service", None, back=was is State.FULL)
+            self.serve("the candidate is out of service", None, back=back and was is State.FULL)
 
 
 def _after(state: Rollout, event: Happening) -> _Turn:
@@ -137,12 +139,15 @@ def _hear(turn: _Turn, event: Progress | Staged | Gated) -> None:
 
 def _obey(turn: _Turn, act: Act) -> None:
     rollout = turn.rollout
-    fit = tuple(role for role in APPROVERS if role in act.roles)
+    may = RULES[DEEDS[act.verb]].roles
+    fit = tuple(role for role in may if role in act.roles)
     if not fit:
         known = f"has {named(act.roles)}" if act.roles else "is not known here"
-        turn.record("refuse", f"{act.actor} may not {act.verb}: {known}; needed is {named(APPROVERS, ' or ')}", act.actor)
+        turn.record("refuse", f"{act.actor} may not {act.verb}: {known}; needed is {named(may, ' or ')}", act.actor)
     elif act.verb is Verb.CANCEL:
         turn.end(State.CANCELLED, f"cancelled: {act.comment}", act.actor)
+    elif act.verb is Verb.ROLL_BACK and rollout.state in LIVE:
+        turn.end(State.CANCELLED, f"rolled back: {act.comment}", act.actor, back=False)
     elif rollout.state is not State.AWAITING_APPROVAL:
         turn.record("refuse", f"{act.actor} may not {act.verb} now: the rollout is {rollout.state}", act.actor)
     elif act.verb is Verb.REJECT:
@@ -184,7 +189,9 @@ def _watch(turn: _Turn, tick: Tick) -> None:
     """A candidate in service: taken back at the first sign, brought further on proof only."""
     rollout, limits = turn.rollout, turn.rollout.limits
     lasted_s = (tick.time - rollout.since).total_seconds()
-    if tick.alarm and rollout.state is not State.SHADOW:
+    if rollout.state is State.FULL and tick.normal_digest not in {"", rollout.candidate_digest}:
+        turn.end(State.CANCELLED, f"people have named {tick.normal_digest[:12]} the normal model since", back=False)
+    elif tick.alarm and rollout.state is not State.SHADOW:
         turn.end(State.RETURNED, f"incident {tick.alarm[:8]} opened on frames that the candidate judged")
     elif rollout.state is State.CANARY and tick.mode is Mode.SAFE:
         turn.go(State.SHADOW, tick.tally)

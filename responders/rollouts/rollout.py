@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from responders.people.access import Deed
 from responders.people.roles import Role
 from responders.rollouts.comparison import Figures, Limits, Tally
 from streams.errors import BadInput
@@ -55,6 +56,16 @@ class Verb(StrEnum):
     APPROVE = "approve"
     REJECT = "reject"
     CANCEL = "cancel"
+    ROLL_BACK = "roll-back"  # of the context's normal model: a candidate in service goes with it
+
+
+DEEDS = {
+    Verb.APPROVE: Deed.APPROVE_MODEL,
+    Verb.REJECT: Deed.REJECT_MODEL,
+    Verb.CANCEL: Deed.CANCEL_ROLLOUT,
+    Verb.ROLL_BACK: Deed.ROLL_BACK,
+}
+"""What a person signs who does it, and so who may (`responders.people.access`)."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +131,9 @@ class Failed:
 class Tick:
     """A moment, and what is known then of the rollout's context.
 
-    `mode` is what the context is asked to serve; `live` and `agreeing` are the workers heard of, and those of them that obey its
-    newest model state. `cameras` and `tally` are of the candidate's whole time in service. `alarm` names an incident that opened on
-    frames which the candidate answered for.
+    `mode` is what the context is asked to serve, `normal_digest` its normal model; `live` and `agreeing` are the workers heard of,
+    and those of them that obey its newest model state. `cameras` and `tally` are of the candidate's whole time in service. `alarm`
+    names an incident that opened on frames which the candidate answered for.
     """
 
     time: datetime
@@ -132,6 +143,7 @@ class Tick:
     cameras: tuple[str, ...] = ()
     tally: Tally = NOTHING
     alarm: str = ""
+    normal_digest: str = ""
 
     @property
     def confirmed(self) -> bool:

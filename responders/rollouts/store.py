@@ -153,6 +153,25 @@ class Rollouts:
             raise BadInput(f"rollout {rollout_id[:8]} is {rollout.state}: nothing can be done about it any more")
         return rollout
 
+    def rolled_back(  # noqa: PLR0917 - an act has these parts
+        self, session: Session, context: Context, act_id: str, actor: str, comment: str, now: datetime
+    ) -> Rollout | None:
+        """In the session's transaction, take a candidate out of service because people go back from the context's normal model.
+
+        Returns the rollout as it was, None where no candidate was in service. Which model follows is the caller's business. Raises
+        BadInput for somebody who may not.
+        """
+        model = locked(session, (context,))[context]
+        row = session.scalar(select(RolloutRow).where(RolloutRow.context == context, RolloutRow.state.in_(LIVE)))
+        if row is None:
+            return None
+        before = rollout_of(row)
+        act = Act(act_id, now, Verb.ROLL_BACK, actor, comment, roles_of(session, actor), None, model.normal_digest)
+        after, decisions = self._settle(session, before, act, model, cause_id=act_id, now=now)
+        if after.state not in OVER:
+            raise BadInput("; ".join(decision.what for decision in decisions))
+        return before
+
     def tick(self, now: datetime) -> tuple[Decision, ...]:
         """Let time pass for every rollout under way. Raises Unavailable without the database; the next tick makes up for it.
 
@@ -256,6 +275,7 @@ class Rollouts:
             cameras=tuple(session.scalars(cameras.order_by(ComparisonRow.camera_id))),
             tally=tally_of(session, rollout),
             alarm=_alarm(session, rollout),
+            normal_digest=model.normal_digest,
         )
 
 

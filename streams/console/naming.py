@@ -14,10 +14,13 @@ import typer
 from inference.provenance.registry import registry_of
 from infra.db import writing
 from responders.console.tables import AsJson, Comment, print_json
+from responders.engine.store import Store
 from responders.people import desk
 from responders.people.access import Deed
 from responders.people.login import Actor, Code, logged_in
 from responders.people.roles import named
+from responders.playbooks import playbooks
+from responders.rollouts.store import Rollouts
 from streams import promotion
 from streams.console.models import Model, find
 from streams.events import Context, Mode
@@ -72,15 +75,19 @@ def rollback(
 ) -> None:
     """Go back at once to the last model that served there before, verifies and is not suspected; one person may.
 
+    A rollout that is in service there is cancelled by it.
+
     Example: `kerbwatch models rollback --context urban -m "misses cyclists"`
     """
     with logged_in(actor) as login:
-        login.does(Deed.ROLL_BACK, f"{context}/{mode}", comment)
-        now = datetime.now(UTC)
+        act = login.does(Deed.ROLL_BACK, f"{context}/{mode}", comment)
+        now, settings = datetime.now(UTC), login.settings
+        rollouts = Rollouts(Store(login.sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s))
         with writing(login.sessions) as session:
             changed = promotion.rollback(
-                session, registry_of(login.settings), login.settings, context, mode, actor=login.name, comment=comment, now=now
-            )
+                session, rollouts, registry_of(settings), settings, context, mode,
+                actor=login.name, comment=comment, now=now, act_id=act.id,
+            )  # fmt: skip
     _report(changed, as_json=as_json)
 
 
@@ -95,3 +102,5 @@ def _report(changed: promotion.Changed, *, as_json: bool) -> None:
             f"{changed.digest[:_SHORT]} follows {changed.before[:_SHORT]} as the {changed.mode} model of {changed.context}{gate}; "
             f"workers take it at decision {changed.decision_id[:8]}: see `kerbwatch models list`"
         )
+    if changed.cancelled and not as_json:
+        typer.echo(f"rollout {changed.cancelled[:8]} is cancelled: see `kerbwatch rollouts show {changed.cancelled[:8]}`")
