@@ -55,15 +55,7 @@ FULL = GateRules()
 QUICK = GateRules(places=2, real=0, deepfool_every=4, combined=False)
 """Same limits, fewer pictures, all of them drawn: for a first look, on any machine; it opens nothing."""
 DEMONSTRATION = GateRules(
-    fgsm_eps=(0.01, 0.03),
-    combined=False,
-    kept=0.2,
-    clean_margin=0.3,
-    latency=1.5,
-    places=2,
-    real=0,
-    deepfool_every=8,
-    deepfool_steps=10,
+    fgsm_eps=(0.01, 0.03), combined=False, kept=0.2, clean_margin=0.3, latency=1.5, places=1, real=0, deepfool_every=4
 )
 """What a minute of training can keep; for a demonstration's home only, and said so in every verdict's limits. On clean
 pictures such a hardened model may lose what the policy lets a safe-mode model lose."""
