@@ -19,6 +19,7 @@ from streams.events import Cause, Context, Diagnosis, Kind, Mode, Phase, Severit
 
 BOOKS = playbooks.load()
 W = ("w1", "w2")
+DAY_S = 24 * 3600
 
 
 def tick(seconds: float, asked: Mode = Mode.NORMAL, agreeing: tuple[str, ...] = W, judged: float | None = None) -> Tick:
@@ -258,6 +259,29 @@ def test_an_answer_counts_for_the_step_and_the_occasion_it_was_given_for_and_no_
     [refused] = decide(again, late)
     assert "step review, as it was asked for before; asked for now: step review" in refused.what
     assert evolve(again, replace(late, asking=again.asking)).voices
+
+
+@pytest.mark.parametrize(("later_s", "still", "counts"), [
+    (DAY_S - 1, {"data-1": (Role.DATA_ENGINEER, Role.DATA_SCIENTIST)}, True),
+    (DAY_S, {"data-1": (Role.DATA_ENGINEER,)}, False),
+    (60, {"data-1": (Role.DATA_SCIENTIST,)}, False),
+    (60, {}, False),
+])  # fmt: skip
+def test_what_somebody_approved_counts_for_a_day_and_while_they_have_the_role(
+    later_s: float, still: dict[str, tuple[Role, ...]], counts: bool
+) -> None:
+    story = (signal(Phase.RAISED, 1, 5, kind=Kind.POISONING, detector="newcomer"), tick(4, Mode.SAFE))
+    first, second = approval("data-1", Role.DATA_ENGINEER, 5), approval("security-1", Role.SECMLOPS_ENGINEER, 5 + later_s)
+    incident, decisions = play(Kind.POISONING, *story, first, replace(second, still=still))
+    assert (incident.step.name == "trace_models") is counts
+    said = next(decision.what for decision in reversed(decisions) if decision.action == "approve")
+    assert ("what data-1 said counts no more (a day old, or the role is lost)" in said) is not counts
+    if not counts:
+        assert incident.asks == (Role.DATA_ENGINEER,)
+        again = answering(
+            replace(approval("data-1", Role.DATA_ENGINEER, 6 + later_s), still={"security-1": second.roles}), incident
+        )
+        assert evolve(incident, again).step.name == "trace_models"
 
 
 def test_an_approval_that_nobody_asks_for_is_refused() -> None:

@@ -18,7 +18,7 @@ from responders.console.tables import complete_incident
 from responders.console.watch import follow
 from responders.engine.incident import Verb
 from responders.engine.store import Store
-from responders.people import desk
+from responders.people import desk, people
 from responders.people.acts import Signed
 from responders.people.roles import Role
 from responders.playbooks import playbooks
@@ -270,6 +270,19 @@ def test_a_step_is_approved_by_the_roles_it_names_each_with_a_code(
     with writing(sessions) as session:
         phones["security-1"].rest(session, "security-1")
     command("reject", id_, "-m", "nothing to trace", "--actor", "security-1", "--code", phones["security-1"].code())
+
+
+def test_who_has_lost_the_role_since_has_approved_nothing(
+    store: Store, command: Command, phones: dict[str, Phone], sessions: Sessions
+) -> None:
+    id_ = store.accept(signal(Phase.RAISED, 20, 21, camera="cam2", kind=Kind.POISONING), at(5)).incident_ids[0]
+    command("approve", id_, "-m", "looked", "--actor", "data-1", "--code", phones["data-1"].code())
+    with writing(sessions) as session:
+        people.put(session, "data-1", [Role.SOFTWARE_ENGINEER], "root", at(6))
+    command("approve", id_, "-m", "looked", "--actor", "security-1", "--code", phones["security-1"].code())
+    shown = json.loads(command("show", id_, "--json").stdout)
+    assert (shown["step"], shown["asks"]) == ("review", ["R4"])
+    assert "what data-1 said counts no more" in shown["timeline"][-1]["what"]
 
 
 def test_an_approval_shows_and_signs_its_step_and_counts_for_no_other(

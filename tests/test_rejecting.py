@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from incident_events import NORMAL, SAFE, act, answering, at, signal, status
 from sqlalchemy import select
 
-from infra.db import Sessions, reading
+from infra.db import Sessions, reading, writing
 from infra.tables import EffectRow, IncidentRow, JudgedFrame
 from responders.engine.deciding import decide, evolve
 from responders.engine.incident import Act, Decision, Happening, Incident, Page, Resolution, Tick, Verb, opened
 from responders.engine.store import Store
+from responders.people import people
 from responders.people.roles import Role
 from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State
@@ -194,6 +195,8 @@ def test_the_store_knows_whose_answers_the_incident_is_about(sessions: Sessions,
         rows = session.scalars(select(EffectRow).where(EffectRow.topic == MODEL_STATE.name).order_by(EffectRow.number))
         asked = codec.decode(list(rows)[-1].payload, MODEL_STATE, ModelState).event
     store.accept(status("w1", 4, asked), at(4))
+    with writing(sessions) as session:
+        people.put(session, "scientist-1", [R3], "root", at(0))
     for who, role, seconds in (("scientist-1", R3, 6), ("security-1", R8, 7)):
         with reading(sessions) as session:
             incident = msgspec.json.decode(session.get_one(IncidentRow, id_).body, type=Incident)

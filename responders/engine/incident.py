@@ -10,7 +10,7 @@ needs. Fed through `store.py` (topics `signals` and `worker-status`, human acts,
 Source: paper 4.6 (safe mode), 4.7 (incident response plan), NIST SP 800-61r3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -66,7 +66,8 @@ class Act:
     assignee: who looks after it from now on (ASSIGN). until: when paging goes on (SNOOZE). kind: what it really is (RECLASSIFY);
     `plan` is that kind's playbook, which `store.py` adds. roles: those that the actor has, proven where the act was taken in; an
     approval or rejection counts in these. asking: what it answers (APPROVE, REJECT); it counts for nothing else. doubted: the
-    context's normal model (SHA-256) where it judged this incident's suspicious frames, which `store.py` adds to an approval.
+    context's normal model (SHA-256) where it judged this incident's suspicious frames, which `store.py` adds to an approval. still:
+    the roles that those who approved before have by now, added likewise; as they were if None.
 
     Raises BadInput where actor, comment or what the verb needs is missing.
     """
@@ -85,6 +86,7 @@ class Act:
     roles: tuple[Role, ...] = ()
     asking: Asking | None = None
     doubted: str = ""
+    still: Mapping[str, tuple[Role, ...]] | None = None
 
     def __post_init__(self) -> None:
         if not self.actor.strip() or not self.comment.strip():
@@ -213,10 +215,11 @@ class Ended(Struct, frozen=True):
 
 
 class Voice(Struct, frozen=True):
-    """Somebody's approval of the step where the incident stands, and the roles they had."""
+    """Somebody's approval of the step where the incident stands, the roles they had, and when (None: before that was kept)."""
 
     actor: str
     roles: tuple[Role, ...]
+    at: datetime | None = None
 
 
 class Incident(Struct, frozen=True, kw_only=True):

@@ -2,9 +2,10 @@
 
 It decides what an act leads to: who looks after the incident, whether it is quiet, what it is held for, whether a step may go on,
 how it ends. It refuses an approval that answers another step or an earlier asking, by somebody whose role the step does not ask
-for, or who has given theirs, and one of a roll-back after which the model under suspicion would serve; the refusal is on record. A
-no, and one person's close, bring back no model that people were to look at first. Whether the actor is who they say was settled
-before (`desk.py`). Pure. Fed by human acts through `deciding.py`.
+for, or who has given theirs, and one of a roll-back after which the model under suspicion would serve; the refusal is on record.
+What somebody approved counts for a day, while they have the role. A no, and one person's close, bring back no model that people
+were to look at first. Whether the actor is who they say was settled before (`desk.py`). Pure. Fed by human acts through
+`deciding.py`.
 
 Source: paper 4.6 (approval by roles), 4.7 (defined roles and immediate actions); SC-10.
 """
@@ -15,6 +16,7 @@ from responders.engine.incident import Act, Incident, Resolution, Verb, Voice, l
 from responders.engine.replanning import replanned
 from responders.engine.severity import grade, holds
 from responders.engine.turn import Turn
+from responders.people.access import TOGETHER
 from responders.people.roles import named
 from responders.playbooks.playbooks import State
 
@@ -61,6 +63,7 @@ def _judge(turn: Turn, act: Act) -> None:
     """Somebody's yes or no to the step where the incident stands."""
     incident, step = turn.incident, turn.incident.step
     assert act.asking is not None  # the act was checked
+    valid = _valid(incident, act)
     why = ""
     if not step.approval:
         why = f"step {step.name} asks for nobody's approval"
@@ -69,7 +72,7 @@ def _judge(turn: Turn, act: Act) -> None:
         why = f"it was for step {act.asking.step}, {earlier}; asked for now: step {step.name}, by {named(incident.asks)}"
     elif not set(act.roles) & set(step.approval):
         why = f"step {step.name} asks for {named(step.approval)}"
-    elif act.verb is Verb.APPROVE and act.actor in {voice.actor for voice in incident.voices}:
+    elif act.verb is Verb.APPROVE and act.actor in {voice.actor for voice in valid}:
         why = f"{act.actor} has approved it already; still asked for: {named(incident.asks)}"
     elif act.verb is Verb.APPROVE:
         why = _still_doubted(incident, act)
@@ -83,11 +86,21 @@ def _judge(turn: Turn, act: Act) -> None:
             turn.incident = replace(turn.incident, resolution=None)
         turn.fail(f"{step.name} was rejected by {act.actor}")
     else:
-        voices = (*incident.voices, Voice(act.actor, act.roles))
+        voices = (*valid, Voice(act.actor, act.roles, act.time))
         left = lacking(step, voices)
         turn.incident = replace(incident, voices=voices)
+        gone = sorted({voice.actor for voice in incident.voices} - {voice.actor for voice in voices})
+        lapsed = f"; what {' and '.join(gone)} said counts no more (a day old, or the role is lost)" if gone else ""
         still = f"; still asked for: {named(left)}" if left else ""
-        turn.record("approve", f"{step.name}: {act.comment}{still}", act.actor)
+        turn.record("approve", f"{step.name}: {act.comment}{lapsed}{still}", act.actor)
+
+
+def _valid(incident: Incident, act: Act) -> tuple[Voice, ...]:
+    """The approvals so far that count beside this act: of the last day, in roles that their givers have yet."""
+    recent = [voice for voice in incident.voices if voice.at is not None and act.time - voice.at < TOGETHER]
+    if act.still is not None:
+        recent = [replace(one, roles=tuple(role for role in one.roles if role in act.still.get(one.actor, ()))) for one in recent]
+    return tuple(voice for voice in recent if set(voice.roles) & set(incident.step.approval))
 
 
 def _still_doubted(incident: Incident, act: Act) -> str:

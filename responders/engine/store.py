@@ -25,6 +25,7 @@ from responders.engine import assignments, outbox, past
 from responders.engine.deciding import advance
 from responders.engine.incident import Act, Decision, Happening, Incident, Serve, Tick, Verb, opened
 from responders.notify import deliveries
+from responders.people.people import roles_of
 from responders.playbooks.playbooks import Playbook, State
 from streams import codec
 from streams.errors import BadInput, Unavailable
@@ -83,8 +84,10 @@ class Store:
             before = incident_of(session.get_one(IncidentRow, event.incident_id))
             if event.verb is Verb.RECLASSIFY:
                 event = self._planned(session, before, event)
-            elif event.verb is Verb.APPROVE and before.step.renews:
-                event = replace(event, doubted=past.doubted(session, before.camera_id, before.seen, model))
+            elif event.verb is Verb.APPROVE:
+                event = replace(event, still={voice.actor: roles_of(session, voice.actor) for voice in before.voices})
+                if before.step.renews:
+                    event = replace(event, doubted=past.doubted(session, before.camera_id, before.seen, model))
             decisions = _step(session, before, event, cause_id=event.id, model=model, now=now)
             return Accepted(new=True, incident_ids=(before.id,), decisions=decisions)
 

@@ -9,10 +9,13 @@ Source: paper table 1 (R1 to R8), 4.6 (approval by R3 and R8; review of what is 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from responders.people.roles import Role, named
 
+TOGETHER = timedelta(hours=24)
+"""Where two must agree, what one said counts for so long."""
 _ALL = tuple(Role)
 _SCIENTIST, _DATA, _DEVOPS, _MLOPS, _SECURITY = (
     Role.DATA_SCIENTIST,

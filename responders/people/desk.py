@@ -24,7 +24,7 @@ from infra.people_tables import ActRow, PersonKeyRow, PersonRow
 from infra.tables import TimelineRow
 from responders.engine import outbox
 from responders.engine.incident import RESPONDER
-from responders.people.access import RULES, Deed, missing, refusal
+from responders.people.access import RULES, TOGETHER, Deed, missing, refusal
 from responders.people.acts import Signed, Statement
 from responders.people.people import LONGEST_NAME, about_factor, key_of, roles_of
 from responders.people.roles import Role
@@ -33,8 +33,6 @@ from streams.events import event_id
 
 FRESH = timedelta(minutes=2)
 """An act is taken in so long after it was signed, or before, if clocks differ."""
-_TOGETHER = timedelta(hours=24)
-"""The second person's act must come so soon after the first's."""
 _TRIES = 5
 _PAUSE = timedelta(minutes=5)
 """After so many wrong codes in a row no code is looked at for so long (RFC 4226 section 7.3)."""
@@ -155,7 +153,7 @@ def agreement(session: Session, deed: Deed, target: str, now: datetime) -> Agree
     """
     rows = session.scalars(
         select(ActRow)
-        .where(ActRow.deed == deed, ActRow.target == target, ActRow.used_by == "", ActRow.time > now - _TOGETHER)
+        .where(ActRow.deed == deed, ActRow.target == target, ActRow.used_by == "", ActRow.time > now - TOGETHER)
         .order_by(ActRow.number)
         .with_for_update()
     ).all()
