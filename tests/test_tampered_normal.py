@@ -8,8 +8,8 @@ from pathlib import Path
 import a_model
 import numpy as np
 import pytest
+from a_person import newcomer
 from a_worker import NOW, Site
-from incident_events import act
 from msgspec.structs import replace
 from sqlalchemy import select
 from structlog.testing import capture_logs
@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from inference.provenance.registry import Registry
 from inference.service.doubts import STANDS_BY, Doubts
 from inference.service.serving import View
-from infra.db import migrate, open_database, reading
+from infra.db import migrate, open_database, reading, writing
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, TimelineRow
 from responders.console.incidents import app
-from responders.engine.incident import Verb
 from responders.engine.store import Store
+from responders.people.roles import Role
 from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State
 from streams import codec, topics
@@ -233,11 +233,17 @@ def test_the_drills_people_approve_the_repair_and_the_normal_model_serves_again(
 
     monkeypatch.setenv("KERBWATCH_HOME", str(tmp_path))
     monkeypatch.setattr(deputies, "command", in_this_process)
-    stage = Stage(Settings(home=tmp_path), deployment.store.sessions, {}, {}, lambda _line: None)
+    settings = Settings(home=tmp_path)
+    stage = Stage(settings, deployment.store.sessions, {}, {}, lambda _line: None)
     a_byte_flipped(deployment.weights(deployment.normal))
     deployment.passes(4)
     a_byte_flipped(deployment.weights(deployment.normal))
-    deployment.store.accept(act(Verb.CLOSE, deployment.incidents()[0].id, 9), deployment.now())
+    with writing(deployment.store.sessions) as session:
+        newcomer(session, settings, "devops-1", [Role.DEVOPS_ENGINEER], NOW)
+    told = in_this_process(
+        ["incidents", "close", deployment.incidents()[0].id, "-m", "file restored", "--actor", "devops-1"], settings
+    )
+    assert "is contained still. handled: file restored. The safe model serves until repair is approved by R6 (DevOps" in told
     deployment.passes(2)
     assert [row.state for row in deployment.incidents()] == [State.CONTAINED] * 2, "nobody closes it alone"
     undo = [replace(step, camera="w1") for step in scenario.load()["tampered-normal"].undo if step.do is Do.APPROVE]

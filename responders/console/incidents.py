@@ -25,6 +25,7 @@ from responders.people.access import Deed
 from responders.people.login import Actor, Code, Login, logged_in
 from responders.people.roles import Role, named
 from responders.playbooks import playbooks
+from responders.playbooks.playbooks import State
 from responders.rollouts import rollout
 from responders.rollouts import store as rollout_store
 from streams.errors import BadInput
@@ -127,7 +128,8 @@ def close(
 ) -> None:
     """Close an incident; safe mode is undone first. Example: kerbwatch incidents close 3f2a --resolution false_alarm -m "a bus".
 
-    It is closed once every live worker reports the normal model; closing it a second time does not wait for them.
+    It is closed once every live worker reports the normal model; closing it a second time does not wait for them. Where people have
+    to do something before a model under suspicion may come back, it is closed once they have approved that step.
     """
     if resolution not in {Resolution.HANDLED, Resolution.FALSE_ALARM}:
         raise BadInput(f"{resolution} is what the system proves by itself; close with handled or false_alarm")
@@ -223,7 +225,9 @@ def _say(login: Login, verb: Verb, incident: str, comment: str, *told: tuple[str
         after = records.shown(session, id_).incident
     if as_json:
         print_json(after)
-    elif verb is Verb.CLOSE and after.closed_at is None:
+    elif verb is Verb.CLOSE and after.state is State.RECOVERING:
         typer.echo(f"incident {id_} is {after.state}: it closes once every live worker reports the normal model")
+    elif verb is Verb.CLOSE and after.closed_at is None:
+        typer.echo(f"incident {id_} is {after.state} still. {plain(done[0].what)}")
     else:
         typer.echo(f"incident {id_}: {verb} by {plain(login.name)} is on record; it is {after.state}")
