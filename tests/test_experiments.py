@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from inference.experiments import figures, paper, report
 from inference.experiments.data import Data, poisoned
@@ -14,6 +15,8 @@ from inference.networks.csp_nano import CspNano, to_bytes
 from inference.training.defences import Defences
 from inference.training.pools import Pools
 from inference.training.samples import Sample, shaped
+from streams.errors import BrokenContract
+from streams.sources.base import Picture
 
 TINY = Budget(name="tiny", steps=2, epoch=1, height_px=64, width_px=96, tests=1, iterations=1)
 
@@ -64,6 +67,21 @@ def test_a_model_is_trained_once_and_measured_once(grid: Grid, monkeypatch: pyte
     assert grid.measured(cell, Attack(eps=0.03)) == rows
     with pytest.raises(AssertionError, match="done before"):
         grid.measured(cell, Attack(eps=0.01))
+
+
+def test_figures_do_not_count_once_an_attack_changed_the_network(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell(defences=Defences(), gamma=0.0, seed=1)
+
+    def careless(network: nn.Module, pictures: list[Picture], *_: object) -> list[Picture]:
+        with torch.no_grad():
+            next(network.parameters()).mul_(1.01)
+        return pictures
+
+    with monkeypatch.context() as patched:
+        patched.setattr("inference.experiments.grid.fgsm_batch", careless)
+        with pytest.raises(BrokenContract, match="no figure counts"):
+            grid.measured(cell, Attack(eps=0.03))
+    assert not list(grid.trained(cell).glob("fgsm-*.json"))
 
 
 def test_poisoning_moves_training_labels_the_same_way_each_time_and_leaves_the_judges(data: Data) -> None:

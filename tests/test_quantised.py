@@ -12,7 +12,9 @@ from a_model import NOON
 from onnx import TensorProto, helper
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save
+from torch import nn
 
+from inference.experiments import quantisation
 from inference.experiments.quantisation import compare
 from inference.lifecycle.exam import exam_of
 from inference.lifecycle.gate import judge_model
@@ -26,7 +28,7 @@ from inference.training.pools import sources_of
 from inference.training.samples import Sample, halved, streets
 from infra.keys import model_key
 from infra.settings import Settings
-from streams.errors import BadInput, Tampered, Unavailable
+from streams.errors import BadInput, BrokenContract, Tampered, Unavailable
 from streams.events import Context, Mode
 from streams.sources.scenery import Weather
 
@@ -209,7 +211,7 @@ def test_half_precision_on_cuda_agrees_with_float32(
 
 
 def test_a_copy_is_compared_with_its_parent_and_nothing_else_is(
-    registry: Registry, models: dict[Mode, str], copy: str, unseen: list[Sample]
+    registry: Registry, models: dict[Mode, str], copy: str, unseen: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = compare(registry, copy, unseen, rounds=8)
     assert (found.full, found.quantised) == (models[Mode.SAFE], copy)
@@ -221,3 +223,12 @@ def test_a_copy_is_compared_with_its_parent_and_nothing_else_is(
     assert clean.kept == pytest.approx(1, abs=0.15)
     with pytest.raises(BadInput, match="not quantised"):
         compare(registry, models[Mode.SAFE], unseen)
+
+    def careless(_: object, white: nn.Module, *__: object) -> tuple[()]:
+        with torch.no_grad():
+            next(white.parameters()).mul_(1.01)
+        return ()
+
+    monkeypatch.setattr(quantisation, "_robustness", careless)
+    with pytest.raises(BrokenContract, match=f"its file is {models[Mode.SAFE][:12]}"):
+        compare(registry, copy, unseen)

@@ -12,8 +12,11 @@ from inference.lifecycle.findings import Stage
 from inference.lifecycle.trial import BOTH, Harm, Material, harmed
 from inference.lifecycle.trial_report import write
 from inference.lifecycle.vetting import Rules
+from inference.networks.csp_nano import to_bytes
+from inference.provenance.registry import digest_of
 from inference.service.serving import Served, View
 from inference.training.samples import Sample, shaped
+from streams.errors import BrokenContract
 from streams.events import Box
 from streams.sources.base import Picture
 
@@ -54,7 +57,7 @@ class Knowing(Served):
     """A model that sees everybody who was there before any harm, and says so the same way whatever is done to the picture."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
-        self.digest = "k" * 64
+        self.digest = digest_of(to_bytes(nn.Identity()))
         self.truth = {_mark(one.picture): one.people for one in samples}
 
     def look(self, pictures: Sequence[Picture], threshold: float | None = None) -> list[View]:  # noqa: ARG002 - as served
@@ -87,6 +90,8 @@ def test_a_knowing_model_finds_what_can_be_known_and_the_counts_say_so(monkeypat
     monkeypatch.setattr(trial, "_attacked", lambda *_: [255 - one.picture // 2 for one in data.samples])
     served = Knowing([*data.samples, *data.golden])
     served.truth |= {_mark(255 - one.picture // 2): one.people for one in data.samples}
+    with pytest.raises(BrokenContract, match="no figure counts"):  # a network that is no longer what the model's file holds
+        trial.run(data, {"knowing": served}, nn.Linear(1, 1), Rules(), lambda *_: None, rates=(0.5,), seeds=(3,))
     found = trial.run(data, {"knowing": served}, nn.Identity(), Rules(), lambda *_: None, rates=(0.5,), seeds=(3,))
     assert found.clean_held == {"knowing": 0, BOTH: 0}
     rows = {one.harm: one for one in found.rows if one.judge == "knowing"}

@@ -1,13 +1,13 @@
 """Between 8-bit pictures and the tensors that attacks work on, and the care an attack owes the network it is run against.
 
 It decides how pictures are padded (as serving pads them), how a moved tensor becomes a picture again, whom an attacker without
-labels attacks, and that a network is left as it was found. It refuses pictures of different sizes and knows no attack. No topic
-feeds it.
+labels attacks, that a network is left as it was found, and how that is proven. It refuses pictures of different sizes and knows no
+attack. No topic feeds it.
 
 Source: `inference.service.serving` for the grey border; paper 5.1.2 for the attacker who holds the white box.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from inference.networks.csp_nano import GRAIN, GREY
+from inference.networks.csp_nano import GRAIN, GREY, to_bytes
 from inference.networks.targets import decode
-from streams.errors import BadInput
+from inference.provenance.registry import digest_of
+from streams.errors import BadInput, BrokenContract
 from streams.sources.base import Person, Picture
 
 LEVELS = 255.0
@@ -38,6 +39,18 @@ def unhurt(network: nn.Module) -> Iterator[torch.device]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def unmoved(network: nn.Module, digests: Collection[str]) -> None:
+    """Raises BrokenContract unless the network is still what a weights file with one of these SHA-256 holds.
+
+    Whoever measures a model after attacking it asks this before the figures count.
+    """
+    if (found := digest_of(to_bytes(network))) not in digests:
+        expected = " or ".join(digest[:12] for digest in digests)
+        raise BrokenContract(
+            f"the attacked network is {found[:12]} now, its file is {expected}: an attack changed it, no figure counts; report this"
+        )
 
 
 def load(pictures: Sequence[Picture], device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 import torch
 
+from inference.attacks.batch import unmoved
 from inference.attacks.deepfool import RADIUS, deepfool
 from inference.attacks.gradient import fgsm_batch
 from inference.experiments.data import Data, poisoned
@@ -25,7 +26,7 @@ from inference.training.cli import miss_rate_on
 from inference.training.curves import whole
 from inference.training.defences import Defences
 from inference.training.samples import Sample
-from inference.training.train import Progress, TrainSettings, run
+from inference.training.train import WEIGHTS, Progress, TrainSettings, run
 from streams.events import Box
 from streams.sources.base import Picture
 
@@ -165,7 +166,10 @@ class Grid:
         return folder
 
     def measured(self, cell: Cell, attack: Attack) -> dict[str, Row]:
-        """A cell's rows by subset, its test pictures attacked in the white box; from its file if it was measured before."""
+        """A cell's rows by subset, its test pictures attacked in the white box; from its file if it was measured before.
+
+        Raises BrokenContract, and keeps nothing, if the network is no longer that of its file afterwards.
+        """
         folder = self.trained(cell)
         path = folder / f"{attack.name}-{self._budget.tests}-{self._budget.iterations}.json"
         if path.exists():
@@ -174,6 +178,7 @@ class Grid:
         for number, sample in enumerate(self._data.test):
             self._say(f"{_told(cell)}, FGSM {attack.eps:g}, DeepFool {attack.xi:g}: picture {number + 1}/{len(self._data.test)}")
             found += self._seen(folder, sample, attack)
+        unmoved(self._network(folder), (digest_of((folder / WEIGHTS).read_bytes()),))
         truth = [[annotation(person) for person in sample.people] for sample in self._data.test]
         rows = evaluate(truth, found, [SETUPS[setup] for setup in SUBSETS.values()], Mode.WINDOWED)
         named = dict(zip(SUBSETS, rows, strict=True))
@@ -192,7 +197,7 @@ class Grid:
 
     def _network(self, folder: Path) -> CspNano:
         if folder not in self._networks:
-            self._networks = {folder: from_bytes((folder / "weights.safetensors").read_bytes()).to(self._device)}
+            self._networks = {folder: from_bytes((folder / WEIGHTS).read_bytes()).to(self._device)}
         return self._networks[folder]
 
     def _name(self, cell: Cell) -> str:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.attacks.batch import unmoved
 from inference.attacks.gradient import fgsm, pgd
 from inference.measure.miss_rate import EVERYBODY, Match, Mode, annotation, match, summed
 from inference.networks.csp_nano import CspNano
@@ -88,7 +89,8 @@ def compare(
         tick: told of progress.
 
     Raises:
-        BadInput: if the model is no quantised one, or there are no samples. Tampered, Unavailable: as `Registry.read`.
+        BadInput: if the model is no quantised one, or there are no samples. BrokenContract: if the attacks
+            changed the network that they were made with. Tampered, Unavailable: as `Registry.read`.
     """
     card = registry.card(quantised)
     if not card.architecture.startswith(INT8) or card.parent is None:
@@ -97,6 +99,9 @@ def compare(
         raise BadInput("no pictures to measure on: give some with people")
     both = [load(registry, digest, threads=1) for digest in (card.parent, quantised)]
     largest = [one.picture for one in samples if one.picture.size == max(other.picture.size for other in samples)]
+    white = white_box(registry, quantised)
+    robustness = _robustness(both, white, samples, lambda *done: tick(f"{card.name}: {done[0]}", *done[1:]))
+    unmoved(white, (card.parent,))
     spent = _timed(both, largest, rounds, lambda done: tick(f"{card.name}: timing", done, rounds))
     ratios = spent[1] / spent[0]
     drawn = np.random.default_rng(0).integers(0, rounds, (_RESAMPLES, rounds))
@@ -114,9 +119,7 @@ def compare(
         ratio_high=round(float(high), 4),
         cpu_ratio=round(float(np.median(ratios[1])), 4),
         size_ratio=round(len(registry.read(quantised)) / len(registry.read(card.parent)), 4),
-        robustness=_robustness(
-            both, white_box(registry, quantised), samples, lambda *done: tick(f"{card.name}: {done[0]}", *done[1:])
-        ),
+        robustness=robustness,
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.random import Generator
 from torch import nn
 
+from inference.attacks.batch import unmoved
 from inference.attacks.gradient import fgsm, pgd
 from inference.attacks.poisoning import Poisoned, duplicate, flip, invent, remove, shift, shrink, trigger
 from inference.lifecycle.findings import Finding, Stage
@@ -134,13 +135,17 @@ def run(  # noqa: PLR0917 - what is harmed, who judges, and how
     Args:
         data: what is harmed, and what is trusted.
         models: the verified models that vetting asks, by name.
-        network: the white box of whoever perturbs pictures.
+        network: the white box of whoever perturbs pictures: one of the models.
         rules: vetting's limits.
         report: told of progress.
         rates: 0..1, of labels, or of pictures where whole pictures are harmed.
         seeds: each harm at each share is tried once with every one.
+
+    Raises:
+        BrokenContract: if the network is none of the models once pictures were perturbed with it.
     """
     attacked = {harm: _attacked(harm, data.samples, network, report) for harm in (Harm.FGSM, Harm.PGD)}
+    unmoved(network, {one.digest for one in models.values()})
     lasting = [one for some in attacked.values() for one in some]
     judges = {name: _judge(name, served, data, lasting, rules, report) for name, served in models.items()}
     again = returning(data.samples, rules)

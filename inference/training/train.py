@@ -35,9 +35,9 @@ from inference.training.pools import Pools, batch
 from streams.errors import BadInput
 
 _LARGEST_GRADIENT = 5.0
-CHECKPOINT, CURVES = "checkpoint.pt", "curves.jsonl"
+CHECKPOINT, CURVES, WEIGHTS = "checkpoint.pt", "curves.jsonl", "weights.safetensors"
 """In a run's folder; the checkpoint is written last of all."""
-_WEIGHTS, _SETTINGS = "weights.safetensors", "settings.json"
+_SETTINGS = "settings.json"
 _DISTILLING = 0.3  # the last share of a run with distillation
 _CUTMIX_STREAM, _ATTACK_STREAM = 1, 2  # generators of their own, so that one defence does not change another's draws
 
@@ -146,7 +146,7 @@ def run(
         if (step + 1) % settings.epoch == 0 or step + 1 == settings.steps:
             training.end_epoch(step, validate)
     plot(folder / CURVES)
-    return folder / _WEIGHTS
+    return folder / WEIGHTS
 
 
 class _Training:
@@ -224,7 +224,7 @@ class _Training:
             over = self._stopping.seen(epoch, score)
             self.stopped = over and bool(self._settings.defences.patience)
         if not self._settings.defences.patience or self._stopping.best_epoch == epoch:
-            whole(self._folder / _WEIGHTS, partial(_write, to_bytes(best)))
+            whole(self._folder / WEIGHTS, partial(_write, to_bytes(best)))
         state = {name: part.state_dict() for name, part in self._parts().items()}
         state |= {"step": step + 1, "best": self._stopping.best, "best_epoch": self._stopping.best_epoch, "stopped": self.stopped}
         whole(self._folder / CHECKPOINT, partial(torch.save, state))
