@@ -25,7 +25,7 @@ from responders.console.rollouts import complete_rollout
 from responders.engine import assignments
 from responders.engine.outbox import gate_said
 from responders.engine.store import Store
-from responders.people import desk
+from responders.people import desk, people
 from responders.people.roles import Role
 from responders.playbooks import playbooks
 from responders.proof.keeping import record_judged
@@ -50,7 +50,7 @@ class Site:
     """A town with one incident that is over, and a clock."""
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
-        self.sessions = sessions
+        self.sessions, self.settings = sessions, settings
         self.now = at(3)
         self.sequence = 1000
         self.vouched: list[str] = []
@@ -437,6 +437,27 @@ def test_two_people_approve_by_command_and_everything_they_tried_is_on_record(si
     signed = {entry.id: entry for entry in said if entry.action == "people.act"}
     approvals = [entry for entry in said if entry.action == "rollout.approve"]
     assert {entry.cause_id for entry in approvals} <= {entry.cause_id for entry in signed.values()}
+
+
+def test_an_approval_of_somebody_who_was_removed_since_does_not_count_and_the_command_says_whose(
+    site: Site, command: Command
+) -> None:
+    site.made()
+
+    def approve(actor: str) -> str:
+        code = site.phones[actor].code()
+        return command("incidents", "approve", site.incident_id, "--actor", actor, "--code", code, "-m", "curves read").stdout
+
+    approve("trainer-1")
+    with writing(site.sessions) as session:
+        people.drop(session, "trainer-1", "security-1", site.now)
+    said = approve("security-1")
+    assert "the approval by trainer-1 counts no more" in said
+    assert "waits for: approval by R3" in said
+    assert site.rollout().state is State.AWAITING_APPROVAL
+    with writing(site.sessions) as session:
+        site.phones["trainer-2"] = newcomer(session, site.settings, "trainer-2", [Role.DATA_SCIENTIST], site.now)
+    assert "it is shadow" in approve("trainer-2")
 
 
 def test_one_person_can_reject_and_cancel(site: Site, command: Command) -> None:

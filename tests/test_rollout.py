@@ -120,6 +120,25 @@ def test_two_approvals_come_from_two_people_of_the_two_roles(second: Act, why: s
     assert why in decisions[-1].what
 
 
+@pytest.mark.parametrize(
+    ("hours", "gone", "why"),
+    [(24.0, (), "more than a day ago"), (1.0, ("trainer-1",), "that role no longer")],
+    ids=["a day old", "a lost role"],
+)
+def test_an_approval_counts_for_a_day_and_as_long_as_its_giver_has_the_role(hours: float, gone: tuple[str, ...], why: str) -> None:
+    first = APPROVED[3]
+    late = replace(says(Verb.APPROVE, "security-1", 80 + 3600 * hours, Role.SECMLOPS_ENGINEER), gone=gone)
+    rollout, decisions = run(*MADE, first, late)
+    assert (rollout.state, rollout.missing) == (State.AWAITING_APPROVAL, (Role.DATA_SCIENTIST,))
+    assert [decision.action for decision in decisions[-2:]] == ["lapse", "approve"]
+    assert "trainer-1" in decisions[-2].what
+    assert why in decisions[-2].what
+    again = says(Verb.APPROVE, "trainer-2", 90 + 3600 * hours, Role.DATA_SCIENTIST)
+    assert run(again, start=rollout)[0].state is State.SHADOW
+    in_time = says(Verb.APPROVE, "security-1", 79 + 3600 * 24, Role.SECMLOPS_ENGINEER)
+    assert run(*MADE, first, in_time)[0].state is State.SHADOW
+
+
 def test_approvals_before_the_gate_has_spoken_are_refused() -> None:
     rollout, decisions = run(*MADE[:2], *APPROVED[3:], MADE[2])
     assert rollout.state is State.AWAITING_APPROVAL

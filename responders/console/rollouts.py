@@ -109,6 +109,8 @@ def act(
     if as_json:
         print_json(after)
     else:
+        if lapsed := [given.actor for given in found.approvals if given not in after.approvals]:
+            typer.echo(f"the approval by {', '.join(lapsed)} counts no more: it is more than a day old, or the role is gone")
         typer.echo(f"rollout {after.id[:8]}: {verb} is on record; it is {after.state}, waits for: {_waits_for(after)}")
 
 

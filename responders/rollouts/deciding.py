@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from responders.people.access import RULES
+from responders.people.access import RULES, TOGETHER
 from responders.people.roles import Role, named
 from responders.rollouts.comparison import Tally, figures, reaching, worse
 from responders.rollouts.rollout import (
@@ -156,7 +156,17 @@ def _obey(turn: _Turn, act: Act) -> None:
         _approve(turn, act, fit)
 
 
+def _lapse(turn: _Turn, act: Act) -> None:
+    """What was said a day ago, or by somebody who has lost the role since, counts no more."""
+    for one in turn.rollout.approvals:
+        why = "they have that role no longer" if one.actor in act.gone else "it was given more than a day ago"
+        if one.actor in act.gone or act.time - one.time >= TOGETHER:
+            turn.rollout = replace(turn.rollout, approvals=tuple(kept for kept in turn.rollout.approvals if kept is not one))
+            turn.record("lapse", f"the approval by {one.actor} as {named([one.role])} counts no more: {why}")
+
+
 def _approve(turn: _Turn, act: Act, fit: Sequence[Role]) -> None:
+    _lapse(turn, act)
     rollout = turn.rollout
     open_ = [role for role in rollout.missing if role in fit and act.role in {None, role}]
     if act.actor in {approval.actor for approval in rollout.approvals}:

@@ -72,7 +72,7 @@ DEEDS = {
 class Act:
     """A person's act; `roles` are those that the deployment knows of `actor`. Raises BadInput if actor or comment is blank.
 
-    `normal_digest` is the context's normal model at that moment.
+    `normal_digest` is the context's normal model at that moment; `gone` are those who approved before and no longer have the role.
     """
 
     id: str
@@ -84,6 +84,7 @@ class Act:
     role: Role | None = None
     """The role acted in, where the actor has both that may approve."""
     normal_digest: str = ""
+    gone: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.actor.strip() or not self.comment.strip():

@@ -142,7 +142,10 @@ class Rollouts:
         id_ = id_ or event_id("act", rollout_id, verb, actor, comment, now.isoformat())
         rollout, decisions = self._take_in(
             rollout_id,
-            lambda session, model: Act(id_, now, verb, actor, comment, roles_of(session, actor), role, model.normal_digest),
+            lambda session, model: replace(
+                Act(id_, now, verb, actor, comment, roles_of(session, actor), role, model.normal_digest),
+                gone=_gone(session, rollout_of(session.get_one(RolloutRow, rollout_id))),
+            ),
             id_,
             now,
         )
@@ -316,6 +319,11 @@ def _incident(session: Session, incident_id: str) -> Incident:
     if row is None:
         raise BadInput(f"no incident {incident_id}; see `kerbwatch incidents list`")
     return incident_of(row)
+
+
+def _gone(session: Session, rollout: Rollout) -> tuple[str, ...]:
+    """Who approved and does not have that role any more."""
+    return tuple(given.actor for given in rollout.approvals if given.role not in roles_of(session, given.actor))
 
 
 def _alarm(session: Session, rollout: Rollout) -> str:
