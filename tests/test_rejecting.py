@@ -42,10 +42,8 @@ def tick(seconds: float, asked: Mode = Mode.NORMAL) -> Tick:
     return Tick(at(seconds), asked, ("w1",), ("w1",))
 
 
-def says(
-    verb: Verb, who: str, role: Role, seconds: float, resolution: Resolution = Resolution.HANDLED, kind: Kind = Kind.DRIFT
-) -> Act:
-    return act(verb, "x", seconds, actor=who, roles=(role,), resolution=resolution, kind=kind)
+def says(verb: Verb, who: str, role: Role, seconds: float, resolution: Resolution = Resolution.HANDLED) -> Act:
+    return act(verb, "x", seconds, actor=who, roles=(role,), resolution=resolution)
 
 
 def play(kind: Kind, *events: Happening, detector: str | None = None) -> tuple[Incident, list[Decision]]:
@@ -213,7 +211,7 @@ def test_the_store_knows_whose_answers_the_incident_is_about(sessions: Sessions,
 
 @pytest.mark.parametrize("kind", [Kind.CAMERA, Kind.EVASION, Kind.TRAFFIC])
 def test_calling_it_something_else_leaves_to_people_what_was_left_to_them(kind: Kind) -> None:
-    incident, _ = play(Kind.COMPROMISE, says(Verb.RECLASSIFY, "mlops-1", R7, 6, kind=kind))
+    incident, _ = play(Kind.COMPROMISE, act(Verb.RECLASSIFY, "x", 6, actor="mlops-1", roles=(R7,), kind=kind))
     incident = evolve(incident, signal(Phase.CALM, 1, 60, kind=Kind.COMPROMISE, detector="answers"))
     for seconds in range(30, 40):
         incident = evolve(incident, replace(tick(seconds, Mode.SAFE), judged_at=at(seconds + 60)))
