@@ -268,6 +268,21 @@ def test_an_incident_on_the_candidates_frames_brings_the_former_model_back(site:
     assert (asked.mode, asked.weights_digest, asked.reference_digest, asked.candidate) == (Mode.SAFE, SAFE, NORMAL, None)
 
 
+@pytest.mark.parametrize("state", [State.CANARY, State.FULL])
+def test_a_worker_that_falls_behind_under_the_candidate_returns_it(site: Site, state: State) -> None:
+    site.to(state)
+    site.report()
+    site.tick()
+    site.judge(3)
+    seconds = (site.now - at(0)).total_seconds()
+    behind = signal(Phase.RAISED, 1000, 2000, camera="worker-1", kind=Kind.HEALTH, detector="backlog", epoch=0, time_s=seconds)
+    [incident] = site.store.accept(behind, site.passes(1)).incident_ids
+    rollout = site.tick()
+    assert rollout.state is State.RETURNED
+    assert incident[:8] in rollout.why
+    assert (site.asked().reference_digest, site.asked().candidate) == (NORMAL, None)
+
+
 def test_what_people_rolled_away_from_during_training_does_not_come_back(site: Site) -> None:
     left = "d" * 64
     site.name(left)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from a_model import a_registry, a_verdict, add, judged_frame
 from alembic.config import Config
-from incident_events import NOON, at, signal
+from incident_events import NOON, act, at, signal
 from sqlalchemy import select
 
 from inference.provenance import history
@@ -20,6 +20,7 @@ from infra.db import _MIGRATIONS, Sessions, engine_of, migrate, open_database, r
 from infra.settings import Settings
 from infra.tables import EffectRow, RolloutRow, TimelineRow
 from responders.engine import assignments
+from responders.engine.incident import Verb
 from responders.engine.store import Store
 from responders.people import people
 from responders.people.roles import Role
@@ -31,7 +32,7 @@ from responders.rollouts.rollout import Approval as RolloutApproval
 from responders.rollouts.store import Rollouts, rollout_of
 from streams import codec
 from streams.errors import BadInput, Tampered
-from streams.events import Context, Mode, ModelState, Phase, RolloutPhase
+from streams.events import Context, Kind, Mode, ModelState, Phase, RolloutPhase
 from streams.promotion import going_back, promote, rollback, vouch
 from streams.topics import MODEL_STATE
 
@@ -193,6 +194,32 @@ def test_weights_under_an_open_incident_are_suspected_until_it_closes(here: Depl
     here.store.accept(signal(Phase.RAISED, 10, 14), at(3))
     with reading(here.sessions) as session:
         assert list(history.suspected(session)) == [here.normal]
+
+
+def test_a_worker_that_falls_behind_speaks_against_the_newest_weights_that_served_its_context_then(here: Deployment) -> None:
+    newest = "e" * 64
+    canary = [judged_frame(40 + n, newest if n % 2 else here.normal, decision="canary") for n in range(5)]
+    with writing(here.sessions) as session:
+        record_judged(session, [*(judged_frame(n, here.normal) for n in range(40)), *canary])
+    behind = signal(Phase.RAISED, 1, 2, camera="worker-1", kind=Kind.HEALTH, detector="backlog", epoch=0, time_s=44)
+    [incident] = here.store.accept(behind, at(44)).incident_ids
+    with writing(here.sessions) as session:  # what follows it has done nothing
+        record_judged(session, [judged_frame(50, here.normal, decision="back"), judged_frame(60, "f" * 64, decision="later")])
+    with reading(here.sessions) as session:
+        assert history.suspected(session) == {newest: (incident,)}
+    here.store.accept(act(Verb.CLOSE, incident, 70), at(70))
+    with reading(here.sessions) as session:
+        assert history.suspected(session) == {}
+
+
+def test_a_worker_that_falls_behind_while_the_safe_model_serves_speaks_against_none(here: Deployment) -> None:
+    with writing(here.sessions) as session:
+        safe = [judged_frame(20 + n, here.safe, mode=Mode.SAFE, decision="d1") for n in range(3)]
+        record_judged(session, [judged_frame(1, here.normal), *safe])
+    behind = signal(Phase.RAISED, 1, 2, camera="worker-1", kind=Kind.HEALTH, detector="backlog", epoch=0, time_s=30)
+    here.store.accept(behind, at(30))
+    with reading(here.sessions) as session:
+        assert history.suspected(session) == {}
 
 
 @pytest.mark.parametrize(

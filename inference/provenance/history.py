@@ -20,7 +20,7 @@ from streams.errors import BadInput
 from streams.events import Context, Kind, Mode, Window
 
 SUSPECTING = (Kind.EVASION, Kind.POISONING, Kind.COMPROMISE, Kind.HEALTH)
-"""Incidents that speak against the model that judged; drift, traffic and bad input speak of the camera."""
+"""Incidents that speak against the model that judged; drift, traffic, bad input speak of the camera, health of a worker."""
 _PLACE = re.compile(r"([a-z0-9][a-z0-9._-]{0,63}):(\d{1,18}):(\d{1,18})")
 
 
@@ -157,11 +157,18 @@ class _Seen(msgspec.Struct, frozen=True):
 def suspected(session: Session) -> dict[str, tuple[str, ...]]:
     """Weights that judged suspicious frames of an open incident in normal mode, with the ids of those incidents.
 
+    An incident of health is about a worker and names no frames: it speaks against the newest of the weights that served its context
+    when it was found.
+
     Input is scored against the normal model also while the safe one serves, so those frames say nothing against the safe one.
     """
     found: dict[str, list[str]] = {}
     query = select(IncidentRow).where(IncidentRow.state != "closed", IncidentRow.kind.in_(SUSPECTING))
     for row in session.scalars(query.order_by(IncidentRow.opened_at)):
+        if row.kind == Kind.HEALTH:
+            for digest in _newest_at(session, row.context, row.detected_at):
+                found.setdefault(digest, []).append(row.id)
+            continue
         windows: list[ColumnElement[bool]] = [
             and_(
                 JudgedFrame.epoch == window.epoch,
@@ -175,3 +182,20 @@ def suspected(session: Session) -> dict[str, tuple[str, ...]]:
         for digest in session.scalars(select(JudgedFrame.weights_digest).where(*of_camera, or_(*windows)).distinct()):
             found.setdefault(digest, []).append(row.id)
     return {digest: tuple(ids) for digest, ids in found.items()}
+
+
+def _newest_at(session: Session, context: str, moment: datetime) -> tuple[str, ...]:
+    """The weights that served a context in normal mode at a moment, of several (a canary beside another) those that came last.
+
+    None while the safe model served.
+    """
+    begun = session.scalars(select(ServedRow).where(ServedRow.context == context, ServedRow.first_at <= moment)).all()
+    if not begun:
+        return ()
+    last = max(begun, key=lambda row: row.first_at)
+    first: dict[str, datetime] = {}
+    for row in begun:
+        if row.mode == Mode.NORMAL:
+            first[row.weights_digest] = min(first.get(row.weights_digest, row.first_at), row.first_at)
+    then = [row.weights_digest for row in begun if row.decision_id == last.decision_id and row.mode == Mode.NORMAL]
+    return tuple(sorted(then, key=lambda digest: first[digest])[-1:])

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 
 import msgspec
 import structlog
-from sqlalchemy import exists, func, select
+from sqlalchemy import and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from infra.db import reading, writing
-from infra.tables import Assignment, ComparisonRow, IncidentRow, JudgedFrame, RolloutRow, TimelineRow, WorkerRow
+from infra.tables import Assignment, ComparisonRow, IncidentRow, JudgedFrame, RolloutRow, ServedRow, TimelineRow, WorkerRow
 from responders.engine import assignments, outbox
 from responders.engine.incident import Incident
 from responders.engine.records import nearest
@@ -71,7 +71,7 @@ class _Unvouched(Unavailable):
 log = structlog.get_logger("rollouts")
 
 _ALARMS = (Kind.EVASION, Kind.POISONING, Kind.COMPROMISE, Kind.HEALTH)
-"""Incidents that speak against the model that judged; drift, traffic and bad input speak of the camera."""
+"""Incidents that speak against the model that judged; drift, traffic, bad input speak of the camera, health of a worker."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ def _gone(session: Session, rollout: Rollout) -> tuple[str, ...]:
 
 
 def _alarm(session: Session, rollout: Rollout) -> str:
-    """The first incident that opened in this step on a camera whose frames the candidate answered for."""
+    """The first incident that opened in this step on a camera whose frames the candidate answered for, or on a worker."""
     if rollout.state is State.SHADOW:
         return ""
     judged = exists().where(
@@ -335,8 +335,10 @@ def _alarm(session: Session, rollout: Rollout) -> str:
         JudgedFrame.context == IncidentRow.context,
         JudgedFrame.weights_digest == rollout.candidate_digest,
     )
+    served = exists().where(ServedRow.context == IncidentRow.context, ServedRow.weights_digest == rollout.candidate_digest)
     since = (IncidentRow.context == rollout.context, IncidentRow.opened_at > rollout.since, IncidentRow.kind.in_(_ALARMS))
-    return session.scalar(select(IncidentRow.id).where(*since, judged).order_by(IncidentRow.opened_at).limit(1)) or ""
+    ours = or_(judged, and_(IncidentRow.kind == Kind.HEALTH, served))
+    return session.scalar(select(IncidentRow.id).where(*since, ours).order_by(IncidentRow.opened_at).limit(1)) or ""
 
 
 def _save(session: Session, rollout: Rollout) -> None:
