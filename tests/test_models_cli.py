@@ -20,7 +20,7 @@ from responders.people.roles import Role
 from responders.playbooks import playbooks
 from responders.proof.keeping import record_judged
 from streams.command_line import app
-from streams.console.models import find
+from streams.console.models import complete_model, find
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Context, Mode
 
@@ -90,10 +90,21 @@ def test_a_model_is_shown_by_name_or_beginning_with_everything_that_is_proven(
         assert said in text
 
 
-def test_what_nobody_could_mean_is_told_apart(registry: Registry, made: tuple[Path, str, str, str]) -> None:
+def test_what_nobody_could_mean_is_told_apart_and_the_nearest_is_named(
+    registry: Registry, made: tuple[Path, str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for nonsense in ("", "nothing", "../registry"):
         with pytest.raises(BadInput, match="no model"):
             find(registry, nonsense)
+    normal, better = made[1], made[3]
+    with pytest.raises(BadInput, match="did you mean better"):
+        find(registry, "beter")
+    with pytest.raises(BadInput, match=f"did you mean {normal[:12]}"):
+        find(registry, f"{normal[:7]}x{normal[8:12]}")
+    monkeypatch.setenv("KERBWATCH_HOME", str(made[0]))
+    assert ("better", better[:12]) in complete_model("bet")
+    assert (better[:12], "better") in complete_model(better[:5].upper())
+    assert complete_model("zzz") == []
     first = {digest[0] for digest in made[1:]}
     if len(first) < 3:
         with pytest.raises(BadInput, match="give more"):

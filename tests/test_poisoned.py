@@ -248,8 +248,10 @@ def test_one_discarded_sample_is_gone_and_stays_out(site: Site, command: Command
     assert hold(site.settings, vetted.refused, vetted.findings, at(90)) == 0
     with pytest.raises(BadInput, match="was discarded by"):
         command("release", "--sample", first[:16], "-m", "back", actor="data-1", coded=False)
-    with pytest.raises(BadInput, match="is held back"):
-        command("release", "--sample", "f" * 64, "-m", "back", actor="data-1", coded=False)
+    with pytest.raises(BadInput, match="is held back; see"):
+        command("release", "--sample", "zzzz", "-m", "back", actor="data-1", coded=False)
+    with pytest.raises(BadInput, match=f"is held back; did you mean {second[:12]}"):
+        command("release", "--sample", f"{second[:6]}x{second[7:12]}", "-m", "back", actor="data-1", coded=False)
     with pytest.raises(BadInput, match="name an incident, or one sample"):
         command("release", "-m", "back", actor="data-1", coded=False)
 

@@ -27,6 +27,8 @@ from responders.quarantine import contact_sheet
 from streams.errors import BadInput
 from streams.events import Box, event_id
 
+_SHORT = 12
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -58,16 +60,27 @@ class ShownSample(msgspec.Struct, frozen=True, kw_only=True):
     picture: str
 
 
+def named(settings: Settings, text: str) -> Held:
+    """The sample whose id is `text` or begins so. Raises BadInput, with the nearest that waits, if there is none."""
+    one = find_held(settings, text)
+    if one is None:
+        waiting = [other.id[:_SHORT] for other in held(settings) if other.standing is Standing.SEALED]
+        hint = records.nearest(text.strip().lower(), waiting) or "see `kerbwatch quarantine list`"
+        raise BadInput(f"no sample {text[:80]!r} is held back; {hint}")
+    return one
+
+
 def chosen(session: Session, settings: Settings, incident: str | None, sample: str | None) -> Chosen | None:
     """The samples that wait, of an incident or that one; None where the incident held none back.
 
     Raises BadInput if there is no such sample, or its incident is not closed.
     """
     if sample is not None:
-        one = find_held(settings, sample)
-        if one is None or one.standing is not Standing.SEALED:
-            why = f"was {one.standing} by {one.reviewed_by}" if one is not None else "is held back"
-            raise BadInput(f"no sample {sample[:80]!r} waits ({why}); see `kerbwatch quarantine list --all`")
+        one = named(settings, sample)
+        if one.standing is not Standing.SEALED:
+            raise BadInput(
+                f"sample {one.id[:_SHORT]} was {one.standing} by {one.reviewed_by}; see `kerbwatch quarantine list --all`"
+            )
         found = [one]
     else:
         incident_id = records.find(session, incident or "")

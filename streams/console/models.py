@@ -27,6 +27,7 @@ from infra.db import reading
 from infra.keys import model_key
 from infra.settings import read_settings
 from responders.console.tables import Comment, opened, plain, print_json, table, utc
+from responders.engine import records
 from responders.people.access import Deed
 from responders.people.login import Actor, logged_in
 from streams import policy
@@ -38,7 +39,19 @@ app = typer.Typer(no_args_is_help=True, help="Models: what they are, what is pro
 
 _SHORT = 12
 
-Model = Annotated[str, typer.Argument(help="The model's digest, the beginning of it, or its name.")]
+
+def complete_model(incomplete: str) -> list[tuple[str, str]]:
+    """Models whose digest or name begins so, by the beginning of the digest or the name."""
+    try:
+        registry = Registry(read_settings().home / "registry")
+        known = [(digest[:_SHORT], _name(registry, digest) or "") for digest in registry.digests()]
+    except KerbwatchError:
+        return []
+    digests = [(digest, name) for digest, name in known if digest.startswith(incomplete.lower())]
+    return digests + [(name, digest) for digest, name in known if name and name.startswith(incomplete)]
+
+
+Model = Annotated[str, typer.Argument(help="The model's digest, the beginning of it, or its name.", autocompletion=complete_model)]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -103,7 +116,9 @@ def find(registry: Registry, text: str) -> str:
         return found[0]
     if found:
         raise BadInput(f"{text!r} could be {' or '.join(digest[:_SHORT] for digest in found[:4])}: give more of the digest")
-    raise BadInput(f"no model {text[:80]!r} in {registry.root}; see `kerbwatch models list`")
+    names = [name for digest in digests for name in (digest[:_SHORT], _name(registry, digest)) if name]
+    hint = records.nearest(wanted, names) or "see `kerbwatch models list`"
+    raise BadInput(f"no model {text[:80]!r} in {registry.root}; {hint}")
 
 
 def _name(registry: Registry, digest: str) -> str | None:
@@ -208,7 +223,8 @@ def _print(found: Shown) -> None:
 
 @app.command()
 def verify(
-    model: Annotated[str | None, typer.Argument(help="One model; all if none is named.")] = None, as_json: AsJson = False
+    model: Annotated[str | None, typer.Argument(help="One model; all if none is named.", autocompletion=complete_model)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Prove models again: digests, cards, lineage, verdicts, signatures; 1 if one fails. Example: `kerbwatch models verify`."""
     registry = _registry()

@@ -145,11 +145,21 @@ Names = tuple[str | None, str | None, str | None]
 """Incident, frame, sample, as they were typed."""
 
 
-def _chosen(session: Session, login: Login, names: Names) -> review.Chosen | held_review.Chosen:
-    """What a review is about: samples where one is named or the incident held some back, else frames."""
+def _found(session: Session, login: Login, names: Names) -> Names:
+    """The same by their whole ids. Raises BadInput, with the nearest where there is one, for a name that nothing has."""
     incident, frame, sample = names
     if incident is None and sample is None:
         raise BadInput("name an incident, or one sample (--sample); see `kerbwatch quarantine list`")
+    return (
+        None if incident is None else records.find(session, incident),
+        None if frame is None else review.find_frame(session, frame).frame_id,
+        None if sample is None else held_review.named(login.settings, sample).id,
+    )
+
+
+def _chosen(session: Session, login: Login, names: Names) -> review.Chosen | held_review.Chosen:
+    """What a review is about: samples where one is named or the incident held some back, else frames."""
+    incident, frame, sample = names
     if frame is None:
         found = held_review.chosen(session, login.settings, incident, sample)
         if found is not None:
@@ -159,12 +169,9 @@ def _chosen(session: Session, login: Login, names: Names) -> review.Chosen | hel
 
 
 def _decide(login: Login, deed: Deed, names: Names, comment: str, *, as_json: bool) -> None:
-    incident, frame, sample = names
     with reading(login.sessions) as session:
-        if incident is not None:
-            incident = records.find(session, incident)
-        login.wants(deed, incident or f"sample {sample}"[:80])
-        names = incident, frame, sample
+        names = _found(session, login, names)
+        login.wants(deed, names[0] or f"sample {names[2]}")
         about = _chosen(session, login, names)
     what = "samples" if isinstance(about, held_review.Chosen) else "frames"
     login.does(deed, about.target, comment, (what, str(about.count)))
