@@ -24,6 +24,7 @@ from detectors.baselines import follow as taught_by
 from detectors.catalogue import RUNNING, Baseline, Entry
 from detectors.drift.explained import Cell, Explanation, Finding
 from detectors.features import ATTACK, observations, sighting
+from detectors.resting import Judged, keeps_from_learning, rest
 from detectors.traffic.rules import CHAFF, GUARDS, Guard
 from detectors.traffic.sighting import Sighting
 from detectors.triage.causes import diagnose
@@ -59,6 +60,7 @@ class _Memory(TypedDict):
     camera: NotRequired[dict[str, Cell]]  # by traffic rule: what belongs to the camera, whatever its context and weights
     lately: NotRequired[dict[str, Json]]  # `detectors.triage.lately`'s
     told: NotRequired[_Told | None]  # None while nothing is open
+    resting: NotRequired[dict[str, int]]  # `detectors.resting`'s
     shown: NotRequired[str]  # digest of the last picture's fingerprint; "" where it had none
 
 
@@ -114,10 +116,10 @@ def watch(
         signals += _change_epoch(after, event, (*entries, *guards, CHAFF), source)
     after["seen"] = {**after["seen"], str(event.epoch): event.sequence}
     after["lately"], lately = follow(memory.get("lately", {}), event, learn=memory.get("told") is None)
-    words: dict[str, str] = {}
+    verdicts: dict[str, Verdict] = {}
 
     def hear(watching: Watching, verdict: Verdict) -> None:
-        words[watching.name] = verdict.leads
+        verdicts[watching.key] = verdict
         heard(watching, verdict)
 
     watched: list[tuple[Watching, Cell | None]] = []
@@ -130,18 +132,12 @@ def watch(
         explained.add(after["camera"][guard.key] if guard.explains else None)
     readings, after["shown"] = _readings(event, after["offset"], memory.get("shown", ""))
     used = []
+    lesson = not keeps_from_learning(after["baselines"], event)
     for entry in entries:
-        reading = readings.get(entry.reads)
         key = _baseline(entry, event)
         cells = after["baselines"].get(key, {})
-        cell = cells.get(entry.key)
-        if entry.kind is Kind.DRIFT and explained.since is not None:
-            cell, signal = _pardon(entry, cell, explained, _place(after, event, key, source))
-        elif reading is not None:
-            hold = entry.kind is Kind.DRIFT and explained.suspected
-            cell, signal = _look(entry, cell, reading, _place(after, event, key, source), hear, hold=hold)
-        else:
-            signal = None
+        place = _place(after, event, key, source)
+        cell, signal = _step(entry, cells.get(entry.key), readings.get(entry.reads), explained, place, hear, lesson=lesson)
         if cell is not None:
             after["baselines"][key] = {**cells, entry.key: cell}
         signals += [signal] if signal is not None else []
@@ -150,17 +146,57 @@ def watch(
         if entry.kind is Kind.EVASION:
             explained.add(cell)
             explained.suspect(entry.detector, cell)
+    signals += _rest(after, event, watched, verdicts, source)
     raised = tuple(signal.detector for signal in signals if signal.phase is Phase.RAISED)
     signal = _guard(CHAFF, after, replace(seen, raised=raised), event, source, hear)
     signals += [signal] if signal is not None else []
     watched.append((CHAFF, after["camera"][CHAFF.key]))
-    found = {one.name: words.get(one.name, "") for one, cell in watched if cell is not None and cell["finding"] is not None}
+    open_now = [one for one, cell in watched if cell is not None and cell["finding"] is not None]
+    found = {one.name: verdicts[one.key].leads if one.key in verdicts else "" for one in open_now}
     diagnosis = diagnose(found, lately) if found else None
     after["told"] = _told(memory.get("told"), diagnosis, signals) if found else None
     _forget(after, used)
     return cast("dict[str, Json]", after), tuple(
         signal if signal.phase is Phase.CALM else with_fields(signal, diagnosis=diagnosis) for signal in signals
     )
+
+
+def _step(  # noqa: PLR0917 only `watch` calls it
+    entry: Entry,
+    cell: Cell | None,
+    reading: Observation | None,
+    explained: Explanation,
+    place: _Place,
+    heard: Heard,
+    *,
+    lesson: bool,
+) -> tuple[Cell | None, Signal | None]:
+    """One detector, one frame: its cell afterwards, and what is to be said. `lesson`: whether what it sees may become its usual."""
+    if entry.kind is Kind.DRIFT and explained.since is not None:
+        return _pardon(entry, cell, explained, place)
+    learned = cell is not None and "digest" in cell.get("origin", {"digest": ""})  # an older state's has no origin
+    if reading is None or not (lesson or learned or entry.baseline is not Baseline.SERVING):
+        return cell, None
+    return _look(entry, cell, reading, place, heard, hold=entry.kind is Kind.DRIFT and explained.suspected)
+
+
+def _rest(
+    after: _Memory, event: Detections, watched: Sequence[tuple[Watching, Cell | None]], verdicts: dict[str, Verdict], source: str
+) -> list[Signal]:
+    """Findings under weights that did not judge this frame: what is to be said of those that are over."""
+    judged = [(one, Judged(verdicts.get(one.key), cell)) for one, cell in watched if isinstance(one, Entry)]
+    counts, over = rest(after["baselines"], after.get("resting", {}), event, judged)
+    if counts or "resting" in after:
+        after["resting"] = counts
+    signals = []
+    for one in over:
+        cells = {key: cell for key, cell in after["baselines"][one.baseline].items() if key != one.entry.key}
+        after["baselines"][one.baseline] = cells if one.cell is None else {**cells, one.entry.key: one.cell}
+        if one.told:
+            place = _place(after, event, one.baseline, source)
+            window = place.window(one.finding["since"], one.finding["told"])
+            signals.append(with_fields(_signal(one.entry, Phase.CALM, window, None, place), message=one.words))
+    return signals
 
 
 def _readings(event: Detections, offset: int, shown: str) -> tuple[dict[str, Observation], str]:
