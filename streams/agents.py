@@ -44,6 +44,8 @@ from streams.responding import Responder
 
 _SCHEDULE_S = 20.0
 """A third of the scheduler's lease (`responders.regular.schedule.LEASE`)."""
+_ONE_ORDER_S = 900.0
+"""So long may one quarantine order's frames take to be found and sealed: thousands, on a machine that is busy."""
 
 log = structlog.get_logger("agents")
 
@@ -110,7 +112,7 @@ class _Keeper:
         self._orders = Apart()  # an order that waits for records must not hold up those who write them
         on_batches(rim, topics.DETECTIONS, "keep-judged", partial(self._record, topics.DETECTIONS, self._write_judged))
         on_batches(rim, topics.AUDIT, "keep-audit", partial(self._record, topics.AUDIT, self._write_audit))
-        on_batches(rim, topics.QUARANTINE, "keep-quarantine", self._obey)
+        on_batches(rim, topics.QUARANTINE, "keep-quarantine", self._obey, patience_s=_ONE_ORDER_S)
         self._clockwork = Apart()
         self._scheduler = Scheduler(settings, self._sessions, f"{socket.gethostname()}/{os.getpid()}")
         rim.app.timer(interval=_SCHEDULE_S)(self._schedule)
@@ -131,7 +133,7 @@ class _Keeper:
 
         for event in batch:
             await self._rim.guard("keep", event, decode)
-        await self._rim.until_available("keep", partial(self._apart, write, read))
+        await self._rim.until_available("keep", topic.name, partial(self._apart, write, read))
 
     def _write_judged(self, read: list[tuple[Event, bytes]]) -> None:
         with writing(self._sessions) as session:

@@ -4,8 +4,8 @@ An agent decodes, calls, sends and stores; it holds no threshold and decides not
 - An exception inside an agent would acknowledge the event and lose it: every event is handled under `Rim.guard`, which
   dead-letters what fails and goes on.
 - Repeats are normal (a kill loses up to one commit interval): every effect is keyed by a content address.
-- A broker that is away is waited for, never skipped; an app that stands still while its topics grow ends its process
-  (the supervisor starts it again).
+- A broker that is away is waited for, never skipped; an app that stands still at one of its topics while that grows ends its
+  process (the supervisor starts it again).
 
 Apps are made by a function, never at import time. Source: paper 4.7; Faust issues #606, #323, #247, #523.
 """
@@ -13,6 +13,7 @@ Apps are made by a function, never at import time. Source: paper 4.7; Faust issu
 import asyncio
 import os
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ import structlog
 from aiokafka.errors import KafkaError
 from faust.streams import Stream
 from faust.tables.table import Table
-from faust.types import EventT, StreamT, TopicT
+from faust.types import TP, EventT, StreamT, TopicT
 from mode.utils.futures import maybe_async
 
 from infra.certificates import ssl_context
@@ -115,7 +116,9 @@ class Rim:
         self.metrics = metrics
         self.source = f"{ROLES[service]}/{service}"
         self._topics: dict[str, TopicT] = {}
-        self._handled = 0
+        self.patience_s: dict[str, float] = {}
+        self._signs: Counter[str] = Counter()
+        self._starts: dict[TP, int] = {}
 
     def topic(self, topic: Topic) -> TopicT:
         """The Faust side of a row of the topic table; the topic itself exists already, with its own settings."""
@@ -146,19 +149,20 @@ class Rim:
         """
         message = message_of(event)
         try:
-            await self.until_available(agent, lambda: handle(message))
+            await self.until_available(agent, message.topic, lambda: handle(message))
         except Exception as error:  # noqa: BLE001 - Faust would acknowledge and lose the event
             await self.set_aside(agent, message, error)
-        self._handled += 1
+        self._signs[message.topic] += 1
         self.metrics.handled(agent)
 
-    async def until_available(self, agent: str, call: Callable[[], Awaitable[None]]) -> None:
-        """Call until it does not raise Unavailable, with a pause in between."""
+    async def until_available(self, agent: str, topic: str, call: Callable[[], Awaitable[None]]) -> None:
+        """Call until it does not raise Unavailable, with a pause in between; `topic` is what waits meanwhile."""
         while True:
             try:
                 await call()
             except Unavailable as error:
                 log.warning("waiting", agent=agent, cause=str(error))
+                self._signs[topic] += 1
                 await asyncio.sleep(_RETRY_S)
             else:
                 return
@@ -176,37 +180,63 @@ class Rim:
         await self.send(DEAD_LETTER, message.topic, letter)
 
     def watch_for_stalls(self) -> None:
-        """End the process when events wait and none is handled for a while; the supervisor starts it afresh."""
-        still_s = 0.0
-        handled = 0
+        """End the process when events of a topic wait and none of them is handled for a while; the supervisor starts it afresh.
+
+        Each topic counts by itself: one agent's stream may be dead while another's flows. To wait for what is unavailable is a sign
+        of life.
+        """
+        still_s: dict[str, float] = {}
+        before: Counter[str] = Counter()
 
         async def progress() -> None:
-            nonlocal still_s, handled
+            nonlocal still_s, before
             behind = self._behind()
-            still_s = still_s + _STALL_CHECK_S if behind and handled == self._handled else 0.0
-            handled = self._handled
-            if still_s >= _STALL_S:
-                log.error("no progress while events wait; ending to be started again", behind=behind, still_s=still_s)
+            still = [name for name, count in behind.items() if count and self._signs[name] == before[name]]
+            still_s = {name: still_s.get(name, 0.0) + _STALL_CHECK_S for name in still}
+            before = self._signs.copy()
+            late = [name for name in still if still_s[name] >= self.patience_s[name]]
+            if late:
+                await self._ask_starts()
+                behind = self._behind()
+            stalled = {name: behind[name] for name in late if behind.get(name) and self._signs[name] == before[name]}
+            if stalled:
+                log.error("no progress while events wait; ending to be started again", behind=stalled)
                 os._exit(EXIT_STALLED)
 
         self.app.timer(interval=_STALL_CHECK_S)(progress)
 
-    def _behind(self) -> int:
-        """Events that wait, over all partitions of this process; sets the lag metric of each topic."""
+    def _behind(self) -> dict[str, int]:
+        """Events that wait, by topic, over all partitions of this process; sets the lag metric of each topic."""
         consumer: Any = self.app.consumer
+        # Faust's monitor knows this process's own commits only: stale for a partition that was another's meanwhile. Its consumer
+        # knows them all, and which partitions it has sought: before that (rebalance, tables) none is read.
+        committed = self.app.monitor.tp_committed_offsets | consumer._committed_offset  # noqa: SLF001 - see above
+        sought = consumer._read_offset  # noqa: SLF001 - same
         by_topic: dict[str, int] = {}
         for tp in consumer.assignment():
-            high = consumer.highwater(tp)
-            read = self.app.monitor.tp_committed_offsets.get(tp) if self.app.monitor else None
+            high, read = consumer.highwater(tp), committed.get(tp)
+            if read is None and tp in sought:
+                read = 0
             if high is not None and read is not None and tp.topic in self._topics:
-                by_topic[tp.topic] = by_topic.get(tp.topic, 0) + max(0, high - read)
+                by_topic[tp.topic] = by_topic.get(tp.topic, 0) + max(0, high - max(read, self._starts.get(tp, 0)))
         for name, count in by_topic.items():
             self.metrics.waiting(name, count)
-        return sum(by_topic.values())
+        return by_topic
+
+    async def _ask_starts(self) -> None:
+        """Where the partitions' logs begin by now: what they no longer hold waits for nobody."""
+        consumer: Any = self.app.consumer
+        try:
+            self._starts |= await asyncio.wait_for(consumer.earliest_offsets(*consumer.assignment()), _STALL_CHECK_S)
+        except Exception as error:  # noqa: BLE001 - the watch outlives whatever it watches, and goes by what it knew
+            log.warning("where topics begin is not known", cause=str(error) or type(error).__name__)
 
 
-def on_batches(rim: Rim, topic: Topic, name: str, handle: Callable[[Batch], Awaitable[None]]) -> None:
-    """One agent on one topic (concurrency 1, acknowledged in order: issue #606)."""
+def on_batches(
+    rim: Rim, topic: Topic, name: str, handle: Callable[[Batch], Awaitable[None]], *, patience_s: float = _STALL_S
+) -> None:
+    """One agent on one topic (concurrency 1, acknowledged in order: issue #606); one event may take it `patience_s`."""
+    rim.patience_s[topic.name] = patience_s
 
     async def agent(stream: StreamT[bytes]) -> None:
         assert isinstance(stream, Stream)

@@ -82,12 +82,12 @@ class Responder:
             await self._rim.guard("respond", event, decode)
             whole += [event] if len(signals) > len(whole) else []
         try:
-            await self._rim.until_available("respond", accept_all)
+            await self._rim.until_available("respond", topics.SIGNALS.name, accept_all)
         except Exception:
             log.exception("signals are taken in one by one: one of the batch cannot be", agent="respond", signals=len(signals))
             for event in whole:
                 await self._rim.guard("respond", event, accept)
-        await self._rim.until_available("respond", self._act)
+        await self._rim.until_available("respond", topics.SIGNALS.name, self._act)
 
     async def _hear_workers(self, batch: Batch) -> None:
         async def accept(message: Message) -> None:
@@ -98,7 +98,7 @@ class Responder:
 
         for event in batch:
             await self._rim.guard("respond", event, accept)
-        await self._rim.until_available("respond", self._act)
+        await self._rim.until_available("respond", topics.WORKER_STATUS.name, self._act)
 
     async def _act(self) -> None:
         """Carry out what was decided, until nothing is due."""
