@@ -246,3 +246,17 @@ def test_reading_goes_on_after_it_was_far_ahead_while_other_partitions_are_writt
             seen |= {(one.partition, one.offset) for one in reader.take(4, 50)}
         assert len(seen) == 400
         assert len({partition for partition, _ in seen}) == 2
+
+
+def test_tens_of_thousands_of_names_cost_no_more_time_a_frame_than_a_few() -> None:
+    def handed_out_s(names: int) -> float:
+        turns = Turns()
+        turns.add(ONE, [record(offset, f"name-{offset % names}") for offset in range(20_000)])
+        started_s = time.process_time()
+        while turns:
+            assert turns.first(ONE) is not None
+            assert turns.is_full or len(turns) < 1_000
+            turns.take(8)
+        return time.process_time() - started_s
+
+    assert handed_out_s(20_000) < 20 * handed_out_s(4)

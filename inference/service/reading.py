@@ -48,6 +48,8 @@ class NameTaken(BrokenContract):
 class _Held:
     size_bytes: int = 0
     last: int = -1  # offset
+    order: deque[int] = field(default_factory=deque)  # offsets as they came, from the first one on that is held
+    gone: set[int] = field(default_factory=set)  # of these, what was taken out of turn
 
 
 @dataclass
@@ -60,7 +62,7 @@ class Turns:
     _held: dict[TopicPartition, _Held] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return sum(len(held.order) - len(held.gone) for held in self._held.values())
 
     def add(self, partition: TopicPartition, records: Iterable[Record]) -> None:
         """What was read of a partition, in its order."""
@@ -68,6 +70,7 @@ class Turns:
         for record in records:
             self._queues.setdefault((partition, record.key or b""), deque()).append(record)
             held.last = record.offset
+            held.order.append(record.offset)
             held.size_bytes += len(record.value or b"")
 
     def take(self, most: int) -> list[Record]:
@@ -77,7 +80,9 @@ class Turns:
             name, queue = next(iter(self._queues.items()))
             del self._queues[name]
             record = queue.popleft()
-            self._held[name[0]].size_bytes -= len(record.value or b"")
+            held = self._held[name[0]]
+            held.size_bytes -= len(record.value or b"")
+            held.gone.add(record.offset)
             taken.append(record)
             if queue:
                 self._queues[name] = queue
@@ -90,7 +95,10 @@ class Turns:
 
     def first(self, partition: TopicPartition) -> int | None:
         """The offset of the first frame of a partition that is still held; None if none is."""
-        return min((queue[0].offset for name, queue in self._queues.items() if name[0] == partition), default=None)
+        held = self._held.get(partition, _Held())
+        while held.order and held.order[0] in held.gone:  # not a look at all queues: names cost their sender nothing
+            held.gone.discard(held.order.popleft())
+        return held.order[0] if held.order else None
 
     @property
     def is_full(self) -> bool:
