@@ -78,6 +78,11 @@ class Reader:
     def position(self, _tp: TopicPartition) -> int:
         return self.at
 
+    def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        if self.away:
+            raise KafkaTimeoutError("nobody there")
+        return {one: len(self.log.records[self.topic]) for one in partitions}
+
     def highwater(self, _tp: TopicPartition) -> int:
         return len(self.log.records[self.topic])
 

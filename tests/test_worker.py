@@ -445,6 +445,37 @@ def test_a_worker_that_starts_carries_out_the_newest_order_of_each_context_and_n
     assert site.read(topics.DEAD_LETTER) == []
 
 
+def test_a_worker_that_starts_knows_the_newest_of_many_orders_before_it_judges() -> None:
+    site = Site()
+    site.serve(Context.HIGHWAY)
+    for number in range(600):  # more than a poll brings by itself
+        site.serve(Context.URBAN, decision=f"before-{number}", later_s=number)
+    site.serve(Context.URBAN, SAFE, Mode.SAFE, "newest", later_s=601)
+    site.shoot(0)
+    site.rounds()
+    assert [one.decision_id for one in site.read(topics.DETECTIONS)] == ["newest"]
+
+
+def test_a_worker_that_was_held_up_for_seconds_judges_nothing_before_it_knows_what_was_asked_for_meanwhile(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: Any = site.worker._clients.states
+    poll = states.poll
+    site.rounds(2)
+    monkeypatch.setattr(states, "poll", lambda timeout_ms=0, **limits: poll(**limits) if timeout_ms else {})  # it is under way
+    site.serve(Context.URBAN, SAFE, Mode.SAFE, "meanwhile", later_s=1)
+    site.shoot(0)
+    site.clock_s += 8.0
+    site.rounds()
+    assert [one.decision_id for one in site.read(topics.DETECTIONS)] == ["meanwhile"]
+    states.away = True
+    site.shoot(1)
+    site.clock_s += 8.0
+    with pytest.raises(Unavailable, match="what is to be served"):
+        site.rounds()
+    assert len(site.read(topics.DETECTIONS)) == 1
+
+
 def test_an_order_that_nobody_understands_hides_no_order_before_it() -> None:
     site = Site()
     for context in Context:

@@ -4,25 +4,36 @@ Fed by the topic `model-state`. It decides which order counts (of each context t
 were), and that one whose weights did not load is tried again, for nobody gives an order twice because a file is whole again. It
 refuses to serve what does not verify: the context keeps what it had, or waits. It sends nothing; `worker.py` does.
 
+A worker that starts, or that was held up for seconds, may be behind: nobody counts it as alive meanwhile, and safe mode may be
+confirmed without it. So it first reads to where the topic ended a moment ago, and judges nothing before.
+
 Source: paper 4.6 (safe mode), 4.5.3 (SC-6, provenance); README, promise 4.
 """
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
 
 from inference.service.doubts import SERVES, STANDS_BY, Doubts
 from inference.service.models import Models
 from inference.service.reading import message_of
 from streams import codec
 from streams.codec import Message
-from streams.errors import KerbwatchError, Tampered
+from streams.errors import KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Mode, ModelState, Offset, Serving, Signal
 from streams.topics import MODEL_STATE
 
 _RETRY_S = 5.0
+_HELD_UP_S = 2.0
+"""Since the last look at the topic; less than the silence after which a worker counts as lost (`KERBWATCH_WORKER_LOST_S`)."""
+_CATCH_UP_MS, _CATCH_UPS = 100, 50
 
 log = structlog.get_logger("worker")
 
@@ -60,15 +71,19 @@ class Orders:
         self._untrusted: dict[tuple[Context, str], str] = {}
         self._refused: dict[Context, ModelState] = {}
         self._tried_s = steady_s()
+        self._looked_s = float("-inf")
+        self._partitions = [TopicPartition(MODEL_STATE.name, number) for number in range(MODEL_STATE.partitions)]
 
     def watch(self) -> None:
         """Begin with the first order there is."""
-        partitions = [TopicPartition(MODEL_STATE.name, number) for number in range(MODEL_STATE.partitions)]
-        self._consumer.assign(partitions)
-        self._consumer.seek_to_beginning(*partitions)
+        self._consumer.assign(self._partitions)
+        self._consumer.seek_to_beginning(*self._partitions)
 
     def obey(self) -> bool:
-        """Carry out what is asked for now; whether anything changed."""
+        """Carry out what is asked for now; whether anything changed.
+
+        Raises Unavailable where it cannot be known what is asked for: after start or a stop of seconds, without a broker.
+        """
         changed = self._models.take_in()
         for message, state in self._newest():
             waiting = self._refused.get(state.context)
@@ -101,22 +116,40 @@ class Orders:
 
     def _newest(self) -> list[tuple[Message, ModelState]]:
         newest: dict[Context, tuple[Message, ModelState]] = {}
-        for records in self._consumer.poll(timeout_ms=0).values():
-            for record in records:
-                if record.value is None:
-                    continue
-                message = message_of(record)
-                try:
-                    state = codec.decode(record.value, MODEL_STATE, ModelState).event
-                except KerbwatchError as error:
-                    log.exception("model-state not understood", offset=record.offset)
-                    self._faults[None] = str(error)
-                    self._dead_letter(message, error)
-                    continue
-                known = newest.get(state.context)
-                if known is None or known[1].time <= state.time:
-                    newest[state.context] = (message, state)
+        for record in self._records():
+            if record.value is None:
+                continue
+            message = message_of(record)
+            try:
+                state = codec.decode(record.value, MODEL_STATE, ModelState).event
+            except KerbwatchError as error:
+                log.exception("model-state not understood", offset=record.offset)
+                self._faults[None] = str(error)
+                self._dead_letter(message, error)
+                continue
+            known = newest.get(state.context)
+            if known is None or known[1].time <= state.time:
+                newest[state.context] = (message, state)
         return list(newest.values())
+
+    def _records(self) -> Iterator[Any]:
+        """What came since the last call."""
+        read = partial(self._consumer.poll, max_records=sys.maxsize)
+        yield from chain.from_iterable(read(timeout_ms=0).values())
+        if self._steady_s() - self._looked_s > _HELD_UP_S:
+            try:
+                ends = self._consumer.end_offsets(self._partitions)
+                for _ in range(_CATCH_UPS):  # what was last in a compacted topic may be gone
+                    if all((self._consumer.position(partition) or 0) >= end for partition, end in ends.items()):
+                        break
+                    yield from chain.from_iterable(read(timeout_ms=_CATCH_UP_MS).values())
+                else:
+                    log.warning("the end of model-state was not reached", ends=list(ends.values()))
+            except KafkaError as error:
+                raise Unavailable(
+                    f"the broker does not tell what is to be served ({error}); see `kerbwatch kafka status`"
+                ) from error
+        self._looked_s = self._steady_s()
 
     def _serve(self, state: ModelState) -> bool:
         """Serve as asked; False where that is so already. Raises KerbwatchError where the weights do not load or verify."""
