@@ -41,7 +41,9 @@ from streams.errors import BrokenContract, Unavailable
 from streams.events import Detections, Event, QuarantineOrder
 from streams.quarantining import JudgedLane, Quarantining
 from streams.responding import Responder
+from streams.runs import Runs
 
+_RUNS_S = 5.0
 _SCHEDULE_S = 20.0
 """A third of the scheduler's lease (`responders.regular.schedule.LEASE`)."""
 _ONE_ORDER_S = 900.0
@@ -116,6 +118,8 @@ class _Keeper:
         self._clockwork = Apart()
         self._scheduler = Scheduler(settings, self._sessions, f"{socket.gethostname()}/{os.getpid()}")
         rim.app.timer(interval=_SCHEDULE_S)(self._schedule)
+        self._runs = Runs(settings, self._sessions)
+        rim.app.timer(interval=_RUNS_S)(self._go_on)
 
     async def _schedule(self) -> None:
         try:
@@ -124,6 +128,14 @@ class _Keeper:
             log.warning("waiting", agent="schedule", cause=str(error))
         except Exception:
             log.exception("regular work could not be started; it is tried again")
+
+    async def _go_on(self) -> None:
+        try:
+            await self._clockwork(self._runs.turn, datetime.now(UTC))
+        except Unavailable as error:
+            log.warning("waiting", agent="runs", cause=str(error))
+        except Exception:
+            log.exception("a retraining run could not be started; it is tried again")
 
     async def _record(self, topic: topics.Topic, write: Callable[[list[tuple[Event, bytes]]], None], batch: Batch) -> None:
         read: list[tuple[Event, bytes]] = []

@@ -78,6 +78,7 @@ def test_the_page_about_people_shows_this_table() -> None:
         "reject a retrained model": (Deed.REJECT_MODEL,),
         "cancel a rollout": (Deed.CANCEL_ROLLOUT,),
         "roll back": (Deed.ROLL_BACK,),
+        "pause or resume a retraining run": (Deed.PAUSE_RUN, Deed.RESUME_RUN),
         "have a model retrained, stage one": (Deed.RETRAIN, Deed.STAGE),
         "vouch for golden data": (Deed.VOUCH,),
         "send a refused message again": (Deed.REPLAY,),

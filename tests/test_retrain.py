@@ -20,9 +20,9 @@ from inference.training.pools import Pools
 from inference.training.samples import Sample, streets
 from infra.keys import model_key
 from infra.settings import Settings
-from streams.console.retraining import _alone
 from streams.errors import BadInput, Unavailable
 from streams.events import Box, Context, Mode
+from streams.runs import alone
 from streams.sources.base import Picture
 from streams.sources.scenery import Weather
 
@@ -219,5 +219,5 @@ def test_only_who_both_models_see_is_a_label(first: list[Box], second: list[Box]
 
 
 def test_two_runs_of_one_rollout_never_work_side_by_side(tmp_path: Path) -> None:
-    with _alone(tmp_path / "run"), pytest.raises(BadInput, match="under way already"), _alone(tmp_path / "run"):
+    with alone(tmp_path / "run"), pytest.raises(BadInput, match="under way already"), alone(tmp_path / "run"):
         pytest.fail("both got in")

@@ -226,6 +226,44 @@ def test_a_silent_run_is_told_once_and_goes_on_when_it_speaks_again() -> None:
     assert (rollout.escalated, rollout.done) == ("", 3)
 
 
+RUNNERS = (Role.MLOPS_ENGINEER,)
+
+
+def test_a_paused_run_keeps_its_rollout_and_is_not_silent_and_goes_on_where_it_stood() -> None:
+    rested, decisions = run(
+        MADE[0], says(Verb.PAUSE, "mlops-1", 5, *RUNNERS), tick(4000), Progress(at(4001), "training", 4, 5, 1.0)
+    )
+    assert (rested.state, rested.paused, rested.done) == (State.TRAINING, True, 0)
+    assert [decision.action for decision in decisions] == ["training", "pause"]
+    going, decisions = run(says(Verb.RESUME, "mlops-1", 5000, *RUNNERS), tick(5060), tick(5130), start=rested)
+    assert (going.state, going.paused) == (State.TRAINING, False)
+    assert [decision.action for decision in decisions] == ["resume", "escalate"]
+    assert run(*MADE[1:], start=going)[0].state is State.AWAITING_APPROVAL
+
+
+def test_a_run_that_ended_before_it_heard_of_the_pause_is_judged_and_waits_for_people() -> None:
+    rollout, _ = run(MADE[0], says(Verb.PAUSE, "mlops-1", 5, *RUNNERS), *MADE[1:])
+    assert (rollout.state, rollout.paused) == (State.AWAITING_APPROVAL, False)
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ((MADE[0],), says(Verb.RESUME, "mlops-1", 99, *RUNNERS)),
+        ((MADE[0], says(Verb.PAUSE, "mlops-1", 5, *RUNNERS)), says(Verb.PAUSE, "mlops-1", 99, *RUNNERS)),
+        (MADE, says(Verb.PAUSE, "mlops-1", 99, *RUNNERS)),
+        (FULL, says(Verb.PAUSE, "mlops-1", 99, *RUNNERS)),
+        ((MADE[0],), says(Verb.PAUSE, "devops-1", 99, Role.DEVOPS_ENGINEER)),
+    ],
+    ids=["resume what runs", "pause what rests", "pause what waits for people", "pause what serves", "a role that may not"],
+)
+def test_only_a_run_can_rest_and_only_by_those_who_may_ask_for_one(before: tuple[Happening, ...], said: Act) -> None:
+    reached, _ = run(*before)
+    after, decisions = run(said, start=reached)
+    assert [decision.action for decision in decisions] == ["refuse"]
+    assert (after.state, after.paused) == (reached.state, reached.paused)
+
+
 def test_a_run_that_fails_ends_it() -> None:
     rollout, _ = run(MADE[0], Failed(at(5), "no golden data"))
     assert (rollout.state, rollout.why) == (State.FAILED, "no golden data")

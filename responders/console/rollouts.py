@@ -117,6 +117,8 @@ def act(
 def _waits_for(rollout: Rollout) -> str:
     match rollout.state:
         case State.REQUESTED | State.TRAINING | State.GATING:
+            if rollout.paused:
+                return f"`kerbwatch rollouts resume {rollout.id[:8]}`: the run is paused"
             return rollout.escalated or f"the run ({rollout.step or 'not begun'}, {rollout.left_s:.0f} s left)"
         case State.AWAITING_APPROVAL:
             return f"approval by {named(rollout.missing)}"

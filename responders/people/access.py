@@ -44,6 +44,8 @@ class Deed(StrEnum):
     PROMOTE = "promote"
     ROLL_BACK = "roll-back"
     RETRAIN = "retrain"
+    PAUSE_RUN = "pause-run"
+    RESUME_RUN = "resume-run"
     STAGE = "stage"
     VOUCH = "vouch"
     REPLAY = "replay"
@@ -90,6 +92,8 @@ RULES: Mapping[Deed, Rule] = {
     Deed.PROMOTE: _both("name a model for service, all of it at once", _SCIENTIST, _SECURITY),
     Deed.ROLL_BACK: Rule("go back to the last good model, at once", (_SCIENTIST, *_RESPONSE)),
     Deed.RETRAIN: Rule("have a model retrained after an incident", (_SCIENTIST, _MLOPS, _SECURITY)),
+    Deed.PAUSE_RUN: Rule("let a retraining run rest, which keeps what it has", (_SCIENTIST, _MLOPS, _SECURITY)),
+    Deed.RESUME_RUN: Rule("let a retraining run go on that rests", (_SCIENTIST, _MLOPS, _SECURITY)),
     Deed.STAGE: Rule("put a model into the registry, which serves nothing yet", (_SCIENTIST, _MLOPS, _SECURITY)),
     Deed.VOUCH: _both("vouch for golden data, every sample looked at", _DATA, _SECURITY),
     Deed.REPLAY: Rule("send a message that was refused once more", _RESPONSE),

@@ -176,7 +176,7 @@ def use(session: Session, agreed: Agreement) -> None:
 
 _PEOPLES = {
     *("acknowledge", "assign", "snooze", "reclassify", "approve", "reject", "close", "note"),
-    *("rollout.request", "rollout.approve", "rollout.rejected", "rollout.cancelled"),
+    *("rollout.request", "rollout.approve", "rollout.rejected", "rollout.cancelled", "rollout.pause", "rollout.resume"),
 }
 """What only people write into a timeline, unless the responder does."""
 

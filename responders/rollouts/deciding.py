@@ -78,7 +78,8 @@ class _Turn:
 
     def go(self, state: State, tally: Tally | None = None) -> None:
         base = self.rollout.base if tally is None else tally
-        self.rollout = replace(self.rollout, state=state, since=self.now, reported=False, base=base, escalated="")
+        paused = self.rollout.paused and state in RUNNING
+        self.rollout = replace(self.rollout, state=state, since=self.now, reported=False, base=base, escalated="", paused=paused)
 
     def end(self, state: State, why: str, actor: str = RESPONDER, *, back: bool = True) -> None:
         """Over; whatever the candidate serves it serves no longer, and a former normal model is back, or people name one."""
@@ -115,7 +116,7 @@ def _hear(turn: _Turn, event: Progress | Staged | Gated) -> None:
     rollout = turn.rollout
     heard = replace(rollout, heard_at=max(rollout.heard_at, event.time), escalated="")
     if isinstance(event, Progress):
-        if event.time <= rollout.heard_at and rollout.state is not State.REQUESTED:
+        if rollout.paused or (event.time <= rollout.heard_at and rollout.state is not State.REQUESTED):
             return
         turn.rollout = replace(heard, step=event.step, done=event.done, of=event.of, left_s=event.left_s)
         if rollout.state is State.REQUESTED:
@@ -146,6 +147,8 @@ def _obey(turn: _Turn, act: Act) -> None:
         turn.record("refuse", f"{act.actor} may not {act.verb}: {known}; needed is {named(may, ' or ')}", act.actor)
     elif act.verb is Verb.CANCEL:
         turn.end(State.CANCELLED, f"cancelled: {act.comment}", act.actor)
+    elif act.verb in {Verb.PAUSE, Verb.RESUME}:
+        _rest(turn, act)
     elif act.verb is Verb.ROLL_BACK and rollout.state in LIVE:
         turn.end(State.CANCELLED, f"rolled back: {act.comment}", act.actor, back=False)
     elif rollout.state is not State.AWAITING_APPROVAL:
@@ -154,6 +157,18 @@ def _obey(turn: _Turn, act: Act) -> None:
         turn.end(State.REJECTED, f"rejected: {act.comment}", act.actor)
     else:
         _approve(turn, act, fit)
+
+
+def _rest(turn: _Turn, act: Act) -> None:
+    """The run stops when it speaks next, and is not expected to speak; or it goes on where it stood."""
+    rollout, pauses = turn.rollout, act.verb is Verb.PAUSE
+    if rollout.state not in RUNNING:
+        turn.record("refuse", f"{act.actor} cannot {act.verb} it: no run works for it, the rollout is {rollout.state}", act.actor)
+    elif rollout.paused is pauses:
+        turn.record("refuse", f"{act.actor} cannot {act.verb} it: the run is {'' if pauses else 'not '}paused", act.actor)
+    else:
+        turn.rollout = replace(rollout, paused=pauses, heard_at=max(rollout.heard_at, act.time), escalated="")
+        turn.record(act.verb, f"the run {'rests' if pauses else 'goes on'}: {act.comment}", act.actor)
 
 
 def _lapse(turn: _Turn, act: Act) -> None:
@@ -186,9 +201,10 @@ def _approve(turn: _Turn, act: Act, fit: Sequence[Role]) -> None:
 def _tick(turn: _Turn, tick: Tick) -> None:
     rollout = turn.rollout
     if rollout.state in RUNNING:
-        silent = tick.time - rollout.heard_at >= timedelta(seconds=rollout.limits.silent_s)
+        silent = not rollout.paused and tick.time - rollout.heard_at >= timedelta(seconds=rollout.limits.silent_s)
         if silent and not rollout.escalated:
-            why = f"the run is silent for {rollout.limits.silent_s:g} s; `kerbwatch retrain` goes on where it stood"
+            goes_on = f"`kerbwatch retrain --reason {rollout.incident_id[:8]}` goes on where it stood"
+            why = f"the run is silent for {rollout.limits.silent_s:g} s; {goes_on}, the keeper's log says why it ended"
             turn.rollout = replace(rollout, escalated=why)
             turn.record("escalate", why)
     elif rollout.state in LIVE:

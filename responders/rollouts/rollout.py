@@ -56,6 +56,8 @@ class Verb(StrEnum):
     APPROVE = "approve"
     REJECT = "reject"
     CANCEL = "cancel"
+    PAUSE = "pause"  # the run rests between two steps
+    RESUME = "resume"
     ROLL_BACK = "roll-back"  # of the context's normal model: a candidate in service goes with it
 
 
@@ -63,6 +65,8 @@ DEEDS = {
     Verb.APPROVE: Deed.APPROVE_MODEL,
     Verb.REJECT: Deed.REJECT_MODEL,
     Verb.CANCEL: Deed.CANCEL_ROLLOUT,
+    Verb.PAUSE: Deed.PAUSE_RUN,
+    Verb.RESUME: Deed.RESUME_RUN,
     Verb.ROLL_BACK: Deed.ROLL_BACK,
 }
 """What a person signs who does it, and so who may (`responders.people.access`)."""
@@ -200,7 +204,8 @@ class Rollout(Struct, frozen=True, kw_only=True):
 
     `normal_digest` is the model that it is to follow: the context's normal one when it was asked for, and anew when two people let
     it into service, for people may have named another meanwhile. `since` is when the state began, `reported`
-    whether the workers obey in it, `base` the tally then, `before` the figures in shadow. `heard_at` is the run's last word.
+    whether the workers obey in it, `base` the tally then, `before` the figures in shadow. `heard_at` is the run's last word,
+    or when people let it go on; while it is `paused` no word is expected.
     """
 
     id: str
@@ -214,6 +219,7 @@ class Rollout(Struct, frozen=True, kw_only=True):
     state: State = State.REQUESTED
     since: datetime
     heard_at: datetime
+    paused: bool = False
     step: str = ""
     done: int = 0
     of: int = 0

@@ -19,9 +19,10 @@ from sqlalchemy.orm import Session
 from infra.db import reading, writing
 from infra.tables import Assignment, ComparisonRow, IncidentRow, JudgedFrame, RolloutRow, ServedRow, TimelineRow, WorkerRow
 from responders.engine import assignments, outbox
-from responders.engine.incident import Incident
+from responders.engine.incident import Incident, Page
 from responders.engine.records import nearest
 from responders.engine.store import Store, incident_of, locked
+from responders.notify import deliveries
 from responders.people.people import roles_of
 from responders.people.roles import Role
 from responders.rollouts.comparison import SHORT, Limits, Tally
@@ -69,6 +70,8 @@ class _Unvouched(Unavailable):
 
 
 log = structlog.get_logger("rollouts")
+_CALLED = Role.SECMLOPS_ENGINEER
+"""Is paged where a run is silent: leads the response (paper, table 1)."""
 
 _ALARMS = (Kind.EVASION, Kind.POISONING, Kind.COMPROMISE, Kind.HEALTH)
 """Incidents that speak against the model that judged; drift, traffic, bad input speak of the camera, health of a worker."""
@@ -367,3 +370,7 @@ def _put_on_record(
         )
     )
     outbox.post_rollout(session, incident, decision, rollout_id=rollout_id, cause_id=cause_id, now=now)
+    snoozed = incident.snoozed_until is not None and incident.snoozed_until > now
+    if decision.action == "escalate" and not snoozed:
+        page = Page(decision.id, incident.state, _CALLED, incident.pages + 1, f"retraining: {decision.what}")
+        deliveries.post(session, incident, page, now)

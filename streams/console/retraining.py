@@ -3,12 +3,11 @@
 It decides which live pictures a run may see (those of the context's cameras from before the incident, none that any incident
 ordered into quarantine), asks that again before the candidate counts, and reports how far the run is; what is trained and how it is
 tested is decided in `inference.lifecycle.retrain`, what comes of it in `responders.rollouts.rollout`. A killed run goes on where it
-stood when the command is given again. It refuses a second run beside the first.
+stood when the command is given again, and a paused one ends between two steps. It refuses a second run beside the first.
 
 Source: paper 4.6 (retraining with cleaned datasets; approval; staged deployment).
 """
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,13 +40,14 @@ from responders.playbooks import playbooks
 from responders.quarantine.quarantine import Place, Standing, kept_out
 from responders.quarantine.unfit import unfit
 from responders.rollouts import rollout
-from responders.rollouts.rollout import OVER, Failed, Gated, Rollout, Staged, State
+from responders.rollouts.rollout import OVER, RUNNING, Failed, Gated, Rollout, Staged, State
 from responders.rollouts.store import Rollouts
 from streams import policy
 from streams.console.poisoned import bring
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Mode
 from streams.frame_log import read_frames
+from streams.runs import alone, folder_of
 
 _LOWEST = 19
 _THREADS = 1
@@ -55,7 +55,10 @@ _LIVE = {Budget.SHORT: 24, Budget.FULL: 400}
 """Live pictures that a run takes at most."""
 _TELL_EVERY_S = 2.0
 _PRINT_EVERY_S = 10.0
-_RUNNING = (State.REQUESTED, State.TRAINING, State.GATING)
+
+
+class _PausedError(Exception):
+    """People want the run to rest."""
 
 
 def retrain(
@@ -63,6 +66,7 @@ def retrain(
     budget: Annotated[
         Budget, typer.Option(help="short: about a minute of training, for demonstrations; full: hours.")
     ] = Budget.FULL,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Only go on with a run that was stopped; ask for none.")] = False,
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +74,7 @@ def retrain(
 
     Example: kerbwatch retrain --reason 3f2a --budget short. What passes the gate waits for two approvals.
 
-    Asking for a run is signed with your key; going on with one is not, so that whatever starts work for you can.
+    Asking for a run is signed with your key; going on with one is not: where the stack is up, the keeper does so by itself.
     """
     os.nice(_LOWEST)
     with logged_in(actor) as login:
@@ -78,11 +82,13 @@ def retrain(
         with reading(sessions) as session:
             incident_id = records.find(session, reason)
         rollouts = Rollouts(Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s))
-        asked = rollouts.under_way(incident_id) or _asked(login, rollouts, incident_id, budget)
-        after = asked
-        if asked.state in _RUNNING:
-            with _alone(settings.home / "training" / asked.id), _shown() as show:
-                after = _run(settings, sessions, _Reporter(rollouts, asked.id, show), asked)
+        under_way = rollouts.under_way(incident_id)
+        if under_way is None and go_on:
+            raise BadInput(f"no run for incident {incident_id[:8]} was stopped; `kerbwatch retrain` without --go-on asks for one")
+        after = asked = under_way or _asked(login, rollouts, incident_id, budget)
+        if asked.state in RUNNING and not asked.paused:
+            with alone(folder_of(settings, asked)), _shown() as show:
+                after = _run_or_rest(settings, sessions, _Reporter(rollouts, asked.id, show), asked)
     if as_json:
         print_json(after)
     else:
@@ -102,6 +108,8 @@ def _said(after: Rollout) -> str:
         case State.AWAITING_APPROVAL:
             next_ = f"kerbwatch incidents approve {after.incident_id[:8]} --actor NAME -m WHY"
             return f"{head}: gate passed ({after.gate}). Two people approve next: {next_}"
+        case _ if after.paused:
+            return f"{head} and paused; it goes on with: kerbwatch rollouts resume {after.id[:8]} -m WHY"
         case _ if after.why:
             return f"{head}: {after.why}"
         case _:
@@ -126,16 +134,25 @@ class _Reporter:
             self.tell(rollout.Progress(datetime.now(UTC), step, done, of, left_s))
 
     def tell(self, event: rollout.Progress | Staged | Gated | Failed) -> Rollout:
-        """Raises BadInput where nobody wants the run any more."""
+        """Raises BadInput where nobody wants the run any more, _PausedError where it is to rest."""
         after = self.rollouts.hear(self.rollout_id, event, event.time)
+        if after.paused:
+            raise _PausedError
         if after.state in OVER and not isinstance(event, Gated | Failed):
             raise BadInput(f"rollout {self.rollout_id[:8]} is {after.state}: {after.why or 'nobody waits for this run'}")
         return after
 
 
+def _run_or_rest(settings: Settings, sessions: Sessions, report: _Reporter, asked: Rollout) -> Rollout:
+    try:
+        return _run(settings, sessions, report, asked)
+    except _PausedError:
+        return report.rollouts.under_way(asked.incident_id) or asked
+
+
 def _run(settings: Settings, sessions: Sessions, report: _Reporter, asked: Rollout) -> Rollout:
     registry = registry_of(settings)
-    folder = settings.home.resolve() / "training" / asked.id
+    folder = folder_of(settings, asked)
     report("collecting pictures", 0, 1, 0.0)
     with reading(sessions) as session:
         safe_digest = assignments.assigned(session, asked.context, Mode.SAFE)
@@ -208,18 +225,6 @@ def _places(session: Session, asked: Rollout, folder: Path) -> list[Place]:
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(msgspec.json.encode(places))
     return places
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Raises BadInput if another process works on this run; the lock goes with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"run {folder.name[:8]} is under way already: `kerbwatch rollouts show` says how far it is") from None
-        yield
 
 
 @contextmanager
