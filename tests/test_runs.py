@@ -1,11 +1,13 @@
 """Runs that rest, and runs that were stopped and go on: each once, and never one that keeps failing without a pause."""
 
+import asyncio
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -16,6 +18,7 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from infra.db import Sessions, reading, writing
+from infra.metrics import Metrics, Service
 from infra.settings import Settings
 from infra.tables import EffectRow, NoticeRow, TimelineRow
 from responders.engine.store import Store
@@ -23,9 +26,11 @@ from responders.notify.notices import Notice, Sort
 from responders.people import desk
 from responders.people.roles import Role
 from responders.playbooks import playbooks
+from responders.regular.scheduler import Scheduler
 from responders.rollouts.rollout import Failed, Progress, Rollout, State
 from responders.rollouts.store import Rollouts, find
-from streams import codec, runs
+from streams import agents, codec, runs
+from streams.app import Rim
 from streams.command_line import app
 from streams.console import retraining
 from streams.errors import BadInput
@@ -127,6 +132,34 @@ def test_the_process_that_goes_on_asks_for_nothing(site: Site, monkeypatch: pyte
     site.rollouts.hear(site.asked.id, Failed(at(30), "enough"), at(30))
     with pytest.raises(BadInput, match="was stopped"):
         retraining.retrain(reason=site.incident_id, go_on=True)
+
+
+def test_the_keeper_looks_after_runs_by_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Keeper:
+        """A Faust app that runs nothing by itself."""
+
+        consumer = monitor = None
+        timers: ClassVar[list[Callable[[], Awaitable[None]]]] = []
+
+        def topic(self, name: str, **_options: object) -> str:
+            return name
+
+        def agent(self, _topic: object, name: str) -> Callable[[object], object]:
+            return lambda function: (name, function)
+
+        def timer(self, interval: float) -> Callable[[Callable[[], Awaitable[None]]], None]:
+            assert interval > 0
+            return self.timers.append
+
+    site.folder.mkdir(parents=True)
+    started: list[str] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **_: started.append(words[4]) or Child())
+    monkeypatch.setattr(Scheduler, "turn", lambda *_: None)
+    keeper = agents._Keeper(Rim(Keeper(), Service.KEEP, Metrics(Service.KEEP)), site.settings)  # type: ignore[arg-type]
+    for timer in Keeper.timers:
+        asyncio.run(timer())  # type: ignore[arg-type]
+    keeper._sessions.kw["bind"].dispose()
+    assert started == ["--reason"]
 
 
 def test_a_silent_run_calls_somebody_once(site: Site) -> None:
