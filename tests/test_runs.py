@@ -240,3 +240,16 @@ def test_a_run_rests_between_two_steps_by_command_and_goes_on_by_another(
     assert "rollout.request by science-1" in unsigned, "the rest is signed"
     actions = [codec.decode(body, AUDIT, AuditEntry).event.action for body in bodies]
     assert (actions.count("rollout.pause"), actions.count("rollout.resume")) == (1, 1)
+
+
+def test_who_leaves_a_run_at_the_terminal_is_told_that_it_goes_on(
+    site: Site, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left(*_: object) -> Rollout:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    monkeypatch.setattr(retraining, "_run", left)
+    result = command("retrain", "--reason", site.incident_id)
+    assert result.exit_code == 130
+    assert f"kerbwatch rollouts pause|cancel {site.asked.id[:8]}" in result.output

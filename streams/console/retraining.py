@@ -148,6 +148,11 @@ def _run_or_rest(settings: Settings, sessions: Sessions, report: _Reporter, aske
         return _run(settings, sessions, report, asked)
     except _PausedError:
         return report.rollouts.under_way(asked.incident_id) or asked
+    except KeyboardInterrupt:
+        id_ = asked.id[:8]
+        next_ = f"kerbwatch rollouts pause|cancel {id_}"
+        typer.echo(f"\nleft; where the stack is up the keeper goes on with it. To stop it: {next_}", err=True)
+        raise typer.Exit(130) from None
 
 
 def _run(settings: Settings, sessions: Sessions, report: _Reporter, asked: Rollout) -> Rollout:
