@@ -185,7 +185,7 @@ def show(model: Model, as_json: AsJson = False) -> None:
 
 
 def _print(found: Shown) -> None:
-    card, lineage, console = found.card, found.lineage, Console()
+    card, console = found.card, Console()
     facts = table("", "")
     facts.add_row("model", f"{plain(card.name)}, {card.mode}, for {', '.join(card.contexts)}, threshold {card.threshold:g}")
     facts.add_row("digest", card.digest)
@@ -205,20 +205,30 @@ def _print(found: Shown) -> None:
             facts.add_row("approved", plain(f"for {said.context} by {by.actor} ({by.role}), {utc(by.time)}: {by.comment}"))
     if found.suspected_in:
         facts.add_row("suspected", f"[bold red]in open incidents {', '.join(id_[:8] for id_ in found.suspected_in)}[/]")
-    if lineage is None:
-        facts.add_row("lineage", "nobody recorded one")
-    else:
-        code = f"{lineage.code.version} {lineage.code.commit[:_SHORT]}, sources {lineage.code.source_digest[:_SHORT]}"
-        facts.add_row("made", f"{utc(lineage.started_at)} to {utc(lineage.finished_at)} by kerbwatch {plain(code)}")
-        facts.add_row("on", f"{lineage.machine.architecture}, {lineage.machine.cores} cores, {plain(lineage.machine.device)}")
-        for material in lineage.materials:
-            facts.add_row("data", f"{plain(material.name)}: {material.samples} samples, {material.manifest_digest[:_SHORT]}")
-        for by in lineage.approvals:
-            facts.add_row("approved", plain(f"{by.what} by {by.actor} ({by.role}), {utc(by.time)}: {by.comment}"))
-        if lineage.incident:
-            facts.add_row("because of", f"incident {plain(lineage.incident)}")
+    for name, words in _made(found.lineage):
+        facts.add_row(name, words)
     facts.add_row("data", plain(card.data))
     console.print(facts)
+
+
+def _made(lineage: Lineage | None) -> Iterator[tuple[str, str]]:
+    """How a model came to be, by what was recorded of it."""
+    if lineage is None:
+        yield "lineage", "nobody recorded one"
+        return
+    code = f"{lineage.code.version} {lineage.code.commit[:_SHORT]}, sources {lineage.code.source_digest[:_SHORT]}"
+    yield "made", f"{utc(lineage.started_at)} to {utc(lineage.finished_at)} by kerbwatch {plain(code)}"
+    yield "on", f"{lineage.machine.architecture}, {lineage.machine.cores} cores, {plain(lineage.machine.device)}"
+    for material in lineage.materials:
+        yield "data", f"{plain(material.name)}: {material.samples} samples, {material.manifest_digest[:_SHORT]}"
+    for by in lineage.approvals:
+        yield "approved", plain(f"{by.what} by {by.actor} ({by.role}), {utc(by.time)}: {by.comment}")
+    if lineage.figures:
+        yield "figures", plain(", ".join(f"{name} {value:g}" for name, value in lineage.figures.items()))
+    if lineage.incident:
+        yield "because of", f"incident {plain(lineage.incident)}"
+    if lineage.note:
+        yield "note", plain(lineage.note)
 
 
 @app.command()
