@@ -70,8 +70,8 @@ def keeps_from_learning(baselines: Baselines, event: Detections) -> bool:
     """Whether what is seen now must not become the usual of the safe model: a change is open that was found before it served."""
     if event.mode is not Mode.SAFE:
         return False
-    known = (f"{event.context}/{Baseline.PICTURE}", f"{event.context}/{event.scores.reference_digest}")
-    return any(cell["finding"] is not None for key in known for cell in baselines.get(key, {}).values())
+    mine = [cells for key, cells in baselines.items() if key.startswith(f"{event.context}/")]
+    return any(cell["finding"] is not None for cells in mine for cell in cells.values())
 
 
 def rest(
@@ -91,7 +91,8 @@ def rest(
     pictures = [one.status for entry, one in judged if entry.baseline is Baseline.PICTURE and entry.kind is Kind.DRIFT]
     usual = bool(pictures) and all(status is Status.NORMAL for status in pictures)
     troubled = any(one.open for _, one in judged)
-    left: dict[str, int] = {}
+    elsewhere = (place for place in counts if not place.startswith(f"{event.context}/"))  # a camera may go to and fro
+    left = {place: counts[place] for place in elsewhere if place.rpartition("/")[0] in baselines}
     over = []
     for key, cells in baselines.items():
         context, digest = key.split("/")

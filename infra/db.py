@@ -27,6 +27,8 @@ from streams.errors import BadInput, Unavailable
 
 Sessions = sessionmaker[Session]
 
+AT_ONCE = 200
+"""Conditions in one OR: SQLite takes fewer than 500 that are two deep."""
 _BUSY_S = 15.0
 """A writer waits so long for another; longer means that one hangs, and waiting on would hide it."""
 _CONNECT_S = 5

@@ -208,9 +208,9 @@ class Rim:
     def _behind(self) -> dict[str, int]:
         """Events that wait, by topic, over all partitions of this process; sets the lag metric of each topic."""
         consumer: Any = self.app.consumer
-        # Faust's monitor knows this process's own commits only: stale for a partition that was another's meanwhile. Its consumer
-        # knows them all, and which partitions it has sought: before that (rebalance, tables) none is read.
-        committed = self.app.monitor.tp_committed_offsets | consumer._committed_offset  # noqa: SLF001 - see above
+        # The consumer forgets what it knew of a partition that it gives up (the monitor does not), and knows which it has sought:
+        # before that (rebalance, tables) none is read, and to recover is no standstill.
+        committed = consumer._committed_offset  # noqa: SLF001 - see above
         sought = consumer._read_offset  # noqa: SLF001 - same
         by_topic: dict[str, int] = {}
         for tp in consumer.assignment():

@@ -29,7 +29,7 @@ from responders.people.people import roles_of
 from responders.people.roles import Role, named
 from responders.rollouts.rollout import State
 from responders.rollouts.store import Rollouts, rollout_of
-from streams.errors import BadInput, KerbwatchError
+from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Digest, Mode
 from streams.policy import require_passed
 
@@ -138,7 +138,7 @@ def rollback(  # noqa: PLR0917 - who, from where, for what
     A candidate in service leaves, in the same transaction. Where it served cameras beside the normal model, that one is what served
     before it, and stays if it may; a second roll-back goes further.
 
-    Raises BadInput saying why each former model may not, Unavailable if the context has none at all.
+    Raises BadInput saying why each former model may not, Unavailable if the context has none at all, or the registry is away.
     """
     _said(comment)
     left = rollouts.rolled_back(session, context, act_id, actor, comment, now) if mode is Mode.NORMAL else None
@@ -154,7 +154,7 @@ def rollback(  # noqa: PLR0917 - who, from where, for what
 def going_back(registry: Registry, settings: Settings) -> Callable[[Session, Context], str]:
     """What a rollout asks for when its candidate goes that was the normal model already: the model that a roll-back would name.
 
-    It raises BadInput saying why each former model may not.
+    It raises BadInput saying why each former model may not, Unavailable where that cannot be known now.
     """
     return lambda session, context: _former(session, registry, settings, context, Mode.NORMAL)[0]
 
@@ -167,7 +167,7 @@ def _former(
     With `present` the role's model of now comes before the former ones.
     """
     suspects = suspected(session)
-    reasons = []
+    reasons, away = [], False
     for row in assignments.former(session, context, mode, present=present):
         digest = row.weights_digest
         if incidents := suspects.get(digest):
@@ -178,9 +178,13 @@ def _former(
             if row.actor == assignments.SETUP:  # shipped models are vouched for by the one who installed kerbwatch
                 return digest, ""
             return digest, name_of(require_passed(registry, digest, context, settings).settings_digest)
-        except KerbwatchError as error:
+        except (BadInput, Tampered) as error:
             reasons.append(str(error))
-    raise BadInput(f"{context} has no former {mode} model to go back to: {'; '.join(reasons) or 'there was none'}")
+        except (KerbwatchError, OSError) as error:  # it may be there again in a moment
+            away = True
+            reasons.append(str(error))
+    why = f"{context} has no former {mode} model to go back to: {'; '.join(reasons) or 'there was none'}"
+    raise Unavailable(f"{why}; try again once the registry is there") if away else BadInput(why)
 
 
 def _named(

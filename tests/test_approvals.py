@@ -55,7 +55,7 @@ class Site:
         self.sequence = 1000
         self.vouched: list[str] = []
         self.loads = True
-        self.unfit = ""
+        self.unfit, self.away = "", False
         self.phones: dict[str, Phone] = {}
         self.store = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
         for context in Context:
@@ -80,6 +80,8 @@ class Site:
 
     def former(self, session: Session, context: Context) -> str:
         """As a roll-back chooses, without a registry: the newest former model; none while `unfit` says why."""
+        if self.away:
+            raise Unavailable("the registry is away")
         if self.unfit:
             raise BadInput(self.unfit)
         return assignments.former(session, context, Mode.NORMAL)[0].weights_digest
@@ -294,6 +296,19 @@ def test_what_people_rolled_away_from_during_training_does_not_come_back(site: S
     site.tick()
     site.judge(3)
     site.store.accept(signal(Phase.RAISED, site.sequence - 1, site.sequence, time_s=200), site.passes(1))
+    assert site.tick().state is State.RETURNED
+    assert site.asked().reference_digest == NORMAL
+
+
+def test_while_the_registry_is_away_a_return_waits_and_does_not_end_where_it_is(site: Site) -> None:
+    site.to(State.FULL)
+    site.report()
+    site.tick()
+    site.judge(3)
+    site.away = True
+    site.store.accept(signal(Phase.RAISED, site.sequence - 1, site.sequence, time_s=200), site.passes(1))
+    assert site.tick().state is State.FULL
+    site.away = False
     assert site.tick().state is State.RETURNED
     assert site.asked().reference_digest == NORMAL
 

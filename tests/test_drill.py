@@ -311,9 +311,7 @@ def test_a_tampered_byte_is_put_back(stage: Stage, tmp_path: Path) -> None:
     assert path.read_bytes() == bytes(range(100))
 
 
-def test_a_camera_is_relieved_after_two_attacks_by_one_that_has_warmed_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_camera_is_relieved_after_two_attacks_by_one_that_has_warmed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = []
     monkeypatch.setattr(Filmed, "start", lambda self: setattr(self, "shown", 1000))
     monkeypatch.setattr(Filmed, "stop", lambda self: ended.append(self.camera_id))

@@ -31,7 +31,7 @@ from responders.rollouts.rollout import OVER, Rollout, State
 from responders.rollouts.rollout import Approval as RolloutApproval
 from responders.rollouts.store import Rollouts, rollout_of
 from streams import codec
-from streams.errors import BadInput, Tampered
+from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Context, Kind, Mode, ModelState, Phase, RolloutPhase
 from streams.promotion import going_back, promote, rollback, vouch
 from streams.topics import MODEL_STATE
@@ -212,6 +212,16 @@ def test_a_worker_that_falls_behind_speaks_against_the_newest_weights_that_serve
         assert history.suspected(session) == {}
 
 
+def test_a_worker_that_falls_behind_under_weights_that_nothing_preceded_speaks_against_none(here: Deployment) -> None:
+    with writing(here.sessions) as session:
+        record_judged(session, [judged_frame(n, here.normal) for n in range(40)])
+    here.store.accept(
+        signal(Phase.RAISED, 1, 2, camera="worker-1", kind=Kind.HEALTH, detector="backlog", epoch=0, time_s=44), at(44)
+    )
+    with reading(here.sessions) as session:
+        assert history.suspected(session) == {}
+
+
 def test_a_worker_that_falls_behind_while_the_safe_model_serves_speaks_against_none(here: Deployment) -> None:
     with writing(here.sessions) as session:
         safe = [judged_frame(20 + n, here.safe, mode=Mode.SAFE, decision="d1") for n in range(3)]
@@ -336,6 +346,18 @@ def test_a_rollout_goes_back_to_the_model_that_a_roll_back_would_name(here: Depl
         (here.registry.root / digest / "weights.safetensors").write_bytes(b"")
     with reading(here.sessions) as session, pytest.raises(BadInput, match="no former normal model to go back to"):
         former(session, Context.URBAN)
+
+
+def test_a_registry_that_is_away_is_no_reason_to_stay_with_a_model(here: Deployment) -> None:
+    here.promote(here.candidate(3), seconds=60)
+    former = going_back(here.registry, here.settings)
+    root = here.registry.root
+    root.rename(root.with_name("away"))
+    with reading(here.sessions) as session, pytest.raises(Unavailable, match="try again once the registry is there"):
+        former(session, Context.URBAN)
+    root.with_name("away").rename(root)
+    with reading(here.sessions) as session:
+        assert former(session, Context.URBAN) == here.normal
 
 
 def test_a_roll_back_with_nowhere_to_go_says_why(here: Deployment) -> None:

@@ -225,9 +225,16 @@ def test_a_run_takes_no_picture_from_a_window_that_any_incident_ordered_away(sit
         places = retraining._places(session, asked, database.home / "run")
     assert covered[-1].last_sequence == 50
     assert {place.sequence for place in places} == set(range(51, 60))
-    site.store.accept(signal(Phase.ONGOING, 10, 55), at(61))
+    learnt = database.home / "run" / retraining.TRAINING
+    learnt.mkdir()
     with reading(site.sessions) as session:  # the same run goes on
-        assert {one.sequence for one in retraining._places(session, asked, database.home / "run")} == set(range(56, 60))
+        assert retraining._places(session, asked, database.home / "run") == places
+    assert learnt.is_dir()
+    site.store.accept(signal(Phase.ONGOING, 10, 55), at(61))
+    for _ in range(2):
+        with reading(site.sessions) as session:
+            assert {one.sequence for one in retraining._places(session, asked, database.home / "run")} == set(range(56, 60))
+        assert not learnt.exists(), "it has learnt from what was set aside since"
 
 
 def test_a_candidate_that_learnt_from_what_was_set_aside_meanwhile_never_reaches_the_gate(

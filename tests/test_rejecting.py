@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from incident_events import NORMAL, SAFE, act, answering, at, signal, status
 from sqlalchemy import select
 
+from inference.provenance.history import suspected
 from infra.db import Sessions, reading, writing
-from infra.tables import EffectRow, IncidentRow, JudgedFrame
+from infra.tables import Assignment, EffectRow, IncidentRow, JudgedFrame
+from responders.engine import past
 from responders.engine.deciding import decide, evolve
 from responders.engine.incident import Act, Decision, Happening, Incident, Page, Resolution, Tick, Verb, opened
 from responders.engine.store import Store
@@ -21,7 +23,7 @@ from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State
 from streams import codec
 from streams.errors import BadInput
-from streams.events import Context, Kind, Mode, ModelState, Phase
+from streams.events import Context, Kind, Mode, ModelState, Phase, Window
 from streams.topics import MODEL_STATE
 
 pytest_plugins = ["databases"]
@@ -218,6 +220,33 @@ def test_calling_it_something_else_leaves_to_people_what_was_left_to_them(kind: 
     assert (incident.step.name, incident.needs_safe, incident.asks) == ("roll_back", True, (R3, R8))
     assert evolve(incident, says(Verb.CLOSE, "mlops-1", R7, 50)).needs_safe
     assert approved(incident, 60).state is State.RECOVERING
+
+
+def test_a_close_does_not_wait_for_a_calm_that_cannot_come() -> None:
+    incident, _ = play(Kind.COMPROMISE, act(Verb.RECLASSIFY, "x", 6, actor="mlops-1", roles=(R7,), kind=Kind.EVASION))
+    closed = evolve(incident, says(Verb.CLOSE, "mlops-1", R7, 50))
+    assert (closed.step.name, closed.needs_safe, closed.asks) == ("roll_back", True, (R3, R8))
+    assert approved(closed, 60).state is State.RECOVERING
+
+
+def test_hundreds_of_findings_bar_neither_the_roll_back_nor_the_list_of_suspects(sessions: Sessions) -> None:
+    store = Store(sessions, BOOKS, worker_lost_s=600, clock_allowance_s=600)
+    store.assign(Context.URBAN, NORMAL, SAFE, at(0))
+    windows = tuple(Window(epoch=1, first_sequence=10 * n, last_sequence=10 * n) for n in range(600))
+    [id_] = store.accept(signal(Phase.RAISED, 1, 5, kind=Kind.COMPROMISE, detector="answers"), at(1)).incident_ids
+    with writing(sessions) as session:
+        row = session.get_one(IncidentRow, id_)
+        row.body = msgspec.json.encode(msgspec.structs.replace(msgspec.json.decode(row.body, type=Incident), seen=windows))
+        session.add(
+            JudgedFrame(
+                frame_id="f5990", camera_id="cam1", context="urban", epoch=1, sequence=5990, weights_digest=NORMAL, mode="normal",
+                decision_id="d", frame_partition=0, frame_offset=3, camera_time=at(1), judged_time=at(1), people=0,
+                inconsistency=None,
+            )
+        )  # fmt: skip
+    with reading(sessions) as session:
+        assert past.doubted(session, "cam1", windows, session.get_one(Assignment, Context.URBAN)) == NORMAL
+        assert suspected(session) == {NORMAL: (id_,)}
 
 
 CLOSING = (Resolution.HANDLED, Resolution.FALSE_ALARM)

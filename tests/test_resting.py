@@ -9,7 +9,7 @@ import pytest
 from looks import look
 from test_detectors import NORMAL, SAFE, judged, story
 
-from detectors.resting import FRAMES, LOOKS
+from detectors.resting import FRAMES, LOOKS, rest
 from streams.events import Detections, InputScores, Kind, Mode, Phase, Signal
 
 NEXT = "d" * 64
@@ -112,3 +112,9 @@ def test_a_safe_model_that_stands_in_for_the_reference_proves_nothing_of_the_nor
     ]
     _, signals = story(stands_in, state)
     assert said(signals, "evasion") == []
+
+
+def test_what_is_counted_for_one_context_waits_while_the_camera_films_the_other() -> None:
+    counts = {f"highway/{NORMAL}/evasion": 7, f"highway/{NEXT}/evasion": 3}
+    left, over = rest({f"highway/{NORMAL}": {}}, counts, clear(1), [])
+    assert (left, over) == ({f"highway/{NORMAL}/evasion": 7}, []), "what has no baseline any more is forgotten"

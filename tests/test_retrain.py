@@ -167,11 +167,10 @@ def test_a_full_run_is_validated_on_pictures_that_it_does_not_train_on(home: Pat
     registry = registry_of(settings)
     gold = streets(Context.URBAN, Weather.DAY, [7000], (0,))  # one of the golden ones
     judges, other = streets(Context.URBAN, Weather.DAY, [7100], (0,)), streets(Context.URBAN, Weather.DAY, [7200], (0,))
-
-    def pools(_: Path, *, validated: bool) -> Pools:
-        return Pools(([], [], other, [], []), [], [*judges, *gold] if validated else [])
-
-    monkeypatch.setattr(collect, "training_pools", pools)
+    real = collect.judges()
+    assert {one.origin for one in real} == {f"urban-{weather}" for weather in Weather}, "no photographs: the parent knows them"
+    monkeypatch.setattr(collect, "training_pools", lambda _: Pools(([], [], other, [], []), []))
+    monkeypatch.setattr(collect, "judges", lambda: [*judges, *gold])
     monkeypatch.setattr(collect, "vetted", lambda *_: ())
     wanted = replace(plan(registry, ()), budget=Budget.FULL)
     made = collect.collect(wanted, settings, registry, threads=1, report=quiet, tell=quiet)

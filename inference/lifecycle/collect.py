@@ -24,7 +24,7 @@ from inference.provenance.lineage import Material
 from inference.provenance.manifest import Manifest, manifest_of
 from inference.provenance.registry import Registry
 from inference.service.serving import Served, load
-from inference.training.pools import Pools, sources_of, training_pools
+from inference.training.pools import VALIDATION_SEEDS, Pools, sources_of, training_pools
 from inference.training.samples import Sample, shaped, streets
 from inference.training.train import PRESETS
 from infra.settings import Settings
@@ -123,7 +123,7 @@ def collect(plan: Plan, settings: Settings, registry: Registry, *, threads: int,
     safe, normal = (load(registry, digest, threads=threads) for digest in (plan.safe_digest, plan.normal_digest))
     report("collecting pictures", 0, 1, 0.0)
     live = labelled(plan, safe, normal)
-    pools = _drawn(plan) if plan.short else training_pools(settings.shared_data, validated=True)
+    pools = _drawn(plan) if plan.short else training_pools(settings.shared_data)
     known_good = {(one.origin, one.name) for one in golden.samples}
     fresh = [one for group in (*pools.groups, live) for one in group if (one.origin, one.name) not in known_good]
     findings = reviewed(settings, fresh, vetted(fresh, (safe, normal), golden.samples, golden.golden.statistics, report))
@@ -142,12 +142,20 @@ def collect(plan: Plan, settings: Settings, registry: Registry, *, threads: int,
         pools=Pools(
             (golden.samples, *(group for group, _ in filled)),
             [one.picture for one in fit_ones if not one.people],
-            [one for one in pools.validation if (one.origin, one.name) not in known_good],
+            () if plan.short else [one for one in judges() if (one.origin, one.name) not in known_good],
         ),
         shares=(GOLDEN_SHARE if filled else 1.0, *(share * scale for _, share in filled)),
         materials=(golden.golden.manifest.material(), _manifest(plan, fit_ones).material()),
         held=findings,
     )
+
+
+def judges() -> list[Sample]:
+    """What a full run's epochs are judged by: drawn places of all weathers that no model of ours was trained on.
+
+    No photographs: the model that a run begins with has learnt those that are not held out.
+    """
+    return [one for weather in Weather for one in streets(Context.URBAN, weather, VALIDATION_SEEDS, _SHOTS)]
 
 
 def vetted(

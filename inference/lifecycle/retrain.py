@@ -28,6 +28,9 @@ from infra.files import write_whole
 from infra.settings import Settings
 from streams.events import Mode
 
+TRAINING = "run"
+"""The folder in a run's folder from which training goes on; without it, it begins anew."""
+
 
 def candidate(
     plan: Plan,
@@ -70,7 +73,7 @@ def candidate(
         training,
         collected.pools,
         white_box(registry, plan.safe_digest),
-        folder / "run",
+        folder / TRAINING,
         threads=threads,
         report=told,
         validate=miss_rate_on(collected.pools.validation) if training.defences.patience else None,

@@ -9,18 +9,21 @@ Source: paper 4.5.3 (model provenance), 4.7 (incident analysis), SC-10.
 """
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
+from infra.db import AT_ONCE
 from infra.tables import AssignedRow, Assignment, IncidentRow, JudgedFrame, ServedRow
 from streams.errors import BadInput
 from streams.events import Context, Kind, Mode, Window
 
 SUSPECTING = (Kind.EVASION, Kind.POISONING, Kind.COMPROMISE, Kind.HEALTH)
 """Incidents that speak against the model that judged; drift, traffic, bad input speak of the camera, health of a worker."""
+_NEW = timedelta(days=1)
+"""So long after it began to serve is an overload laid at a model's door."""
 _PLACE = re.compile(r"([a-z0-9][a-z0-9._-]{0,63}):(\d{1,18}):(\d{1,18})")
 
 
@@ -176,10 +179,10 @@ def suspected(session: Session) -> dict[str, tuple[str, ...]]:
             )
             for window in msgspec.json.decode(row.body, type=_Seen).seen
         ]
-        if not windows:
-            continue
         of_camera = (JudgedFrame.camera_id == row.camera_id, JudgedFrame.mode == Mode.NORMAL)
-        for digest in session.scalars(select(JudgedFrame.weights_digest).where(*of_camera, or_(*windows)).distinct()):
+        judged = select(JudgedFrame.weights_digest).where(*of_camera).distinct()
+        parts = (windows[start : start + AT_ONCE] for start in range(0, len(windows), AT_ONCE))
+        for digest in {digest for part in parts for digest in session.scalars(judged.where(or_(*part)))}:
             found.setdefault(digest, []).append(row.id)
     return {digest: tuple(ids) for digest, ids in found.items()}
 
@@ -187,7 +190,8 @@ def suspected(session: Session) -> dict[str, tuple[str, ...]]:
 def _newest_at(session: Session, context: str, moment: datetime) -> tuple[str, ...]:
     """The weights that served a context in normal mode at a moment, of several (a canary beside another) those that came last.
 
-    None while the safe model served.
+    None while the safe model served, and none that had served for a day by then or that nothing served before: it bore the load
+    until then, so an overload is not for being new.
     """
     begun = session.scalars(select(ServedRow).where(ServedRow.context == context, ServedRow.first_at <= moment)).all()
     if not begun:
@@ -198,4 +202,5 @@ def _newest_at(session: Session, context: str, moment: datetime) -> tuple[str, .
         if row.mode == Mode.NORMAL:
             first[row.weights_digest] = min(first.get(row.weights_digest, row.first_at), row.first_at)
     then = [row.weights_digest for row in begun if row.decision_id == last.decision_id and row.mode == Mode.NORMAL]
-    return tuple(sorted(then, key=lambda digest: first[digest])[-1:])
+    newest = sorted(then, key=lambda digest: first[digest])[-1:]
+    return tuple(one for one in newest if moment - first[one] < _NEW and min(first.values()) < first[one])

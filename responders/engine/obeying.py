@@ -120,8 +120,8 @@ def _close(turn: Turn, act: Act) -> None:
     if owed is not None:  # what was approved so far was approved for another reason
         what = f"{act.resolution}: {act.comment}. The safe model serves until {owed.name} is approved by {named(owed.approval)}"
         turn.record("close", what, act.actor)
-        arrivals = turn.incident.arrivals + 1
-        turn.incident = replace(turn.incident, resolution=act.resolution, voices=(), arrivals=arrivals)
+        turn.incident = replace(turn.incident, resolution=act.resolution)
+        turn.go(incident.playbook.position(owed.name))  # calm is not waited for: it may be held, or its camera dead
         return
     turn.record("close", f"{act.resolution}: {act.comment}", act.actor)
     turn.incident = replace(turn.incident, resolution=act.resolution)

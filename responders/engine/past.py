@@ -11,6 +11,7 @@ from datetime import timedelta
 from sqlalchemy import and_, exists, or_, select
 from sqlalchemy.orm import Session
 
+from infra.db import AT_ONCE
 from infra.tables import Assignment, IncidentRow, JudgedFrame
 from responders.playbooks.playbooks import State
 from streams.events import Mode, Signal, Window
@@ -25,9 +26,9 @@ def doubted(session: Session, camera_id: str, seen: tuple[Window, ...], model: A
         JudgedFrame.camera_id == camera_id,
         JudgedFrame.mode == Mode.NORMAL,
         JudgedFrame.weights_digest == model.normal_digest,
-        or_(*windows),
     )
-    return model.normal_digest if windows and session.scalar(select(exists().where(*judged))) else ""
+    parts = (windows[start : start + AT_ONCE] for start in range(0, len(windows), AT_ONCE))
+    return model.normal_digest if any(session.scalar(select(exists().where(*judged, or_(*part)))) for part in parts) else ""
 
 
 def former(session: Session, signal: Signal, within_s: float | None) -> tuple[IncidentRow, ...]:

@@ -51,6 +51,10 @@ class Login:
         """Say what they are about to do, where it may be refused before it is signed; `does` says it as well."""
         self._wanted = deed, target
 
+    def settled(self) -> None:
+        """What they wanted is done: what fails later is no refusal of theirs."""
+        self._wanted = None
+
     def refused(self, error: KerbwatchError) -> None:
         """Put on record that what they wanted was refused, unless it is; before anything was wanted there is nothing to record."""
         if self._wanted is None or error.on_record:

@@ -239,6 +239,8 @@ class Rollouts:
             except BadInput as error:
                 stays = f"{model.normal_digest[:12]} stays the normal model, for nothing else may be: {error}"
                 decision = replace(decision, what=f"{decision.what}; {stays}; let people choose: `kerbwatch models promote`")
+            except Unavailable as error:  # it goes back as soon as the registry is there again
+                raise _Unvouched(f"what follows model {model.normal_digest[:12]} is not known yet: {error}") from error
             else:
                 decision = replace(decision, what=f"{decision.what}; back to {named[:12]}")
         if named is not None:

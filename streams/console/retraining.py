@@ -9,6 +9,7 @@ Source: paper 4.6 (retraining with cleaned datasets; approval; staged deployment
 """
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,10 +26,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from inference.lifecycle.collect import Budget, LivePicture, Plan, Vetting
-from inference.lifecycle.retrain import candidate, gated
+from inference.lifecycle.retrain import TRAINING, candidate, gated
 from inference.provenance.registry import registry_of
 from inference.service.intake import decode_picture
 from infra.db import Sessions, reading
+from infra.files import write_whole
 from infra.settings import Settings
 from infra.tables import IncidentRow, JudgedFrame, QuarantinedFrame
 from responders.console.tables import AsJson, print_json
@@ -99,7 +101,9 @@ def retrain(
 
 def _asked(login: Login, rollouts: Rollouts, incident_id: str, budget: Budget) -> Rollout:
     act = login.does(Deed.RETRAIN, incident_id, "retrain after this incident", ("budget", budget))
-    return rollouts.request(incident_id, login.name, short=budget is Budget.SHORT, now=datetime.now(UTC), act_id=act.id)
+    asked = rollouts.request(incident_id, login.name, short=budget is Budget.SHORT, now=datetime.now(UTC), act_id=act.id)
+    login.settled()
+    return asked
 
 
 def _said(after: Rollout) -> str:
@@ -206,12 +210,18 @@ def _require_fit(settings: Settings, sessions: Sessions, plan: Plan, places: Seq
 
 
 def _places(session: Session, asked: Rollout, folder: Path) -> list[Place]:
-    """Where the live pictures lie that the run may see; when it goes on after a kill the same, without what is unfit since."""
+    """Where the live pictures lie that the run may see; the same when it goes on after a kill.
+
+    What was set aside since then has been learnt from already, so the training begins anew without it.
+    """
     kept = folder / "live.json"
     if kept.is_file():
         places = msgspec.json.decode(kept.read_bytes(), type=list[Place])
-        barred = unfit(session, (place.frame_id for place in places))
-        return [place for place in places if place.frame_id not in barred]
+        if barred := unfit(session, (place.frame_id for place in places)):
+            places = [place for place in places if place.frame_id not in barred]
+            shutil.rmtree(folder / TRAINING, ignore_errors=True)  # before the list forgets why
+            write_whole(kept, msgspec.json.encode(places))
+        return places
     incident = session.get_one(IncidentRow, asked.incident_id)
     rows = session.execute(
         select(JudgedFrame.frame_id, JudgedFrame.sequence, JudgedFrame.frame_partition, JudgedFrame.frame_offset)
@@ -228,7 +238,7 @@ def _places(session: Session, asked: Rollout, folder: Path) -> list[Place]:
     wanted = _LIVE[Budget.SHORT if asked.short else Budget.FULL]
     places = [Place(*row) for row in rows[:: max(1, len(rows) // wanted)][:wanted]]
     folder.mkdir(parents=True, exist_ok=True)
-    kept.write_bytes(msgspec.json.encode(places))
+    write_whole(kept, msgspec.json.encode(places))
     return places
 
 

@@ -157,7 +157,7 @@ def judge(scenario: Scenario, stage: Stage, notes: Notes, after: Sequence[str]) 
     faults += _late("the CLI answered", notes.answered_s, expect.answers_within_s)
     if expect.refused and not notes.batch_refused:
         faults.append("the poisoned batch was not held back")
-    if missed > (1 - expect.set_aside) * len(sent):
+    if len(sent) - missed < expect.set_aside * len(sent):
         faults.append(f"{missed} of {len(sent)} attacked frames were not set aside")
     if wrong:
         faults.append(f"{wrong} frames were judged by the wrong weights")
