@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from a_worker import NORMAL, NOW, OTHER, SAFE, Network, Site, load
+from kafka.errors import RebalanceInProgressError
 
 from inference.service.backlog import Backlog, Batches
 from inference.service.forward import Forward
@@ -474,6 +475,22 @@ def test_a_worker_that_was_held_up_for_seconds_judges_nothing_before_it_knows_wh
     with pytest.raises(Unavailable, match="what is to be served"):
         site.rounds()
     assert len(site.read(topics.DETECTIONS)) == 1
+
+
+def test_a_worker_that_its_group_does_not_take_back_for_a_minute_starts_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise RebalanceInProgressError
+
+    site.rounds()
+    commit = site.worker._clients.frames.commit
+    for refused in (refuse, commit, refuse):  # what is taken back in between counts anew
+        monkeypatch.setattr(site.worker._clients.frames, "commit", refused)
+        for _ in range(2):
+            site.rounds()
+            site.clock_s += 20.0
+    site.clock_s += 30.0
+    with pytest.raises(Unavailable, match="has not taken this one back for 60 s"):
+        site.rounds()
 
 
 def test_an_order_that_nobody_understands_hides_no_order_before_it() -> None:

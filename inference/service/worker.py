@@ -52,6 +52,10 @@ from streams.topics import Role
 _POLL_MS = 50
 _SEND_LIMIT_S = 30.0
 _COMMIT_EVERY_S = 0.5
+_OUT_OF_GROUP_S = 60.0
+"""So long may commits be refused. kafka-python 3.0.12 may wait for minutes for a word from its group that never comes (seen on a
+busy machine); who starts again has its partitions back at once, for it has a name.
+"""
 
 log = structlog.get_logger("worker")
 
@@ -106,14 +110,15 @@ class Worker:
         )
         self._reported_s = float("-inf")
         self._committed_s = steady_s()
+        self._refused_since_s: float | None = None
         self._unacknowledged: list[Any] = []
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set.
 
-        Raises Unavailable if the broker takes nothing for 30 s (start again then), NameTaken if another worker has this one's name:
-        were both to go on, the word of one would count as the other's. After an error nothing is committed any more: of the frames
-        that were handed out last, some may not be judged.
+        Raises Unavailable if the broker takes nothing for 30 s, or no commit for 60 s (start again then), NameTaken if another worker
+        has this one's name: were both to go on, the word of one would count as the other's. After an error nothing is committed any
+        more: of the frames that were handed out last, some may not be judged.
         """
         self._frames.subscribe(topics.FRAMES.name)
         self._orders.watch()
@@ -274,6 +279,12 @@ class Worker:
             self._frames.commit()
         except KafkaError as error:  # a rebalance or a broker restart: the frames come again, which is harmless
             log.warning("offsets not committed; frames may be judged twice", cause=str(error))
+            now_s = self._steady_s()
+            self._refused_since_s = now_s if self._refused_since_s is None else self._refused_since_s
+            if now_s - self._refused_since_s > _OUT_OF_GROUP_S:
+                raise Unavailable(f"the group of workers has not taken this one back for {_OUT_OF_GROUP_S:g} s: {error}") from error
+        else:
+            self._refused_since_s = None
 
 
 def serve(settings: Settings, metrics: Metrics, stop: threading.Event, load: Callable[[str], Network] | None = None) -> None:
