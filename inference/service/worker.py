@@ -116,7 +116,7 @@ class Worker:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set.
 
-        Raises Unavailable if the broker takes nothing for 30 s or no commit for 60 s (start again then), NameTaken if another worker
+        Raises Unavailable if the broker takes nothing for 30 s or no commit for 60 s (start again then), NameTaken if another one
         has this one's name: were both to go on, the word of one would count as the other's. After an error nothing is committed any
         more: of the frames that were handed out last, some may not be judged.
         """
