@@ -246,6 +246,10 @@ class _Story:
         shift_s = self.life.later_s + (self.shift_s.value if self.shift_s is not None else 0.0)
         return at(self.step * STRIDE_S + shift_s + time.monotonic() - self.began)
 
+    def senders_clock(self) -> datetime:
+        """Beside another leases end by one clock for both, as on real hosts; each life's own jumps from step to step."""
+        return self.clock() if self.shift_s is None else at(time.monotonic() + self.shift_s.value)
+
     def tell(self, place: Path) -> None:
         steps = (
             self.assign,
@@ -268,7 +272,7 @@ class _Story:
     def until(self, done: Callable[[], bool]) -> None:
         ends = time.monotonic() + STORY_S
         while True:
-            while carry_out(self.sessions, self.port, self.clock, self.life.runner).sent:
+            while carry_out(self.sessions, self.port, self.senders_clock, self.life.runner).sent:
                 pass
             deliveries.dispatch(self.sessions, (self.channel.name,), self.clock())
             while deliveries.deliver(self.sessions, self.channel, self._late, self.life.runner).sent:
