@@ -97,7 +97,7 @@ _DARK = 45.0
 def _draw(figure: Figure, path: Path) -> None:
     plt = artefacts.pyplot()
     panels = _means(figure.points)
-    columns = min(4, len(panels))
+    columns = len({panel.partition(",")[0] for panel in panels})  # a row for each of the paper's columns of parameters
     rows = -(-len(panels) // columns)
     drawn, grid = plt.subplots(rows, columns, figsize=(3.6 * columns, 3.0 * rows), squeeze=False, sharey=True)
     for axes, (panel, lines) in zip(grid.flat, panels.items(), strict=False):
