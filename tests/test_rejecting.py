@@ -178,18 +178,21 @@ def test_two_people_may_say_that_nothing_is_wrong_with_it() -> None:
     assert incident.state is State.RECOVERING
 
 
+def answered(sequence: int) -> JudgedFrame:
+    """A frame of the camera that the normal model judged."""
+    return JudgedFrame(
+        frame_id=f"f{sequence}", camera_id="cam1", context="urban", epoch=1, sequence=sequence,
+        weights_digest=NORMAL, mode="normal", decision_id="d", frame_partition=0, frame_offset=3,
+        camera_time=at(1), judged_time=at(1), people=0, inconsistency=None,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("weights", [NORMAL, "c" * 64], ids=["not rolled back", "rolled back"])
 def test_the_store_knows_whose_answers_the_incident_is_about(sessions: Sessions, weights: str) -> None:
     store = Store(sessions, BOOKS, worker_lost_s=600, clock_allowance_s=600)
     store.assign(Context.URBAN, weights, SAFE, at(0))
     with sessions.begin() as session:
-        session.add(
-            JudgedFrame(
-                frame_id="f3", camera_id="cam1", context="urban", epoch=1, sequence=3, weights_digest=NORMAL, mode="normal",
-                decision_id="d", frame_partition=0, frame_offset=3, camera_time=at(1), judged_time=at(1), people=0,
-                inconsistency=None,
-            )
-        )  # fmt: skip
+        session.add(answered(3))
     [id_] = store.accept(signal(Phase.RAISED, 1, 5, kind=Kind.COMPROMISE, detector="answers"), at(1)).incident_ids
     with reading(sessions) as session:
         rows = session.scalars(select(EffectRow).where(EffectRow.topic == MODEL_STATE.name).order_by(EffectRow.number))
@@ -237,13 +240,7 @@ def test_hundreds_of_findings_bar_neither_the_roll_back_nor_the_list_of_suspects
     with writing(sessions) as session:
         row = session.get_one(IncidentRow, id_)
         row.body = msgspec.json.encode(msgspec.structs.replace(msgspec.json.decode(row.body, type=Incident), seen=windows))
-        session.add(
-            JudgedFrame(
-                frame_id="f5990", camera_id="cam1", context="urban", epoch=1, sequence=5990, weights_digest=NORMAL, mode="normal",
-                decision_id="d", frame_partition=0, frame_offset=3, camera_time=at(1), judged_time=at(1), people=0,
-                inconsistency=None,
-            )
-        )  # fmt: skip
+        session.add(answered(5990))
     with reading(sessions) as session:
         assert past.doubted(session, "cam1", windows, session.get_one(Assignment, Context.URBAN)) == NORMAL
         assert suspected(session) == {NORMAL: (id_,)}

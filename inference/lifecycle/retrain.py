@@ -23,6 +23,7 @@ from inference.provenance.verdicts import Verdict
 from inference.service.serving import white_box
 from inference.training.cli import miss_rate_on
 from inference.training.defences import Defences
+from inference.training.record import started_at
 from inference.training.train import PRESETS, Progress, TrainSettings, run
 from infra.files import write_whole
 from infra.settings import Settings
@@ -61,7 +62,7 @@ def candidate(
         Tampered: if golden data or a model was changed.
     """
     real_pictures(plan.context, settings.shared_data, rules.real)
-    started = _started(folder)
+    started = started_at(folder, datetime.now(UTC))
     collected = collect(plan, settings, registry, threads=threads, report=report, tell=tell)
     write_whole(folder / "held.json", msgspec.json.format(msgspec.json.encode(collected.held)))
     training = training_settings(plan, collected.shares)
@@ -167,11 +168,3 @@ def _card(plan: Plan, registry: Registry, training: TrainSettings, collected: Co
         notes=f"Retrained for {plan.context} after incident {plan.incident_id}; figures: see the gate's verdict.",
         licence=NOTICE,
     )
-
-
-def _started(folder: Path) -> datetime:
-    """When the run began, in its first life."""
-    path = folder / "started"
-    if not path.exists():
-        write_whole(path, datetime.now(UTC).isoformat().encode())
-    return datetime.fromisoformat(path.read_text(encoding="ascii"))
