@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaTimeoutError
+from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from inference.service.backlog import Backlog
 from inference.service.intake import Intake
@@ -85,6 +86,9 @@ class Reader:
 
     def highwater(self, _tp: TopicPartition) -> int:
         return len(self.log.records[self.topic])
+
+    def group_metadata(self) -> ConsumerGroupMetadata:
+        return ConsumerGroupMetadata("readers", 1, "w1", None, MemberState.UNJOINED if self.away else MemberState.STABLE)
 
     def poll(self, timeout_ms: int = 0, max_records: int = 500) -> dict[TopicPartition, list[Any]]:
         del timeout_ms

@@ -1,5 +1,6 @@
 """How waiting frames are handed out: in turns by camera, none lost, none out of a camera's order."""
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -222,6 +223,45 @@ def test_no_frame_is_lost_when_a_second_worker_joins_in_a_flood(broker: Settings
                         reader.commit()
         assert len(set(seen["w1"] + seen["w2"])) == 400
         assert seen["w2"]
+
+
+def test_a_worker_that_is_busy_and_far_ahead_makes_room_for_a_second_one_at_once(
+    broker: Settings, fresh_topics: Callable[[Settings], None]
+) -> None:
+    """kafka-python never sees a join end that ends between two polls, and who does not poll holds up all others."""
+    fresh_topics(broker)
+    with closing(producer(broker, Role.CAMERA)) as cameras:
+        for number in range(600):
+            cameras.send("frames", b"x" * 100, key=f"cam{number % 8}".encode())
+        cameras.flush(timeout=30)
+    group = f"{app_id(Role.INFERENCE)}-room"
+    with (
+        closing(consumer(broker, Role.INFERENCE, group=group, member="w1")) as first,
+        closing(consumer(broker, Role.INFERENCE, group=group, member="w2")) as second,
+    ):
+        busy, newcomer = FrameReader(first, Turns(most=16)), FrameReader(second)
+        busy.subscribe("frames")
+        until = time.monotonic() + 60
+        while not busy.has_partitions and time.monotonic() < until:
+            busy.take(1, 50)
+        done = threading.Event()
+
+        def work() -> int:
+            frames = 0
+            while not done.is_set() and time.monotonic() < until:
+                frames += len(busy.take(1, 50))
+                time.sleep(0.1)  # as a judge does
+            return frames
+
+        with ThreadPoolExecutor(1) as pool:
+            frames = pool.submit(work)
+            newcomer.subscribe("frames")
+            while not newcomer.has_partitions and time.monotonic() < until:
+                newcomer.take(1, 50)
+            done.set()
+            assert newcomer.has_partitions
+            assert busy.has_partitions
+            assert frames.result() < 200, "the newcomer had to wait until nothing was left to do"
 
 
 def test_reading_goes_on_after_it_was_far_ahead_while_other_partitions_are_written(

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from streams.camera import replay
 from streams.chaos import Means, attack
 from streams.console import dlq
 from streams.console.dlq import letters, read_events
-from streams.errors import BadInput, BrokenContract, Refusal, Unavailable
+from streams.errors import BadInput, BrokenContract, Refusal
 from streams.events import AuditEntry, Box, Context, Detections, Kind, Mode, ModelState, Phase, Signal
 from streams.sources.base import Picture
 from streams.sources.street import Street
@@ -79,6 +79,24 @@ def site(
     fresh_topics(broker)
     (first, *_) = free_ports(1)
     settings = broker.model_copy(update={"metrics_port": first})
+    role = Role.INFERENCE
+    clients = Clients(
+        frames=consumer(settings, role, group=app_id(role)),
+        states=consumer(settings, role, group=None),
+        producer=producer(settings, role),
+    )
+    worker = Worker(
+        "w1",
+        clients,
+        Intake(verify=partial(verify_frame, settings), allowance_s=5.0),
+        Judge(
+            Models(lambda _: Network(), ThreadPoolExecutor(1)), source="inference/w1", sampler=Sampler(4), clock_s=time.perf_counter
+        ),
+        Metrics(Service.INFER),
+        backlog=Backlog("inference/w1", "w1", limit_s=60.0),
+        batch=8,
+        status_every_s=1.0,
+    )
     with closing(producer(settings, Role.RESPONDER)) as responder:
         for context in Context:
             state = ModelState(
@@ -87,41 +105,13 @@ def site(
             )  # fmt: skip
             responder.send(topics.MODEL_STATE.name, codec.encode(state), key=context.encode()).get(timeout=30)
     stop = threading.Event()
-    thread = threading.Thread(target=supervised, args=(settings, stop))
+    thread = threading.Thread(target=worker.run, args=(stop,))
     thread.start()
     yield settings
     stop.set()
     thread.join(30)
-
-
-def supervised(settings: Settings, stop: threading.Event) -> None:
-    """A worker, started again when it ends itself, as the supervisor does: kafka-python may lose its group at a join (seldom)."""
-    role = Role.INFERENCE
-    while not stop.is_set():
-        clients = Clients(
-            frames=consumer(settings, role, group=app_id(role)),
-            states=consumer(settings, role, group=None),
-            producer=producer(settings, role),
-        )
-        worker = Worker(
-            "w1",
-            clients,
-            Intake(verify=partial(verify_frame, settings), allowance_s=5.0),
-            Judge(
-                Models(lambda _: Network(), ThreadPoolExecutor(1)),
-                source="inference/w1",
-                sampler=Sampler(4),
-                clock_s=time.perf_counter,
-            ),
-            Metrics(Service.INFER),
-            backlog=Backlog("inference/w1", "w1", limit_s=300.0),
-            batch=8,
-            status_every_s=1.0,
-        )
-        with suppress(Unavailable):
-            worker.run(stop)
-        for client in (clients.frames, clients.states, clients.producer):
-            client.close()
+    for client in (clients.frames, clients.states, clients.producer):
+        client.close()
 
 
 def film(settings: Settings, camera: str, ledger: Path, *stretches: Stretch, pictures: int) -> None:
@@ -134,7 +124,7 @@ def judged(settings: Settings, camera: str) -> list[int]:
     return sorted({event.sequence for event in found if event.camera_id == camera})
 
 
-def wait_for(what: Callable[[], bool], limit_s: float = 100.0) -> None:
+def wait_for(what: Callable[[], bool], limit_s: float = 30.0) -> None:
     until = time.monotonic() + limit_s
     while not what():
         assert time.monotonic() < until, "it does not come"

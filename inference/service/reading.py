@@ -13,8 +13,9 @@ Source: fair queueing (J. Nagle, RFC 970; max-min fair shares); SC-9, availabili
 """
 
 import sys
+import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -23,6 +24,7 @@ from typing import Any
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.errors import FencedInstanceIdError
+from kafka.structs import MemberState
 
 from streams.codec import Message
 from streams.errors import BrokenContract
@@ -35,6 +37,13 @@ one: kafka-python 3.0.12 parks what it has of a paused one, and may not bring it
 """
 _EVERYTHING = sys.maxsize
 """Records that a poll may bring, so that no partition has to wait for the rest of another's; fetches are bounded in bytes."""
+
+_JOIN_MS = 1_000
+"""So long a poll waits while the group is being divided anew. kafka-python 3.0.12 begins another join when one ended between two
+polls: with polls that do not wait, as they are while frames are held, none is ever seen to end (146 joins in 15 s, no partition).
+"""
+_LOOK_EVERY_S = 0.5
+"""So often the group is heard while nothing more should be read: others wait in a rebalance for one that does not poll."""
 
 Record = Any
 """A `kafka.consumer.fetcher.ConsumerRecord`."""
@@ -111,9 +120,11 @@ class Turns:
 class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
     """A worker's reading of topic `frames`, in its consumer's group."""
 
-    def __init__(self, consumer: KafkaConsumer, turns: Turns | None = None) -> None:
+    def __init__(self, consumer: KafkaConsumer, turns: Turns | None = None, steady_s: Callable[[], float] = time.monotonic) -> None:
         self._consumer = consumer
         self._turns = Turns() if turns is None else turns
+        self._steady_s = steady_s
+        self._looked_s = float("-inf")
         self._revoked: SimpleQueue[TopicPartition] = SimpleQueue()
         self.assignments = 0
         """How often partitions were given out: at each, other cameras may have become this worker's."""
@@ -136,10 +147,20 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
 
     def take(self, most: int, wait_ms: int) -> list[Record]:
         """Up to `most` frames, waiting up to `wait_ms` for the first. Raises NameTaken."""
-        if self._turns.is_full:
+        full = self._turns.is_full
+        if full and self._is_member and self._steady_s() - self._looked_s < _LOOK_EVERY_S:
             return self._turns.take(most)
+        self._looked_s = self._steady_s()
+        most_read = 1 if full else _EVERYTHING
+        if self._is_member:
+            self._read(0 if self._turns else wait_ms, most_read)
+        if not self._is_member:  # the poll that begins a join does not wait for its end
+            self._read(_JOIN_MS, most_read)
+        return self._turns.take(most)
+
+    def _read(self, wait_ms: int, most: int) -> None:
         with _by_name():
-            read = dict(self._consumer.poll(timeout_ms=0 if self._turns else wait_ms, max_records=_EVERYTHING))
+            read = dict(self._consumer.poll(timeout_ms=wait_ms, max_records=most))
         while not self._revoked.empty():
             partition = self._revoked.get()
             place = self._turns.first(partition)
@@ -149,7 +170,10 @@ class FrameReader(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pyt
                 read.pop(partition, None)
         for partition, records in read.items():
             self._turns.add(partition, records)
-        return self._turns.take(most)
+
+    @property
+    def _is_member(self) -> bool:
+        return bool(self._consumer.group_metadata().state == MemberState.STABLE)
 
     @property
     def has_partitions(self) -> bool:

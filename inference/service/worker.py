@@ -53,8 +53,8 @@ _POLL_MS = 50
 _SEND_LIMIT_S = 30.0
 _COMMIT_EVERY_S = 0.5
 _OUT_OF_GROUP_S = 60.0
-"""So long may commits be refused. kafka-python 3.0.12 may wait for minutes for a word from its group that never comes (seen on a
-busy machine); who starts again has its partitions back at once, for it has a name.
+"""So long may commits be refused: longer than any rebalance of workers that live (`reading.py`). Who starts again has its
+partitions back at once, for it has a name.
 """
 
 log = structlog.get_logger("worker")
@@ -88,7 +88,7 @@ class Worker:
     ) -> None:
         self.worker_id = worker_id
         self._clients = clients
-        self._frames = FrameReader(clients.frames)
+        self._frames = FrameReader(clients.frames, steady_s=steady_s)
         self._intake = intake
         self._judge = judge
         self._backlog = backlog
