@@ -101,6 +101,19 @@ def test_a_verdict_on_another_candidate_counts_for_nothing() -> None:
     assert rollout.state is State.GATING
 
 
+ANEW = (Staged(at(65), "d" * 64), Gated(at(75), "d" * 64, passed=True, why="0.95"))
+
+
+def test_a_run_that_was_trained_anew_while_the_gate_tested_it_has_its_new_candidate_tested() -> None:
+    rollout, decisions = run(*MADE[:2], Progress(at(62), "training", 1, 5, 9.0), ANEW[0])
+    assert (rollout.state, rollout.candidate_digest) == (State.GATING, "d" * 64)
+    assert CANDIDATE[:12] in decisions[-1].what
+    late = (MADE[1], MADE[2], Gated(at(76), CANDIDATE, passed=False, why="0.1"))
+    assert run(*late, start=rollout) == (rollout, []), "the first candidate's late words count no more"
+    passed, _ = run(*late, ANEW[1], *late, start=rollout)
+    assert (passed.state, passed.candidate_digest, passed.gate) == (State.AWAITING_APPROVAL, "d" * 64, "0.95")
+
+
 @pytest.mark.parametrize(
     ("second", "why"),
     [
@@ -275,7 +288,7 @@ def test_an_act_says_who_and_why() -> None:
 
 
 EVENTS = st.one_of(
-    st.sampled_from(DONE),
+    st.sampled_from((*DONE, *ANEW)),
     st.builds(
         tick,
         st.integers(1, 300),

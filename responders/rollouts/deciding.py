@@ -123,11 +123,13 @@ def _hear(turn: _Turn, event: Progress | Staged | Gated) -> None:
             turn.go(State.TRAINING)
             turn.record("training", f"retraining has begun: {event.step}")
     elif isinstance(event, Staged):
-        if rollout.state is State.GATING:
-            return
+        former = rollout.candidate_digest
+        if rollout.state is State.GATING and (event.digest == former or event.time <= rollout.since):
+            return  # a repeat; one that was trained anew is another, and younger
         turn.rollout = replace(heard, candidate_digest=event.digest)
         turn.go(State.GATING)
-        turn.record("staged", f"candidate {event.digest[:12]} is in the registry; the gate tests it")
+        instead = f" in place of {former[:12]}, for the run was trained anew" if former else ""
+        turn.record("staged", f"candidate {event.digest[:12]} is in the registry{instead}; the gate tests it")
     elif rollout.state is State.GATING and event.digest == rollout.candidate_digest:
         turn.rollout = replace(heard, gate=event.why)
         if event.passed:
