@@ -9,7 +9,9 @@ Source: paper SC-6 (software supply chain); the coordinates are Apache Kafka's a
 import hashlib
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -59,23 +61,36 @@ def jar_files(cache: Path) -> tuple[Path, ...]:
     """The pinned jars as verified files under `cache`, downloading what is missing (43 MB, once).
 
     Raises:
-        Unavailable: a jar is neither cached nor to be had from Maven Central.
+        Unavailable: a jar is neither cached nor to be had from Maven Central, or the cache cannot be read or written.
         Tampered: a jar's bytes are not the pinned ones.
     """
     folder = cache / "jars"
     jars = pinned()
-    missing = [jar for jar in jars if not (folder / jar.file).is_file()]
-    if missing:
-        folder.mkdir(parents=True, exist_ok=True)
-        _download(missing, folder)
-    for jar in jars:
-        _check(jar, folder / jar.file)
+    with _told(folder):
+        missing = [jar for jar in jars if not (folder / jar.file).is_file()]
+        if missing:
+            folder.mkdir(parents=True, exist_ok=True)
+            _download(missing, folder)
+        for jar in jars:
+            _check(jar, folder / jar.file)
     return tuple(folder / jar.file for jar in jars)
 
 
 def missing(cache: Path) -> tuple[str, ...]:
-    """File names of pinned jars that are not under `cache` yet."""
-    return tuple(jar.file for jar in pinned() if not (cache / "jars" / jar.file).is_file())
+    """File names of pinned jars that are not under `cache` yet. Raises Unavailable where that cannot be seen."""
+    with _told(cache / "jars"):
+        return tuple(jar.file for jar in pinned() if not (cache / "jars" / jar.file).is_file())
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"Kafka's jars cannot be kept in {folder} ({error.strerror or error}): make room there, or set KERBWATCH_CACHE to a "
+            "folder that this user may write"
+        ) from error
 
 
 def _check(jar: Jar, path: Path) -> None:

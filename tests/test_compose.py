@@ -1,8 +1,10 @@
 """docker-compose.yml says what the code says: services, ports, settings, broker, alerts, files."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,23 @@ def test_the_image_holds_every_package_and_asks_for_the_locked_dependencies() ->
     assert all((ROOT / name).exists() for name in allowed)
     assert "USER kerbwatch" in dockerfile
     assert f"KERBWATCH_HOME={as_deployed().home}" in dockerfile
+
+
+def test_a_read_only_container_writes_to_its_volumes_and_the_drill_s_broker_finds_its_jars_in_the_image(tmp_path: Path) -> None:
+    dockerfile = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+    home, cache = (re.findall(rf"KERBWATCH_{name}=(\S+)", dockerfile) for name in ("HOME", "CACHE"))
+    assert f"--home-dir {home[0]} " in dockerfile  # what a library keeps below ~ is on the volume
+    for name, service in OURS.items():
+        assert service["read_only"], name
+        assert f"home:{home[0]}" in service["volumes"], name
+        assert "KERBWATCH_CACHE" not in service["environment"], name  # the image's holds
+    # The very line that puts jars into the image, tried where they are to be had; as root there, before the user changes.
+    (line,) = re.findall(r'^RUN python -c "(.*)"$', dockerfile, re.MULTILINE)
+    assert dockerfile.index(f"KERBWATCH_CACHE={cache[0]}") < dockerfile.index(line) < dockerfile.index("USER kerbwatch")
+    (tmp_path / "cache").symlink_to(Settings().cache)
+    environment = {**os.environ, "KERBWATCH_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", line], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_docker_compose_itself_accepts_the_file(tmp_path: Path) -> None:

@@ -109,6 +109,12 @@ def test_offline_without_jars_says_what_is_missing_and_what_to_do(
     assert not list((tmp_path / "empty" / "jars").iterdir())
 
 
+def test_a_cache_that_cannot_be_written_is_told_in_plain_words(own: Settings) -> None:
+    nowhere = own.model_copy(update={"cache": Path("/proc/nowhere")})  # not even root may write there
+    with pytest.raises(Unavailable, match=r"jars cannot be kept in /proc/nowhere/jars \(.+\): .*KERBWATCH_CACHE"):
+        kafka.up(nowhere)
+
+
 def test_a_tampered_jar_is_refused_before_it_runs(own: Settings, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     (cache / "jars").mkdir(parents=True)
