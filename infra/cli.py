@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from infra import certificates, clients, doctor, kafka, keys, provision, supervise
 from infra.certificates import utc_now
@@ -39,7 +40,9 @@ def _print(answer: object) -> None:
 def _rows(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
     table = Table(*columns.values(), box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+        table.add_row(
+            *(Text("" if row[name] is None else str(row[name])) for name in columns)
+        )  # no markup: a path may hold brackets
     Console().print(table)
 
 

@@ -55,7 +55,7 @@ def list_rollouts(
     shown = table("id", "incident", "context", "state", "candidate", "asked for (UTC)", "waits for")
     for row in rows:
         candidate, asked = row.candidate_digest[:12] or "-", utc(row.requested_at)
-        shown.add_row(row.id[:8], row.incident_id[:8], row.context, row.state, candidate, asked, _waits_for(row))
+        shown.add_row(row.id[:8], row.incident_id[:8], row.context, row.state, candidate, asked, plain(_waits_for(row)))
     Console().print(shown)
 
 
@@ -70,7 +70,7 @@ def show(rollout: RolloutId, as_json: AsJson = False) -> None:
         return
     console = Console()
     console.print(f"[bold]rollout {found.id}[/]  {found.context}, for incident {found.incident_id[:8]}")
-    console.print(f"state {found.state}{f': {plain(found.why)}' if found.why else ''}; waits for: {_waits_for(found)}")
+    console.print(f"state {found.state}{f': {plain(found.why)}' if found.why else ''}; waits for: {plain(_waits_for(found))}")
     console.print(f"normal model {found.normal_digest[:12]}, candidate {found.candidate_digest[:12] or 'not yet made'}")
     if found.gate:
         console.print(f"gate: {plain(found.gate)}")

@@ -119,7 +119,7 @@ def list_incidents(
         note = f"[bold red]escalated: {plain(row.escalated)}[/]" if row.escalated else (row.resolution or "")
         severity = f"[{_COLOUR[row.severity]}]{row.severity}[/]"
         after = _seconds(row.seconds_to_contain)
-        shown.add_row(row.id[:8], row.kind, row.camera, row.state, severity, utc(row.detected_at), after, note)
+        shown.add_row(row.id[:8], row.kind, plain(row.camera), row.state, severity, utc(row.detected_at), after, note)
     Console().print(shown)
 
 
@@ -151,7 +151,7 @@ def show(incident: Id, as_json: AsJson = False) -> None:
 
 def _print_head(console: Console, full: Shown) -> None:
     short = full.incident
-    console.print(f"[bold]incident {short.id}[/]  {short.kind} on {short.camera} ({short.context})")
+    console.print(f"[bold]incident {short.id}[/]  {short.kind} on {plain(short.camera)} ({short.context})")
     console.print(f"state {short.state}, severity {short.severity}, {short.signals} signals, {full.relapses} relapses")
     if short.escalated:
         console.print(f"[bold red]escalated: {plain(short.escalated)}[/]")

@@ -8,6 +8,7 @@ Source: SVG 1.1; colours after Okabe and Ito (told apart by colour-blind people 
 import re
 from xml.sax.saxutils import escape
 
+from rich import markup
 from rich.tree import Tree
 
 from responders.people.roles import named
@@ -53,15 +54,15 @@ def _in_words(condition: Condition) -> str:
 
 
 def tree(playbook: Playbook) -> Tree:
-    """The steps for a terminal; words are ours, so nothing in them needs escaping but brackets, which they do not have."""
-    root = Tree(f"[bold]{playbook.kind} v{playbook.version}[/]  {playbook.title}")
+    """The steps for a terminal; brackets in a playbook's words stay brackets."""
+    root = Tree(f"[bold]{playbook.kind} v{playbook.version}[/]  {markup.escape(playbook.title)}")
     for step in playbook.steps:
         colour = _RICH[step.function]
         branch = root.add(f"[bold {colour}]{step.name}[/]  [dim]{step.state}, {step.function}[/]")
         for line in (*words(step), *_jumps_in_words(playbook, step)):
-            branch.add(line)
+            branch.add(markup.escape(line))
         if step.text:
-            branch.add(f"[italic]{step.text}[/]")
+            branch.add(f"[italic]{markup.escape(step.text)}[/]")
         if step.techniques or step.mitigations:
             branch.add(f"[dim]{' '.join((*step.techniques, *step.mitigations))}[/]")
     calls = root.add("[bold]calls[/]") if playbook.calls else root.add("calls nobody")

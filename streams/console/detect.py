@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from responders.console.tables import plain
 from streams.camera import JsonOption
 from streams.errors import BadInput, Unavailable
 
@@ -190,7 +191,9 @@ def detect(path: Path, column: str, name: str, arl: int | None, train_rows: int 
     detector, declared = choose(name, arl, readings.values[:training])
     steps = follow(detector, readings, training)
     if not quiet:
-        steps = iter(track(steps, f"{name} over {path.name}", len(readings.rows), console=Console(stderr=True), transient=True))
+        steps = iter(
+            track(steps, f"{name} over {plain(path.name)}", len(readings.rows), console=Console(stderr=True), transient=True)
+        )
     findings, refused = [], list(readings.refused)
     for row, alarm, was_refused in steps:
         findings += [alarm] if alarm is not None else []

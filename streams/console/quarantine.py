@@ -83,7 +83,7 @@ def list_quarantine(
     title = f"{total} frames that were set aside" if reviewed else f"{total} frames in quarantine"
     shown = table("incident", "camera", "epoch", "frame", "sealed (UTC)", "state", "why", title=title)
     for frame in frames:
-        where = (frame.incident_id[:_SHORT], frame.camera, str(frame.epoch), str(frame.sequence))
+        where = (plain(frame.incident_id[:_SHORT]), plain(frame.camera), str(frame.epoch), str(frame.sequence))
         state = frame.state if frame.state is Standing.SEALED else f"{frame.state} by {plain(frame.reviewed_by)}"
         shown.add_row(*where, utc(frame.sealed_at), state, plain(frame.reason))
     console = Console()
@@ -100,7 +100,7 @@ def _samples(samples: Sequence[held_samples.Held], total: int) -> Table:
         state = one.standing if one.standing is held_samples.Standing.SEALED else f"{one.standing} by {plain(one.reviewed_by)}"
         why = plain(f"{one.worst.stage} {one.worst.score:.2f}: {one.worst.reason}")
         picture = plain(f"{one.pool}/{one.name}")
-        shown.add_row(one.id[:_SHORT], one.incident[:_SHORT] or "-", picture, utc(one.held_at), state, why)
+        shown.add_row(one.id[:_SHORT], plain(one.incident[:_SHORT]) or "-", picture, utc(one.held_at), state, why)
     return shown
 
 

@@ -1,88 +1,113 @@
 """What the database shows of a running stack, as a picture in the terminal: cameras, incidents, timeline.
 
-It only reads. `kerbwatch watch` follows it live; the demo adds what its cameras know.
+It only reads, and it refuses to read more than a screen needs: a look costs the same on a stack's first day and after a year.
+`kerbwatch watch` follows it live; the demo adds what its cameras know.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.orm import Session, defer
 
-from infra.db import Sessions, open_database, reading
+from infra.db import Sessions, reading
 from infra.settings import read_settings
-from infra.tables import EffectRow, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
+from infra.tables import EffectRow, IncidentRow, JudgedFrame, QuarantinedFrame, ServedRow, TimelineRow
+from responders.console.tables import opened, plain
 from responders.engine.outbox import WAITING
-from responders.playbooks.playbooks import Action
+from responders.playbooks.playbooks import Action, State
 from streams.events import Mode
 
 _LAST_ROWS = 14
+_READ_ROWS = 200
+"""So many changes are read for those: orders of one quarantine are shown as one."""
+_COUNTED = 10_000
+"""What grows without an end is counted up to here."""
 QUARANTINE = str(Action.QUARANTINE)
 
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera as the records show it: frames judged, and what judged the last one."""
+    """One camera as the records show it: its newest frame, and what judged that."""
 
     camera_id: str
     context: str
-    judged: int
+    sequence: int
+    judged_at: datetime
     mode: str
     digest: str
 
 
 @dataclass(frozen=True)
 class Sight:
-    """The records at one moment. `waiting` counts effects that are decided and not yet carried out."""
+    """The records at one moment. `judged` is how many frames were, ever; `waiting` counts effects that are not yet carried out.
+
+    quarantined, waiting: counted up to `_COUNTED`. incidents: the open ones, and those of the timeline. timeline: the newest
+    changes, in order.
+    """
 
     cameras: tuple[Camera, ...]
+    judged: int
     quarantined: int
     waiting: int
     incidents: tuple[IncidentRow, ...]
     timeline: tuple[TimelineRow, ...]
 
-    @property
-    def judged(self) -> int:
-        """Frames judged, over all cameras."""
-        return sum(camera.judged for camera in self.cameras)
-
 
 def look(sessions: Sessions) -> Sight:
     """What the database holds now. Raises Unavailable without it."""
     with reading(sessions) as session:
-        newest = select(
-            JudgedFrame.camera_id, func.count().label("judged"), func.max(JudgedFrame.judged_time).label("latest")
-        ).group_by(JudgedFrame.camera_id)
-        cameras = []
-        for camera_id, judged, latest in session.execute(newest.order_by(JudgedFrame.camera_id)):
-            row = session.scalars(
-                select(JudgedFrame)
-                .where(JudgedFrame.camera_id == camera_id, JudgedFrame.judged_time == latest)
-                .order_by(JudgedFrame.sequence.desc())
-                .limit(1)
-            ).one()
-            cameras.append(Camera(camera_id, row.context, judged, row.mode, row.weights_digest))
+        timeline = session.scalars(select(TimelineRow).order_by(TimelineRow.number.desc()).limit(_READ_ROWS)).all()
+        still_open = IncidentRow.state.in_([state for state in State if state is not State.CLOSED])
+        incidents = (
+            select(IncidentRow)
+            .where(or_(still_open, IncidentRow.id.in_({row.incident_id for row in timeline})))
+            .options(defer(IncidentRow.body, raiseload=True))
+        )
         return Sight(
-            cameras=tuple(cameras),
-            quarantined=session.scalar(select(func.count()).select_from(QuarantinedFrame)) or 0,
-            waiting=session.scalar(select(func.count()).select_from(EffectRow).where(EffectRow.state == WAITING)) or 0,
-            incidents=tuple(session.scalars(select(IncidentRow).order_by(IncidentRow.opened_at))),
-            timeline=tuple(session.scalars(select(TimelineRow).order_by(TimelineRow.number))),
+            cameras=tuple(_cameras(session))[::-1],
+            judged=int(session.scalar(select(func.sum(ServedRow.frames))) or 0),
+            quarantined=_counted(session, select(QuarantinedFrame.frame_id)),
+            waiting=_counted(session, select(EffectRow.number).where(EffectRow.state == WAITING)),
+            incidents=tuple(sorted(session.scalars(incidents), key=lambda row: row.opened_at)),
+            timeline=tuple(timeline)[::-1],
         )
 
 
+def _cameras(session: Session) -> Iterator[Camera]:
+    """From the last name to the first: each camera's newest frame ends its stretch of the index over camera, epoch and sequence."""
+    place = (JudgedFrame.camera_id.desc(), JudgedFrame.epoch.desc(), JudgedFrame.sequence.desc())
+    newest = select(JudgedFrame).order_by(*place).limit(1)
+    row = session.scalar(newest)
+    while row is not None:
+        yield Camera(row.camera_id, row.context, row.sequence, row.judged_time, row.mode, row.weights_digest)
+        row = session.scalar(newest.where(JudgedFrame.camera_id < row.camera_id))
+
+
+def _counted(session: Session, rows: Select[Any]) -> int:
+    return session.scalar(select(func.count()).select_from(rows.limit(_COUNTED).subquery())) or 0
+
+
+def at_least(count: int) -> str:
+    """A number out of `Sight` in words: one that was counted no further says so."""
+    return f"{count} or more" if count >= _COUNTED else str(count)
+
+
 def cameras_table(sight: Sight, title: str) -> Table:
-    """A row a camera; safe mode stands out."""
-    table = Table("camera", "context", "judged", "served by", "weights", title=title, title_justify="left")
+    """A row a camera; safe mode stands out. `title` may hold markup of ours."""
+    table = Table("camera", "context", "frame", "judged (UTC)", "served by", "weights", title=title, title_justify="left")
     for camera in sight.cameras:
-        mode = f"[yellow]{camera.mode}[/]" if camera.mode == Mode.SAFE else camera.mode
-        table.add_row(camera.camera_id, camera.context, str(camera.judged), mode, camera.digest[:12])
+        mode = f"[yellow]{camera.mode}[/]" if camera.mode == Mode.SAFE else plain(camera.mode)
+        which = (plain(camera.camera_id), plain(camera.context), str(camera.sequence), f"{camera.judged_at:%H:%M:%S}")
+        table.add_row(*which, mode, plain(camera.digest[:12]))
     return table
 
 
@@ -96,7 +121,7 @@ def timeline_table(rows: Sequence[TimelineRow]) -> Table:
         else:
             lines.append((row, row.what))
     for row, what in lines[-_LAST_ROWS:]:
-        table.add_row(f"{row.time:%H:%M:%S.%f}"[:-3], row.incident_id[:8], row.state, what)
+        table.add_row(f"{row.time:%H:%M:%S.%f}"[:-3], row.incident_id[:8], row.state, plain(what))
     return table
 
 
@@ -105,17 +130,18 @@ def watch_command(
     once: Annotated[bool, typer.Option(help="Look once and end.")] = False,
 ) -> None:
     """Follow cameras and incidents live, until Ctrl-C. Example: `kerbwatch watch`."""
-    sessions = open_database(read_settings())
+    with opened(read_settings()) as sessions:
 
-    def picture() -> Group:
-        sight = look(sessions)
-        counts = f"{sight.judged} frames judged, {sight.quarantined} in quarantine, {sight.waiting} effects waiting"
-        return Group(cameras_table(sight, "cameras"), timeline_table(sight.timeline), counts)
+        def picture() -> Group:
+            sight = look(sessions)
+            held, waiting = at_least(sight.quarantined), at_least(sight.waiting)
+            counts = f"{sight.judged} frames judged, {held} in quarantine, {waiting} effects waiting"
+            return Group(cameras_table(sight, "cameras"), timeline_table(sight.timeline), counts)
 
-    if once:
-        Console().print(picture())
-        return
-    with Live(picture(), refresh_per_second=4) as live, suppress(KeyboardInterrupt):
-        while True:
-            time.sleep(every_s)
-            live.update(picture())
+        if once:
+            Console().print(picture())
+            return
+        with Live(picture(), refresh_per_second=4) as live, suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(every_s)
+                live.update(picture())
