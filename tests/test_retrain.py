@@ -1,6 +1,7 @@
 """A retraining run: what it sees, what it must not see, that a killed one goes on, and what it leaves behind."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from inference.lifecycle import collect, golden, retrain
-from inference.lifecycle.collect import Budget, LivePicture, Plan, Vetting, agreed, labelled
+from inference.lifecycle.collect import Budget, Collected, LivePicture, Plan, Report, Vetting, agreed, labelled
 from inference.lifecycle.rules import DEMONSTRATION, FULL
+from inference.provenance.lineage import this_code
 from inference.provenance.manifest import PoolSource, manifest_of
 from inference.provenance.registry import Registry, registry_of, shipped
 from inference.service.serving import load
@@ -126,10 +128,72 @@ def test_a_run_that_was_killed_goes_on_and_leaves_a_signed_candidate_with_its_li
     gold, fresh = lineage.materials
     assert gold.samples >= 0.1 * (gold.samples + fresh.samples)
     assert digest not in {wanted.normal_digest, wanted.safe_digest}
-    again = retrain.candidate(
-        wanted, settings, registry, tmp_path / "run", rules=DEMONSTRATION, threads=1, report=quiet, tell=quiet
-    )
-    assert again == digest
+
+
+def gathered(plan: Plan, *_: object, **__: object) -> Collected:
+    """A run's pictures without asking anybody about them: one drawn street and what is there of the live ones."""
+    drawn = streets(Context.URBAN, Weather.DAY, [7000], (0,))
+    seen = [Sample("live", one.digest, one.picture, ()) for one in plan.live if one.digest not in plan.set_aside]
+    pools = Pools((drawn, seen), []) if seen else Pools((drawn,), [])
+    material = manifest_of("fresh", seen, [PoolSource(pool="live", source="cameras", licence="own")] if seen else []).material()
+    return Collected(pools, (0.3, 0.7) if seen else (1.0,), (material,), ())
+
+
+@pytest.fixture
+def run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """One run of this home, as often as it is let go on."""
+    monkeypatch.setattr(retrain, "collect", gathered)
+    settings = Settings(home=home)
+
+    def goes_on(live: Sequence[LivePicture], set_aside: Sequence[str] = (), report: Report = quiet) -> str:
+        registry = registry_of(settings)
+        wanted = plan(registry, tuple(live), frozenset(set_aside))
+        return retrain.candidate(wanted, settings, registry, tmp_path, rules=DEMONSTRATION, threads=1, report=report, tell=quiet)
+
+    return goes_on
+
+
+@pytest.mark.usefixtures("few")
+def test_a_candidate_in_the_registry_stays_the_runs_candidate_whatever_log_and_code_are_by_then(
+    home: Path, live: tuple[LivePicture, ...], run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = registry_of(Settings(home=home))
+    digest = run(live)
+    card, lineage = registry.card(digest), registry.lineage(digest)
+    code = msgspec.structs.replace(this_code(), commit="f" * 40)
+    monkeypatch.setattr(retrain, "this_code", lambda: code)
+    assert run(live[1:], report=lambda step, *_: pytest.fail(f"{step}, though it is made")) == digest
+    assert (registry.card(digest), registry.lineage(digest)) == (card, lineage)
+
+
+@pytest.mark.usefixtures("few")
+def test_what_was_learnt_from_a_picture_that_was_set_aside_since_is_learnt_anew(
+    home: Path, live: tuple[LivePicture, ...], run: Callable[..., str]
+) -> None:
+    digest = run(live)
+    steps: list[str] = []
+    anew = run(live[1:], [live[0].digest], lambda step, *_: steps.append(step))
+    assert steps[0].startswith("training begins anew")
+    assert steps.count("training with defences") == 3
+    assert anew != digest
+    assert (lineage := registry_of(Settings(home=home)).lineage(anew)) is not None
+    assert lineage.materials[0].samples == len(live) - 1
+
+
+@pytest.mark.usefixtures("few")
+def test_a_run_goes_on_with_what_there_is_when_the_log_has_let_all_its_pictures_go(
+    live: tuple[LivePicture, ...], run: Callable[..., str]
+) -> None:
+    def killed(step: str, done: int, *_: object) -> None:
+        if step.startswith("training with") and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(live, report=killed)
+    steps: list[str] = []
+    assert run((), report=lambda step, *_: steps.append(step))
+    assert steps[0].startswith("training begins anew")
+    assert steps.count("training with defences") == 3
 
 
 def test_pictures_that_were_set_aside_are_never_seen(home: Path, live: tuple[LivePicture, ...]) -> None:

@@ -1,12 +1,14 @@
 """A new model after an incident: trained with defences from the safe model's weights, put into the registry, judged by the gate.
 
-It decides how a retraining run trains in two budgets and carries it out step by step, each of them resumable: given the same plan
-and folder again, it goes on where it was killed. It refuses to judge itself: the gate does. No topic feeds it;
-`streams.console.retraining` does.
+It decides how a retraining run trains in two budgets and carries it out step by step, each of them resumable: given the same folder
+again, it goes on where it was killed. What is in the registry stays as it was recorded then, whatever code, pictures or machine are
+there now; what was learnt from a picture that was set aside since is learnt anew. It refuses to judge itself: the gate does. No
+topic feeds it; `streams.console.retraining` does.
 
 Source: paper 4.6 (secure retraining), 5.1.3 (defences).
 """
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,13 +26,22 @@ from inference.service.serving import white_box
 from inference.training.cli import miss_rate_on
 from inference.training.defences import Defences
 from inference.training.record import started_at
-from inference.training.train import PRESETS, Progress, TrainSettings, run
+from inference.training.train import PRESETS, WEIGHTS, Progress, TrainSettings, run
 from infra.files import write_whole
 from infra.settings import Settings
+from streams.errors import Tampered, Unavailable
 from streams.events import Mode
 
 TRAINING = "run"
 """The folder in a run's folder from which training goes on; without it, it begins anew."""
+_LEARNT = "learnt.json"
+
+
+class _Learnt(msgspec.Struct, frozen=True):
+    """What the training in a run's folder has seen since it began: digests of live pictures, and that of its settings."""
+
+    pictures: frozenset[str]
+    settings: str
 
 
 def candidate(
@@ -45,6 +56,8 @@ def candidate(
     tell: Tell,
 ) -> str:
     """Make a candidate, or go on making it, and put it into the registry with card and lineage. Returns its digest.
+
+    One that the folder's run has put there already is that run's candidate still, with the card and lineage of then.
 
     Args:
         plan: what is wanted.
@@ -62,10 +75,23 @@ def candidate(
         Tampered: if golden data or a model was changed.
     """
     real_pictures(plan.context, settings.shared_data, rules.real)
+    learnt = _learnt(folder)
+    if learnt is not None and learnt.pictures & plan.set_aside:
+        _begin_anew(folder, report)
+        learnt = None
+    if known := _in_registry(registry, folder / TRAINING / WEIGHTS):
+        return known
     started = started_at(folder, datetime.now(UTC))
     collected = collect(plan, settings, registry, threads=threads, report=report, tell=tell)
     write_whole(folder / "held.json", msgspec.json.format(msgspec.json.encode(collected.held)))
     training = training_settings(plan, collected.shares)
+    how = digest_of(msgspec.json.encode(training))
+    if learnt is not None and learnt.settings != how:  # no live picture is left in the log, or the code is another
+        _begin_anew(folder, report)
+        learnt = None
+    seen = frozenset(one.digest for one in plan.live) - plan.set_aside
+    known_now = _Learnt(seen if learnt is None else seen | learnt.pictures, how)
+    write_whole(folder / _LEARNT, msgspec.json.format(msgspec.json.encode(known_now)))
 
     def told(at: Progress) -> None:
         report("training with defences", at.step, at.steps, at.left_s)
@@ -80,6 +106,8 @@ def candidate(
         validate=miss_rate_on(collected.pools.validation) if training.defences.patience else None,
     )
     report("putting the candidate into the registry", 0, 1, 0.0)
+    if known := _in_registry(registry, weights):
+        return known
     card = _card(plan, registry, training, collected, weights)
     lineage = Lineage(
         digest=card.digest,
@@ -94,6 +122,31 @@ def candidate(
         incident=plan.incident_id,
     )
     return registry.put(weights, card, write_lineage(lineage))
+
+
+def _in_registry(registry: Registry, weights: Path) -> str:
+    """The digest of trained weights that the registry holds and vouches for; "" for all others."""
+    if not weights.is_file():
+        return ""
+    digest = digest_of(weights.read_bytes())
+    try:
+        registry.verify(digest)
+    except (Tampered, Unavailable):  # not there, or damaged: putting it there again says which
+        return ""
+    return digest
+
+
+def _learnt(folder: Path) -> _Learnt | None:
+    """What the training in the folder has seen; None where it is to begin."""
+    path = folder / _LEARNT
+    if not path.is_file() or not (folder / TRAINING).is_dir():
+        return None
+    return msgspec.json.decode(path.read_bytes(), type=_Learnt)
+
+
+def _begin_anew(folder: Path, report: Report) -> None:
+    report("training begins anew, for what it learns from has changed", 0, 1, 0.0)
+    shutil.rmtree(folder / TRAINING)
 
 
 def gated(  # noqa: PLR0917 - what, with what, and by which rules
