@@ -25,7 +25,8 @@ from infra.keys import model_key
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, TimelineRow
 from responders.engine.incident import Verb
-from responders.engine.store import Store, incident_of
+from responders.engine.past import incident_of
+from responders.engine.store import Store
 from responders.people.roles import Role
 from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State

@@ -227,7 +227,7 @@ def test_calling_it_something_else_leaves_to_people_what_was_left_to_them(kind: 
 
 def test_a_close_does_not_wait_for_a_calm_that_cannot_come() -> None:
     incident, _ = play(Kind.COMPROMISE, act(Verb.RECLASSIFY, "x", 6, actor="mlops-1", roles=(R7,), kind=Kind.EVASION))
-    closed = evolve(incident, says(Verb.CLOSE, "mlops-1", R7, 50))
+    closed = evolve(evolve(incident, says(Verb.CLOSE, "mlops-1", R7, 50)), tick(51, Mode.SAFE))
     assert (closed.step.name, closed.needs_safe, closed.asks) == ("roll_back", True, (R3, R8))
     assert approved(closed, 60).state is State.RECOVERING
 

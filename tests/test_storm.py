@@ -22,7 +22,8 @@ from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, TimelineRow
 from responders.console.tables import app
 from responders.engine.incident import Incident, Verb
-from responders.engine.store import Store, incident_of
+from responders.engine.past import incident_of
+from responders.engine.store import Store
 from responders.engine.windows import joined
 from responders.notify import deliveries
 from responders.notify.channels import ChannelName

@@ -19,7 +19,8 @@ from responders.console import rollouts as rollout_cli
 from responders.console.tables import AsJson, Comment, Id, app, plain, print_json
 from responders.engine import records
 from responders.engine.incident import Act, Resolution, Verb
-from responders.engine.store import Store, incident_of
+from responders.engine.past import incident_of
+from responders.engine.store import Store
 from responders.people import people
 from responders.people.access import Deed
 from responders.people.login import Actor, Code, Login, logged_in

@@ -14,7 +14,7 @@ from datetime import timedelta
 from msgspec.structs import replace
 
 from responders.engine.calling import call
-from responders.engine.incident import Act, Decision, Finding, Happening, Incident, Outcome, Resolution, Tick, Verb
+from responders.engine.incident import Act, Decision, Happening, Incident, Outcome, Resolution, Tick, Verb, finding_of
 from responders.engine.obeying import obey
 from responders.engine.severity import grade, holds, worse
 from responders.engine.turn import Turn
@@ -128,22 +128,13 @@ def _is_relapse(before: Incident, after: Incident, signal: Signal) -> bool:
     if before.resolution is None:
         return before.calm and not after.calm
     # An alarm that merely goes on does not overrule the human who has just closed; a fresh one does.
-    return signal.phase is Phase.RAISED and _fresh(before, signal)
-
-
-def _finding(signal: Signal) -> Finding:
-    return Finding(signal.detector, signal.phase, signal.window.epoch, signal.window.last_sequence, signal.time)
-
-
-def _fresh(incident: Incident, signal: Signal) -> bool:
-    known = {finding.detector: finding for finding in incident.findings}.get(signal.detector)
-    return known is None or known.is_older_than(_finding(signal))
+    return signal.phase is Phase.RAISED and before.hears(signal)
 
 
 def _taken_in(incident: Incident, signal: Signal) -> Incident:
     findings, diagnosis = incident.findings, incident.diagnosis
-    if _fresh(incident, signal):
-        findings = (*(known for known in findings if known.detector != signal.detector), _finding(signal))
+    if incident.hears(signal):
+        findings = (*(known for known in findings if known.detector != signal.detector), finding_of(signal))
         if signal.diagnosis is not None and signal.phase is not Phase.CALM:
             diagnosis = signal.diagnosis
     return replace(
@@ -224,6 +215,9 @@ def _await_reports(turn: Turn, event: Happening) -> bool:
 
 
 def _await_calm(turn: Turn, event: Happening) -> bool:
+    if turn.incident.resolution is not None:  # people have closed it; calm may be held, or its camera be dead
+        turn.end(Outcome.MANUAL)
+        return True
     if not _calm_lasts(turn.incident, event):
         return False
     turn.end(Outcome.SUCCESS)

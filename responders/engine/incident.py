@@ -196,6 +196,11 @@ class Finding(Struct, frozen=True):
         return mine < others or (mine == others and (other.phase is Phase.CALM or self.phase is not Phase.CALM))
 
 
+def finding_of(signal: Signal) -> Finding:
+    """What a signal says of its detector."""
+    return Finding(signal.detector, signal.phase, signal.window.epoch, signal.window.last_sequence, signal.time)
+
+
 class Outcome(StrEnum):
     """How a step ended."""
 
@@ -335,6 +340,11 @@ class Incident(Struct, frozen=True, kw_only=True):
         """Whether detectors' signals of `kind` on its camera belong to it, whatever people hold it for."""
         return kind in {self.kind, self.raised_as or self.kind}
 
+    def hears(self, signal: Signal) -> bool:
+        """Whether a signal is news: nothing later is known of its detector."""
+        known = next((one for one in self.findings if one.detector == signal.detector), None)
+        return known is None or known.is_older_than(finding_of(signal))
+
     def did(self, name: str) -> bool:
         """Whether the step `name` was done and not taken back since."""
         last = next((one for one in reversed(self.ended) if one.step == name), None)
@@ -347,11 +357,13 @@ def lacking(step: Step, voices: Sequence[Voice]) -> tuple[Role, ...]:
 
 
 def opened(signal: Signal, playbook: Playbook, former: Sequence[Incident] = ()) -> Incident:
-    """The incident that a RAISED signal opens, before anything is decided; give the same signal to `decide` and `evolve` next.
+    """The incident that an alarm opens, before anything is decided; give the same signal to `decide` and `evolve` next.
 
-    `former`: what closed on its camera within the playbook's `relapse_within_s`. Where the safe model was left by itself, this is a
-    relapse of that; where a human has closed, the count begins anew.
+    `former`: what closed on its camera within the playbook's `relapse_within_s`, oldest first. Where the safe model was left by
+    itself, this is a relapse of that; where a human has closed, the count begins anew.
     """
+    by_people = [n for n, one in enumerate(former) if one.resolution in {Resolution.FALSE_ALARM, Resolution.HANDLED}]
+    since = former[by_people[-1] + 1 :] if by_people else former
     return Incident(
         id=event_id("incident", signal.camera_id, signal.context, signal.kind, signal.id),
         kind=signal.kind,
@@ -361,5 +373,5 @@ def opened(signal: Signal, playbook: Playbook, former: Sequence[Incident] = ()) 
         playbook=playbook,
         severity=signal.severity,
         detected_at=signal.time,
-        relapses=max((one.relapses + 1 for one in former if one.left_safe_mode_by_itself), default=0),
+        relapses=max((one.relapses + 1 for one in since if one.left_safe_mode_by_itself), default=0),
     )

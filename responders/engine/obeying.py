@@ -18,7 +18,8 @@ from responders.engine.severity import grade, holds
 from responders.engine.turn import Turn
 from responders.people.access import TOGETHER
 from responders.people.roles import named
-from responders.playbooks.playbooks import State
+from responders.playbooks.playbooks import Action, State
+from streams.events import Phase
 
 
 def obey(turn: Turn, act: Act) -> None:
@@ -116,14 +117,17 @@ def _still_doubted(incident: Incident, act: Act) -> str:
 def _close(turn: Turn, act: Act) -> None:
     incident = turn.incident
     asked_before = incident.resolution is not None
+    loud = sorted({one.detector for one in incident.findings if one.phase is not Phase.CALM})
+    alarming = f". Still alarming: {', '.join(loud)}" if loud else ""
     owed = next((step for step in incident.owed if holds(step.when, incident)), None)
     if owed is not None:  # what was approved so far was approved for another reason
         what = f"{act.resolution}: {act.comment}. The safe model serves until {owed.name} is approved by {named(owed.approval)}"
-        turn.record("close", what, act.actor)
+        turn.record("close", what + alarming, act.actor)
         turn.incident = replace(turn.incident, resolution=act.resolution)
-        turn.go(incident.playbook.position(owed.name))  # calm is not waited for: it may be held, or its camera dead
+        if incident.step.action is not Action.AWAIT_REPORTS:  # that the safe model serves is waited for yet
+            turn.go(incident.playbook.position(owed.name))
         return
-    turn.record("close", f"{act.resolution}: {act.comment}", act.actor)
+    turn.record("close", f"{act.resolution}: {act.comment}{alarming}", act.actor)
     turn.incident = replace(turn.incident, resolution=act.resolution)
     restore = incident.playbook.on_human_close
     if restore is not None and incident.needs_safe:

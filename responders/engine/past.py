@@ -1,20 +1,49 @@
-"""What the database knows of before, where a decision needs it: whose answers an incident is about, and what has just closed.
+"""What the database knows of before: whose answers an incident is about, since when it is felt, what closed, what people settled.
 
-It decides nothing: `obeying.py` and `opened` do, with what is read here. It refuses to guess: frames that are not on record speak
-against no model. Fed by the database only.
+It decides nothing: `obeying.py` and `opened` do, with what is read here. It refuses to guess: frames that are not on record
+speak against no model, and an incident that cannot be read is no reason to open none. Fed by the database only.
 
 Source: paper 4.6 (roll-back to a model that is not suspected), 4.7.
 """
 
-from datetime import timedelta
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime, timedelta
 
-from sqlalchemy import and_, exists, or_, select
+import msgspec
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from infra.db import AT_ONCE
-from infra.tables import Assignment, IncidentRow, JudgedFrame
+from infra.tables import Assignment, IncidentRow, JudgedFrame, ServedRow
+from responders.engine.incident import Incident, Resolution
 from responders.playbooks.playbooks import State
+from streams.errors import BrokenContract
 from streams.events import Mode, Signal, Window
+
+_AFTER_CLOSE = timedelta(seconds=120)
+"""So long may an alarm go on after a close before it counts anew: detectors need tens of seconds to see that it is over."""
+_LOOKED_AT = 20
+"""Incidents of a camera among which the last one of a kind is looked for."""
+
+
+def incident_of(row: IncidentRow) -> Incident:
+    """The whole state out of its row. Raises BrokenContract where another version wrote what this one cannot read."""
+    try:
+        return msgspec.json.decode(row.body, type=Incident)
+    except msgspec.MsgspecError as error:
+        raise BrokenContract(
+            f"incident {row.id} cannot be read by this version of kerbwatch ({error}): run the one that wrote it, or a newer one"
+        ) from error
+
+
+def readable(rows: Iterable[IncidentRow]) -> list[Incident]:
+    """Those of the incidents that can be read."""
+    found: list[Incident] = []
+    for row in rows:
+        with suppress(BrokenContract):
+            found.append(incident_of(row))
+    return found
 
 
 def doubted(session: Session, camera_id: str, seen: tuple[Window, ...], model: Assignment) -> str:
@@ -31,15 +60,67 @@ def doubted(session: Session, camera_id: str, seen: tuple[Window, ...], model: A
     return model.normal_digest if any(session.scalar(select(exists().where(*judged, or_(*part)))) for part in parts) else ""
 
 
-def former(session: Session, signal: Signal, within_s: float | None) -> tuple[IncidentRow, ...]:
-    """Incidents of the signal's camera, context and kind that closed at most `within_s` seconds before it; None: none."""
+def former(session: Session, signal: Signal, within_s: float | None) -> list[Incident]:
+    """Incidents of the signal's camera, context and kind that closed at most `within_s` seconds before it, oldest first."""
     if within_s is None:
-        return ()
-    here = (
+        return []
+    since = IncidentRow.closed_at >= signal.time - timedelta(seconds=within_s)
+    rows = select(IncidentRow).where(*_closed_at(signal), IncidentRow.kind == signal.kind, since).order_by(IncidentRow.closed_at)
+    return readable(session.scalars(rows))
+
+
+def is_settled(session: Session, signal: Signal) -> bool:
+    """Whether an alarm that goes on, and belongs to no open incident, needs none.
+
+    So where its incident closed less than two minutes ago, where people called this very finding a false alarm, and where the
+    detector has said something later since.
+    """
+    newest = select(IncidentRow).where(*_closed_at(signal)).order_by(IncidentRow.closed_at.desc()).limit(_LOOKED_AT)
+    last = next((one for one in readable(session.scalars(newest)) if one.takes(signal.kind)), None)
+    if last is None or last.closed_at is None:
+        return False
+    if signal.time - last.closed_at < _AFTER_CLOSE or not last.hears(signal):
+        return True
+    first = signal.window.first_sequence
+    seen = any(one.epoch == signal.window.epoch and one.first_sequence <= first <= one.last_sequence for one in last.seen)
+    return seen and last.resolution is Resolution.FALSE_ALARM
+
+
+def _closed_at(signal: Signal) -> tuple[ColumnElement[bool], ...]:
+    return (
         IncidentRow.camera_id == signal.camera_id,
         IncidentRow.context == signal.context,
-        IncidentRow.kind == signal.kind,
         IncidentRow.state == State.CLOSED,
-        IncidentRow.closed_at >= signal.time - timedelta(seconds=within_s),
     )
-    return tuple(session.scalars(select(IncidentRow).where(*here)))
+
+
+def judged_at(session: Session, incident: Incident) -> datetime | None:
+    """When the camera's newest frame was judged; the context's, if the incident is about no camera (a worker, strangers)."""
+    newest = (
+        select(JudgedFrame.judged_time)
+        .where(JudgedFrame.camera_id == incident.camera_id)
+        .order_by(JudgedFrame.epoch.desc(), JudgedFrame.sequence.desc())
+        .limit(1)
+    )
+    return session.scalar(newest) or session.scalar(
+        select(func.max(ServedRow.last_at)).where(ServedRow.context == incident.context)
+    )
+
+
+def impact_of(session: Session, incident: Incident, *, final: bool) -> datetime | None:
+    """When it began, by the camera: the time of the first suspicious frame, once that frame is on record.
+
+    With `final` the next one judged will do, in case the first was refused; before that, rows may merely be late.
+    """
+    first = incident.seen[0]
+    frame = session.execute(
+        select(JudgedFrame.sequence, JudgedFrame.camera_time)
+        .where(
+            JudgedFrame.camera_id == incident.camera_id,
+            JudgedFrame.epoch == first.epoch,
+            JudgedFrame.sequence.between(first.first_sequence, first.last_sequence),
+        )
+        .order_by(JudgedFrame.sequence)
+        .limit(1)
+    ).one_or_none()
+    return frame.camera_time if frame is not None and (final or frame.sequence == first.first_sequence) else None

@@ -11,13 +11,14 @@ from datetime import datetime
 from difflib import get_close_matches
 
 from msgspec import Struct
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from infra.db import AT_ONCE
 from infra.tables import EffectRow, IncidentRow, QuarantinedFrame, TimelineRow
-from responders.engine.incident import Ended, Resolution
+from responders.engine.incident import Ended, Incident, Resolution
 from responders.engine.outbox import WAITING
-from responders.engine.store import impact_of, incident_of
+from responders.engine.past import impact_of, incident_of, readable
 from responders.people.roles import Role
 from responders.playbooks.playbooks import State, Step
 from streams.errors import BadInput
@@ -106,7 +107,9 @@ def listed(session: Session, *, only_open: bool = False, limit: int = 100) -> tu
 
 
 def _listed(session: Session, row: IncidentRow) -> Listed:
-    impact = row.impact_at or impact_of(session, incident_of(row), final=row.state == State.CLOSED)
+    impact = row.impact_at
+    for incident in readable([row]) if impact is None else ():  # what cannot be read is listed too
+        impact = impact_of(session, incident, final=row.state == State.CLOSED)
 
     def after(moment: datetime | None) -> float | None:
         return None if moment is None or impact is None else (moment - impact).total_seconds()
@@ -162,7 +165,6 @@ def shown(session: Session, incident_id: str) -> Shown:
     incident = incident_of(row)
     changes = session.scalars(select(TimelineRow).where(TimelineRow.incident_id == incident_id).order_by(TimelineRow.number))
     effects = session.scalars(select(EffectRow).where(EffectRow.incident_id == incident_id).order_by(EffectRow.number))
-    kept = select(func.count()).select_from(QuarantinedFrame).where(QuarantinedFrame.incident_id == incident_id)
     return Shown(
         incident=_listed(session, row),
         playbook=f"{incident.playbook.kind} v{incident.playbook.version}",
@@ -179,10 +181,22 @@ def shown(session: Session, incident_id: str) -> Shown:
         acknowledged_by=incident.acknowledged_by,
         diagnosis=incident.diagnosis,
         suspicious=incident.seen,
-        frames_quarantined=session.scalar(kept) or 0,
+        frames_quarantined=len(set_aside(session, incident)),
         timeline=tuple(Change(c.time, State(c.state), c.actor, c.action, c.what, c.cause_id) for c in changes),
         effects=tuple(Effect(e.id, e.topic, e.state, e.attempts, e.error, e.created_at, e.done_at) for e in effects),
     )
+
+
+def set_aside(session: Session, incident: Incident) -> tuple[QuarantinedFrame, ...]:
+    """The frames that an incident ordered away and that were sealed, under whichever incident, by epoch and sequence."""
+    row = QuarantinedFrame
+    windows = [
+        and_(row.epoch == one.epoch, row.sequence.between(one.first_sequence, one.last_sequence)) for one in incident.covered
+    ]
+    parts = (windows[start : start + AT_ONCE] for start in range(0, len(windows), AT_ONCE))
+    wanted = [row.incident_id == incident.id, *(and_(row.camera_id == incident.camera_id, or_(*part)) for part in parts)]
+    found = {one.frame_id: one for condition in wanted for one in session.scalars(select(row).where(condition))}
+    return tuple(sorted(found.values(), key=lambda one: (one.epoch, one.sequence)))
 
 
 @dataclass(frozen=True)

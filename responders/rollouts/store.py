@@ -20,8 +20,9 @@ from infra.db import reading, writing
 from infra.tables import Assignment, ComparisonRow, IncidentRow, JudgedFrame, RolloutRow, ServedRow, TimelineRow, WorkerRow
 from responders.engine import assignments, outbox
 from responders.engine.incident import Incident, Page
+from responders.engine.past import incident_of
 from responders.engine.records import nearest
-from responders.engine.store import Store, incident_of, locked
+from responders.engine.store import Store, locked
 from responders.notify import deliveries
 from responders.people.people import roles_of
 from responders.people.roles import Role

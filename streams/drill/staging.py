@@ -21,7 +21,7 @@ from infra.db import Sessions, reading
 from infra.metrics import Service
 from infra.settings import Settings
 from infra.tables import IncidentRow
-from responders.engine.store import incident_of
+from responders.engine.past import incident_of
 from responders.playbooks.playbooks import State
 from streams import chaos
 from streams.attacks import Attack
