@@ -2,7 +2,8 @@
 
 It decides when an order waits: as long as the lane of judged frames has not read what was on topic `detections` when the order
 came, because rows that come late are no missing rows. It refuses to wait for ever for a lane that stands still, and to pass over
-frames in silence: what is on no record then is told in the incident's timeline and dead-lettered. Fed by topic `quarantine`.
+frames in silence: what is on no record then, or in no log any more before it was sealed, is told in the incident's timeline and
+dead-lettered. Fed by topic `quarantine`.
 
 Source: paper 4.6 (automatic quarantine), 4.7 (evidence preservation).
 """
@@ -23,8 +24,8 @@ from infra.settings import Settings
 from infra.tables import IncidentRow, TimelineRow
 from responders.engine import outbox
 from responders.engine.incident import Record
-from responders.engine.store import incident_of
-from responders.quarantine.quarantine import Located, offsets_of, set_aside
+from responders.engine.past import incident_of
+from responders.quarantine.quarantine import Located, not_aside, offsets_of, set_aside
 from streams import topics
 from streams.errors import BadInput, Unavailable
 from streams.events import QuarantineOrder, event_id
@@ -97,7 +98,8 @@ class Quarantining:
 
         Raises:
             Unavailable: records of its frames may still come; ask again.
-            BadInput: all that is on record is sealed, and some of the frames are on none; the incident's timeline says so.
+            BadInput: all that can be had is sealed, and some of the frames are on no record or in no log any more; the incident's
+                timeline says so.
         """
         located = self._located(order)
         if not _complete(order, located):
@@ -109,8 +111,10 @@ class Quarantining:
         frames = ((frame, body, seen.get(frame.id)) for frame, body in read_frames(self.settings, located.places))
         self.count(set_aside(self.sessions, self.settings, order, frames, now).sealed)
         self._waiting.pop(order.id, None)
-        if not _complete(order, located):
-            self._tell(order, located, now)
+        with reading(self.sessions) as session:
+            gone = not_aside(session, self.settings, order, located.places)
+        if located.missing or gone:
+            self._tell(order, located.missing, gone, now)
 
     def _located(self, order: QuarantineOrder) -> Located:
         with reading(self.sessions) as session:
@@ -123,14 +127,21 @@ class Quarantining:
         ends, read = self._waiting[order.id][0], self.lane.read()
         return all(read.get(partition, 0) >= end for partition, end in ends.items())
 
-    def _tell(self, order: QuarantineOrder, located: Located, now: datetime) -> None:
+    def _tell(self, order: QuarantineOrder, missing: int, gone: int, now: datetime) -> None:
         """Into the incident's timeline, once; then to whoever handles what cannot be handled. Raises BadInput."""
         window = order.window
         which = f"{order.camera_id}:{window.epoch}:{window.first_sequence}-{window.last_sequence}"
-        what = (
-            f"{located.missing} frames of {which} are on no record and were not set aside: dropped, refused, or judged while "
-            "nobody kept records; see `kerbwatch dlq list`"
-        )
+        said = []
+        if missing:
+            said.append(
+                f"{missing} frames of {which} are on no record and were not set aside: dropped, refused, or judged while nobody "
+                "kept records; see `kerbwatch dlq list`"
+            )
+        if gone:
+            said.append(
+                f"{gone} frames of {which} are on record and were not set aside: the log of frames holds their pictures no more"
+            )
+        what = "; ".join(said)
         id_ = event_id("decision", order.id, "missing")
         with writing(self.sessions) as session:
             row = session.get(IncidentRow, order.incident_id)

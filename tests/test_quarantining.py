@@ -17,17 +17,20 @@ from infra.provision import app_id
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, QuarantinedFrame, RolloutRow, TimelineRow
 from responders.engine.incident import Resolution, Verb
-from responders.engine.store import Store, incident_of
+from responders.engine.past import incident_of
+from responders.engine.store import Store
 from responders.playbooks import playbooks
+from responders.proof import material
 from responders.proof.keeping import record_judged
-from responders.quarantine.quarantine import Place, Standing
+from responders.quarantine.quarantine import Place, Standing, listed
+from responders.quarantine.review import chosen
 from responders.quarantine.unfit import unfit
 from responders.rollouts.rollout import State
 from responders.rollouts.store import Rollouts, rollout_of
 from streams import codec, quarantining
 from streams.console import retraining
 from streams.errors import BadInput, Unavailable
-from streams.events import Context, Detections, Frame, ModelState, Phase, QuarantineOrder, event_id
+from streams.events import Context, Detections, Frame, Kind, ModelState, Phase, QuarantineOrder, event_id
 from streams.quarantining import LONGEST, JudgedLane, Quarantining
 from streams.topics import DETECTIONS, MODEL_STATE, QUARANTINE, Role
 
@@ -145,6 +148,35 @@ def test_what_is_on_no_record_once_the_lane_has_passed_is_told_in_the_incident_a
     assert len(site.missing()) == 1
 
 
+def test_frames_that_the_log_holds_no_more_are_told_and_not_those_that_were_sealed_before(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = site.order.window
+    site.judge(*range(window.first_sequence, window.last_sequence + 1))
+    monkeypatch.setattr(quarantining, "read_frames", lambda _, places: iter([(frame(places[0].sequence), PICTURE)]))
+    for _ in range(2):
+        with pytest.raises(BadInput, match=f"{len(site.ids) - 1} frames of cam1.* holds their pictures no more"):
+            site.keeper.obey(site.order, at(5))
+    assert site.sealed == [1, 0]
+    [told] = site.missing()
+    assert "on no record" not in told
+
+
+def test_an_order_about_frames_that_are_all_sealed_needs_no_log(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.judge(*range(site.order.window.first_sequence, site.order.window.last_sequence + 1))
+    site.keeper.obey(site.order, at(5))
+    monkeypatch.setattr(quarantining, "read_frames", lambda *_: iter(()))
+    site.keeper.obey(replace(site.order, id="another", decision_id="another"), at(6))
+    assert (site.sealed, site.missing()) == ([len(site.ids), 0], [])
+
+
+def test_a_hole_in_the_record_is_told_although_the_last_frame_is_there(site: Site) -> None:
+    site.judge(site.order.window.first_sequence, site.order.window.last_sequence)
+    with pytest.raises(BadInput, match=f"{len(site.ids) - 2} frames of cam1.* are on no record"):
+        site.keeper.obey(site.order, at(5))
+    assert (site.sealed, len(site.missing())) == ([2], 1)
+
+
 def test_rows_that_come_while_the_lane_is_looked_at_count(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     window = site.order.window
     with pytest.raises(Unavailable):
@@ -185,6 +217,36 @@ def test_how_far_the_lane_is_comes_from_the_broker(broker: Settings) -> None:
             keeper.poll(timeout_ms=200)
             keeper.commit()
         assert keeper.assignment(), "who asks how far the lane is takes no partition away"
+
+
+def test_a_second_incident_about_the_same_frames_shows_them_as_sealed(site: Site, database: Settings) -> None:
+    site.judge(*range(site.order.window.first_sequence, site.order.window.last_sequence + 1))
+    site.keeper.obey(site.order, at(5))
+    [second] = site.store.accept(signal(Phase.RAISED, 10, 14, kind=Kind.COMPROMISE, time_s=6), at(6)).incident_ids
+    assert second != site.incident_id
+    for incident_id in (site.incident_id, second):
+        with reading(site.sessions) as session:
+            found = material.with_events(material.gather(session, database, incident_id), (), {}, [])  # the log has nothing more
+            rows, total = listed(session, incident_id, 2)
+        assert found.shown.frames_quarantined == total == len(site.ids)
+        assert [row.sequence for row in rows] == [14, 13]
+        assert {frame.sealed_sha256 is not None and frame.digest is not None for frame in found.frames} == {True}
+        assert found.missing == ()
+
+
+def test_people_may_decide_by_either_incident_once_both_are_closed(site: Site) -> None:
+    site.judge(*range(site.order.window.first_sequence, site.order.window.last_sequence + 1))
+    site.keeper.obey(site.order, at(5))
+    [second] = site.store.accept(signal(Phase.RAISED, 10, 14, kind=Kind.COMPROMISE, time_s=6), at(6)).incident_ids
+    for incident_id in (site.incident_id, second):
+        with reading(site.sessions) as session, pytest.raises(BadInput, match="close it first"):
+            chosen(session, incident_id, None)
+    with writing(site.sessions) as session:
+        for row in session.scalars(select(IncidentRow)):
+            row.state = "closed"
+    for incident_id in (site.incident_id, second):
+        with reading(site.sessions) as session:
+            assert chosen(session, incident_id, None).count == len(site.ids)
 
 
 def test_nobody_learns_from_what_was_ordered_away_even_if_no_keeper_has_sealed_it(site: Site) -> None:

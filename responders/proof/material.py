@@ -46,6 +46,8 @@ MOST = 20_000
 """Frames, events and log lines of one incident that are kept, each; what is more is counted in `missing`."""
 _AROUND_S = timedelta(seconds=60)
 _LOG_BYTES = 64 * 1024
+_NAMES = 10_000
+"""Names in one question; SQLite takes 32,766."""
 
 
 class FrameFact(Struct, frozen=True, kw_only=True):
@@ -200,9 +202,11 @@ def _frames(session: Session, settings: Settings, incident: Incident) -> tuple[t
     rows = session.scalars(
         select(JudgedFrame).where(*of_incident).order_by(JudgedFrame.epoch, JudgedFrame.sequence).limit(MOST)
     ).all()
-    sealed = {
-        row.frame_id: row for row in session.scalars(select(QuarantinedFrame).where(QuarantinedFrame.incident_id == incident.id))
-    }
+    sealed: dict[str, QuarantinedFrame] = {}  # a frame is sealed once, under the incident that ordered it first
+    for start in range(0, len(rows), _NAMES):
+        names = [row.frame_id for row in rows[start : start + _NAMES]]
+        query = select(QuarantinedFrame).where(QuarantinedFrame.frame_id.in_(names))
+        sealed |= {row.frame_id: row for row in session.scalars(query)}
     missing = [f"{total - len(rows)} of {total} frames: only the first {MOST} are kept"] if total > len(rows) else []
     faults: list[str] = []
     facts = tuple(_fact(row, incident, sealed.get(row.frame_id), settings, faults) for row in rows)

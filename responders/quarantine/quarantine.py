@@ -26,7 +26,9 @@ from infra.db import Sessions, insert_into, reading, writing
 from infra.files import alone, write_whole
 from infra.keys import new_data_key, open_sealed, quarantine_key, seal
 from infra.settings import Settings
-from infra.tables import JudgedFrame, QuarantinedFrame
+from infra.tables import IncidentRow, JudgedFrame, QuarantinedFrame
+from responders.engine import records
+from responders.engine.past import incident_of
 from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Detections, Frame, QuarantineOrder
 
@@ -96,18 +98,20 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def listed(session: Session, incident_id: str | None, limit: int, *, reviewed: bool = False) -> tuple[tuple[Kept, ...], int]:
-    """The newest `limit` frames in quarantine, of one incident or of all, and how many there are in all.
+    """The newest `limit` frames in quarantine, ordered there by one incident (whichever sealed them) or by any, and their number.
 
     With `reviewed` those that people released or discarded as well.
     """
-    rows, total = select(QuarantinedFrame), select(func.count()).select_from(QuarantinedFrame)
-    if not reviewed:
-        inside = QuarantinedFrame.state == Standing.SEALED
-        rows, total = rows.where(inside), total.where(inside)
-    if incident_id is not None:
-        ours = QuarantinedFrame.incident_id == incident_id
-        rows, total = rows.where(ours), total.where(ours)
-    newest = rows.order_by(QuarantinedFrame.sealed_at.desc(), QuarantinedFrame.sequence.desc()).limit(limit)
+    inside = () if reviewed else (QuarantinedFrame.state == Standing.SEALED,)
+    if incident_id is None:
+        newest = select(QuarantinedFrame).where(*inside)
+        newest = newest.order_by(QuarantinedFrame.sealed_at.desc(), QuarantinedFrame.sequence.desc()).limit(limit)
+        rows = session.scalars(newest).all()
+        total = session.scalar(select(func.count()).select_from(QuarantinedFrame).where(*inside)) or 0
+    else:
+        ordered = records.set_aside(session, incident_of(session.get_one(IncidentRow, incident_id)))
+        ours = [row for row in ordered if reviewed or row.state == Standing.SEALED]
+        rows, total = sorted(ours, key=lambda row: (row.sealed_at, row.sequence), reverse=True)[:limit], len(ours)
     kept = tuple(
         Kept(
             frame_id=row.frame_id,
@@ -123,9 +127,9 @@ def listed(session: Session, incident_id: str | None, limit: int, *, reviewed: b
             reviewed_at=row.reviewed_at,
             reviewed_by=row.reviewed_by,
         )
-        for row in session.scalars(newest)
+        for row in rows
     )
-    return kept, session.scalar(total) or 0
+    return kept, total
 
 
 def offsets_of(session: Session, order: QuarantineOrder) -> Located:
@@ -191,6 +195,21 @@ def set_aside(
             sealed += len(new)
             already += len(chunk) - len(new)
     return Outcome(sealed, already)
+
+
+def not_aside(session: Session, settings: Settings, order: QuarantineOrder, places: Sequence[Place]) -> int:
+    """How many of an order's frames are not in quarantine as it wants them, once it was carried out: no log had their pictures."""
+    window = order.window
+    rows = session.scalars(
+        select(QuarantinedFrame).where(
+            QuarantinedFrame.camera_id == order.camera_id,
+            QuarantinedFrame.epoch == window.epoch,
+            QuarantinedFrame.sequence.between(window.first_sequence, window.last_sequence),
+        )
+    )
+    home = settings.home.resolve()
+    standing = {row.frame_id for row in rows if _stands(home, row, order)}
+    return sum(place.frame_id not in standing for place in places)
 
 
 def open_frame(settings: Settings, row: QuarantinedFrame) -> SealedFrame:

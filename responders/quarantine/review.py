@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from infra.settings import Settings
 from infra.tables import IncidentRow, QuarantinedFrame
 from responders.engine import outbox, records
+from responders.engine.past import incident_of
 from responders.engine.records import nearest
-from responders.engine.store import incident_of
 from responders.people.access import Deed
 from responders.playbooks.playbooks import State
 from responders.quarantine.quarantine import Standing, destroy
@@ -80,11 +80,8 @@ def named_frames(session: Session, limit: int = 1000) -> tuple[str, ...]:
 def chosen(session: Session, incident: str, frame: str | None) -> Chosen:
     """The frames of an incident that stand in quarantine, or one of them. Raises BadInput where there is nothing to decide yet."""
     incident_id = records.find(session, incident)
-    rows = session.scalars(
-        select(QuarantinedFrame)
-        .where(QuarantinedFrame.incident_id == incident_id, QuarantinedFrame.state == Standing.SEALED)
-        .order_by(QuarantinedFrame.epoch, QuarantinedFrame.sequence)
-    ).all()
+    ordered = records.set_aside(session, incident_of(session.get_one(IncidentRow, incident_id)))
+    rows = [row for row in ordered if row.state == Standing.SEALED]
     if frame is not None:
         one = find_frame(session, frame)
         rows = [row for row in rows if row.frame_id == one.frame_id]
