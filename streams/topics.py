@@ -63,9 +63,23 @@ MODEL_STATE = Topic(
     "model-state", events.ModelState, "context", (Role.RESPONDER,), (Role.INFERENCE, Role.OPERATOR), partitions=1, compacted=True
 )
 QUARANTINE = Topic("quarantine", events.QuarantineOrder, "camera_id", (Role.RESPONDER,), (Role.KEEPER, Role.OPERATOR))
-AUDIT = Topic("audit", events.AuditEntry, "actor", EVERY_ROLE, (Role.KEEPER, Role.OPERATOR), partitions=1, retention_ms=-1)
+AUDIT = Topic(
+    "audit",
+    events.AuditEntry,
+    "actor",
+    (Role.WATCHER, Role.RESPONDER, Role.OPERATOR),
+    (Role.KEEPER, Role.OPERATOR),
+    partitions=1,
+    retention_ms=-1,
+)
 DEAD_LETTER = Topic(
-    "dead-letter", events.DeadLetter, "topic", EVERY_ROLE, (Role.OPERATOR,), partitions=1, max_bytes=2 * MAX_FRAME_BYTES
+    "dead-letter",
+    events.DeadLetter,
+    "topic",
+    (Role.INFERENCE, Role.WATCHER, Role.RESPONDER, Role.KEEPER),
+    (Role.OPERATOR,),
+    partitions=1,
+    max_bytes=2 * MAX_FRAME_BYTES,
 )
 
 ALL = (FRAMES, DETECTIONS, WORKER_STATUS, SIGNALS, INCIDENTS, MODEL_STATE, QUARANTINE, AUDIT, DEAD_LETTER)

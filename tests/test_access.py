@@ -15,7 +15,7 @@ from infra.certificates import utc_now
 from infra.provision import app_id, grants, provision
 from infra.settings import Settings
 from streams.errors import BrokenContract, Unavailable
-from streams.topics import ALL, AUDIT, DETECTIONS, FRAMES, MODEL_STATE, SIGNALS, Role
+from streams.topics import ALL, AUDIT, DEAD_LETTER, DETECTIONS, EVERY_ROLE, FRAMES, MODEL_STATE, SIGNALS, Role
 
 
 def send(settings: Settings, role: Role, topic: str, value: bytes = b"x") -> None:
@@ -96,9 +96,10 @@ def test_the_table_is_applied_as_a_difference(broker: Settings) -> None:
             assert changed.topics_changed == ("audit",)
             assert {(grant.role, grant.operation, grant.name) for grant in changed.grants_removed} == {
                 (Role.KEEPER, "READ", "audit"),
+                (Role.KEEPER, "DESCRIBE", "audit"),
                 (Role.OPERATOR, "READ", "audit"),
             }
-            with closing(clients.consumer(broker, Role.KEEPER, group=None)) as consumer:
+            with closing(clients.consumer(broker, Role.OPERATOR, group=None)) as consumer:
                 consumer.assign([TopicPartition(AUDIT.name, 0)])
                 with pytest.raises(TopicAuthorizationFailedError):
                     consumer.poll(timeout_ms=5000)
@@ -107,6 +108,25 @@ def test_the_table_is_applied_as_a_difference(broker: Settings) -> None:
         with pytest.raises(BrokenContract, match="has 4 partitions, the table says 5"):
             provision(admin, [dataclasses.replace(SIGNALS, partitions=5)])
         provision(admin)
+
+
+@pytest.mark.broker
+def test_a_camera_that_could_write_to_the_audit_topic_before_no_longer_can(broker: Settings) -> None:
+    """Audit ids can be computed by whoever knows a signal's; installations of before gave every role both topics."""
+    wide = [dataclasses.replace(topic, written_by=EVERY_ROLE) if topic in {AUDIT, DEAD_LETTER} else topic for topic in ALL]
+    with closing(clients.admin(broker)) as admin:
+        try:
+            assert (Role.CAMERA, "WRITE", "audit") in {
+                (grant.role, grant.operation, grant.name) for grant in provision(admin, wide).grants_made
+            }
+        finally:
+            removed = provision(admin).grants_removed
+    assert {(Role.CAMERA, "WRITE", "audit"), (Role.CAMERA, "WRITE", "dead-letter"), (Role.OPERATOR, "WRITE", "dead-letter")} <= {
+        (grant.role, grant.operation, grant.name) for grant in removed
+    }
+    for topic in (AUDIT, DEAD_LETTER):
+        with pytest.raises(TopicAuthorizationFailedError):
+            send(broker, Role.CAMERA, topic.name)
 
 
 @pytest.mark.broker
@@ -127,9 +147,10 @@ def test_an_emptied_broker_has_the_tables_topics_and_no_message(broker: Settings
 
 def test_what_the_table_grants_is_least_privilege() -> None:
     camera = {(grant.operation, grant.resource, grant.name) for grant in grants() if grant.role is Role.CAMERA}
-    assert camera == {
-        (operation, "TOPIC", name) for operation in ("WRITE", "DESCRIBE") for name in ("frames", "audit", "dead-letter")
-    }
+    assert camera == {("WRITE", "TOPIC", "frames"), ("DESCRIBE", "TOPIC", "frames")}
+    assert {grant.role for grant in grants() if grant.operation == "WRITE" and grant.name == "audit"} == set(AUDIT.written_by)
+    assert set(AUDIT.written_by) == {Role.WATCHER, Role.RESPONDER, Role.OPERATOR}
+    assert not {Role.CAMERA, Role.OPERATOR} & set(DEAD_LETTER.written_by)
     assert {grant.role for grant in grants() if grant.operation == "WRITE" and grant.name == "model-state"} == {Role.RESPONDER}
     assert {grant.role for grant in grants() if grant.operation == "READ" and grant.name == "frames"} == set(FRAMES.read_by)
     assert not any(grant.resource == "CLUSTER" or grant.operation in {"ALL", "ALTER", "DELETE"} for grant in grants())
