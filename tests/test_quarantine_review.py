@@ -34,9 +34,9 @@ from responders.quarantine.quarantine import Place, SealedFrame, Standing, expir
 from streams import codec, topics
 from streams.command_line import app
 from streams.console.quarantine import complete_frame
-from streams.console.quarantine_show import drawn
+from streams.console.quarantine_show import drawn, neighbour_of
 from streams.errors import BadInput, Tampered, Unavailable
-from streams.events import AuditEntry, Box, Context, Detections, Frame, ModelState, Phase, QuarantineOrder, Window, event_id
+from streams.events import AuditEntry, Box, Context, Detections, Frame, Kind, ModelState, Phase, QuarantineOrder, Window, event_id
 from streams.frame_log import read_detections
 from streams.topics import AUDIT, DETECTIONS, MODEL_STATE
 
@@ -245,6 +245,17 @@ def test_a_frame_is_drawn_with_boxes_beside_its_neighbour(site: Site, tmp_path: 
     reddish = (sheet[..., 0] > 240) & (sheet[..., 1] < 90)
     assert reddish[:, : SIZE[0] + 12].sum() > 2 * (12 + 30), "the box is drawn on the frame"
     assert not reddish[:, SIZE[0] + 12 :].any(), "and nowhere else"
+
+
+def test_a_clean_neighbour_is_none_that_was_ordered_away_and_is_not_sealed_yet(site: Site) -> None:
+    def nearest() -> int | None:
+        with reading(site.sessions) as session:
+            place = neighbour_of(session, site.rows()[0])
+        return None if place is None else place.sequence
+
+    assert nearest() == FIRST - 1
+    site.store.accept(signal(Phase.RAISED, 7, FIRST - 1, kind=Kind.COMPROMISE), at(6))
+    assert nearest() == 6, "7 to 9 wait to be sealed"
 
 
 def test_a_difference_of_nothing_is_grey_and_a_small_one_is_plain_to_see() -> None:

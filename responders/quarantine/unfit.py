@@ -2,7 +2,7 @@
 
 It decides by what incidents ordered, not only by what is sealed already: an order that the keeper has not carried out yet, or could
 not, holds as well. It refuses nothing to a frame that people released, or that only false alarms were about. No topic feeds it: a
-retraining run asks.
+retraining run asks, and who looks for a clean frame.
 
 Source: paper 4.6 (automatic quarantine, cleaned datasets).
 """

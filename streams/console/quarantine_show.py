@@ -1,7 +1,8 @@
 """`kerbwatch quarantine show`: a frame that was set aside, as a picture, with its boxes and what differs from a clean neighbour.
 
-It decides which neighbour is taken: the nearest frame of the same camera's recording that was not set aside, out of Kafka's log
-while that holds it. It refuses whoever may not open the quarantine; who looked is on record. No topic feeds it.
+It decides which neighbour is taken: the nearest frame of the same camera's recording that is neither set aside nor ordered to be
+(`responders.quarantine.unfit`), out of Kafka's log while that holds it. It refuses whoever may not open the quarantine; who looked
+is on record. No topic feeds it.
 
 Source: paper 4.6 (manual review by R4 and R8), 4.5.4 (data protection).
 """
@@ -25,7 +26,8 @@ from responders.console.tables import AsJson, print_json
 from responders.people.access import Deed
 from responders.people.login import Actor, Code, logged_in
 from responders.quarantine import contact_sheet, review
-from responders.quarantine.quarantine import Place, SealedFrame, Standing, open_frame
+from responders.quarantine.quarantine import Place, SealedFrame, open_frame
+from responders.quarantine.unfit import unfit
 from streams.console import held_review
 from streams.console.quarantine import complete_frame
 from streams.errors import KerbwatchError
@@ -142,21 +144,20 @@ def drawn(row: QuarantinedFrame, sealed: SealedFrame, beside: tuple[Frame, bytes
 
 
 def neighbour_of(session: Session, row: QuarantinedFrame) -> Place | None:
-    """The nearest frame of the same recording that is not kept out, the earlier of two; None if none is near."""
-    kept = select(QuarantinedFrame.frame_id).where(QuarantinedFrame.state != Standing.RELEASED)
-    found = session.execute(
+    """The nearest frame of the same recording that nothing speaks against, the earlier of two; None if none is near."""
+    near = session.execute(
         select(JudgedFrame.frame_id, JudgedFrame.sequence, JudgedFrame.frame_partition, JudgedFrame.frame_offset)
         .where(
             JudgedFrame.camera_id == row.camera_id,
             JudgedFrame.epoch == row.epoch,
             JudgedFrame.sequence.between(row.sequence - _NEAR, row.sequence + _NEAR),
             JudgedFrame.frame_id != row.frame_id,
-            JudgedFrame.frame_id.not_in(kept),
         )
         .order_by(func.abs(JudgedFrame.sequence - row.sequence), JudgedFrame.sequence)
-        .limit(1)
-    ).one_or_none()
-    return None if found is None else Place(*found)
+    )
+    places = [Place(*found) for found in near]
+    barred = unfit(session, (place.frame_id for place in places))
+    return next((place for place in places if place.frame_id not in barred), None)
 
 
 def _read(settings: Settings, place: Place) -> tuple[Frame, bytes] | None:
