@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -168,6 +168,54 @@ def test_the_elected_scheduler_starts_what_is_due_once(
     done(sessions, EVIDENCE, later)
     assert first.turn(later + timedelta(seconds=20)) is None
     assert started == ["evidence"]
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_job_whose_process_dies_holds_up_nobody_and_is_told(
+    database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, begins: bool
+) -> None:
+    scheduler, later = Scheduler(database, sessions, "a"), QUIET + timedelta(hours=1)
+
+    def start(_: Scheduler, job: Job) -> "subprocess.Popen[bytes]":
+        if begins:
+            with writing(sessions) as session:
+                schedule.begin(session, job, later)
+        process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+        process.wait(20)
+        return process
+
+    monkeypatch.setattr(Scheduler, "_start", start)
+    scheduler.turn(QUIET)
+    first = scheduler.turn(later)
+    second = scheduler.turn(later + timedelta(seconds=20))
+    assert {first, second} == {"evidence", "checkpoint"}  # the first is not tried again and again, and the other waits for nobody
+    scheduler.turn(later + timedelta(seconds=40))
+    with reading(sessions) as session:
+        rows = {row.name: row for row in schedule.listed(session, later + timedelta(seconds=40))}
+        told = sorted(json.loads(row.body)["what"] for row in session.query(NoticeRow))
+    assert {rows[name].outcome for name in ("evidence", "checkpoint")} == {Outcome.FAILED}
+    assert "without a word (exit status -9)" in rows["evidence"].said
+    assert [one.split(":")[0] for one in told] == ["scheduled job checkpoint failed", "scheduled job evidence failed"]
+
+
+def test_a_run_that_a_person_began_meanwhile_stays_theirs(
+    database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, later = Scheduler(database, sessions, "a"), QUIET + timedelta(minutes=5)
+
+    def refused(_: Scheduler, job: Job) -> "subprocess.Popen[bytes]":
+        with writing(sessions) as session:
+            schedule.begin(session, job, later)
+        process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({BadInput.exit_code})"])
+        process.wait(20)
+        return process
+
+    monkeypatch.setattr(Scheduler, "_start", refused)
+    scheduler.turn(QUIET)
+    assert scheduler.turn(later) == "evidence"
+    scheduler.turn(later + timedelta(seconds=20))
+    with reading(sessions) as session:
+        assert schedule.listed(session, later + timedelta(seconds=20))[0].outcome is Outcome.RUNNING
 
 
 def test_a_checkpoint_is_signed_only_over_a_log_that_holds(database: Settings, sessions: Sessions) -> None:
@@ -516,25 +564,62 @@ def test_a_job_that_hangs_is_asked_to_end_then_ended_and_waits_for_its_next_time
         [row] = schedule.listed(session, over)
     assert (row.outcome, row.said) == (Outcome.FAILED, "took longer than 2400 s and was ended")
     assert row.next_at == job.next_after(over)
+    with reading(sessions) as session:
+        [notice] = session.query(NoticeRow)
+    assert b"scheduled job drill failed: took longer than 2400 s" in notice.body
 
 
-def test_a_job_that_is_told_to_end_ends_what_it_started(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def told_to_end(_: Run) -> jobs.Said:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(20)
+    return jobs.Said("never")
+
+
+def told_to_end_at_the_terminal(_: Run) -> jobs.Said:
+    raise KeyboardInterrupt
+
+
+def at_fault(_: Run) -> jobs.Said:
+    raise ZeroDivisionError("by nothing\nat all")
+
+
+@pytest.mark.parametrize(
+    ("happens", "exit_code", "said"),
+    [
+        (told_to_end, 128 + signal.SIGTERM, "was told to end before it was done"),
+        (told_to_end_at_the_terminal, 130, "was told to end before it was done"),
+        (at_fault, 1, "broke off, which is a fault of ours: ZeroDivisionError: by nothing"),
+    ],
+)
+def test_whatever_ends_a_run_is_on_record_and_told_and_the_job_can_be_run_again(  # noqa: PLR0917 - fixtures and cases
+    database: Settings,
+    sessions: Sessions,
+    monkeypatch: pytest.MonkeyPatch,
+    happens: Callable[[Run], jobs.Said],
+    exit_code: int,
+    said: str,
+) -> None:
     monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
     monkeypatch.setattr(os, "nice", lambda _: 0)
     if database.database_url is not None:
         monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
     ended = []
 
-    def hang(_: Run) -> jobs.Said:
+    def job(run: Run) -> jobs.Said:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(20)
+            return happens(run)
         finally:
-            ended.append("backup")
-        return jobs.Said("never")
+            ended.append("what it started")
 
-    monkeypatch.setitem(jobs.BY_NAME, "backup", hang)
-    before = signal.getsignal(signal.SIGTERM)
-    assert CliRunner().invoke(app, ["schedule", "run", "backup"]).exit_code == 128 + signal.SIGTERM
-    assert ended == ["backup"]
-    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setitem(jobs.BY_NAME, "backup", job)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+    assert CliRunner().invoke(app, ["schedule", "run", "backup"]).exit_code == exit_code
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == before
+    assert ended == ["what it started"]
+    with reading(sessions) as session:
+        row = next(one for one in schedule.listed(session, datetime.now(UTC)) if one.name == "backup")
+        [notice] = session.query(NoticeRow)
+    assert (row.outcome, row.said) == (Outcome.FAILED, said)
+    assert f"scheduled job backup failed: {said}".encode() in notice.body
+    monkeypatch.setitem(jobs.BY_NAME, "backup", lambda _: jobs.Said("fine"))
+    assert CliRunner().invoke(app, ["schedule", "run", "backup"]).exit_code == 0

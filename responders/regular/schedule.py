@@ -2,8 +2,8 @@
 
 It decides which jobs there are, when each is due (cron expressions in UTC, read by APScheduler), and what a run that was missed or
 lost is worth: one run, at once. It refuses to start a job that runs already, and to let two schedulers start anything: whoever
-holds the lease does, and another takes over when it lapses. APScheduler's own job stores are not used: they pickle. What a job does
-stands in `streams.console.jobs`. No topic feeds it.
+holds the lease does, and another takes over when it lapses. What failed, or waits for a person, is told R8 with the record of it.
+APScheduler's own job stores are not used: they pickle. What a job does stands in `streams.console.jobs`. No topic feeds it.
 
 Source: issue of scheduled work; Gray and Cheriton 1989 (leases); APScheduler 3 (`CronTrigger`).
 """
@@ -19,6 +19,9 @@ from sqlalchemy.orm import Session
 
 from infra.db import insert_into
 from infra.job_tables import JobRow, LeaseRow
+from responders.notify.deliveries import remind
+from responders.notify.notices import reminder
+from responders.people.roles import Role
 from streams.errors import BadInput
 
 LEASE = timedelta(seconds=60)
@@ -161,14 +164,32 @@ def begin(session: Session, job: Job, now: datetime) -> None:
     row.started_at, row.ended_at, row.outcome, row.said = now, None, Outcome.RUNNING, ""
 
 
-def give_up(session: Session, job: Job, now: datetime) -> None:
-    """Put on record that a run took too long and was ended; unless it has said itself how it ended. It is due at its next time."""
+def last_begun(session: Session, job: Job) -> datetime | None:
+    """When its last run began, None where there was none."""
+    row = session.get(JobRow, job.name)
+    return None if row is None else row.started_at
+
+
+def too_long(job: Job, took: timedelta) -> str:
+    """What to say of a run that was ended after its limit; "" within it."""
+    return f"took longer than {job.limit_s} s and was ended" if took > timedelta(seconds=job.limit_s) else ""
+
+
+def settle(session: Session, job: Job, why: str, now: datetime, *, since: datetime | None) -> None:
+    """Put on record, and tell R8, that a run ended without saying how; it is due at its next time, not at once.
+
+    `since`: what `last_begun` was before the run. Nothing changes where the run has said itself how it ended.
+    """
     row = session.get_one(JobRow, job.name, with_for_update=True)
+    if row.started_at == since:  # it ended before it was on record that it began
+        row.started_at, row.outcome = now, Outcome.RUNNING
     if row.outcome == Outcome.RUNNING:
-        row.ended_at, row.outcome, row.said = now, Outcome.FAILED, f"took longer than {job.limit_s} s and was ended"
+        end(session, job, Outcome.FAILED, why, now, waits=f"scheduled job {job.name} failed: {why}")
 
 
-def end(session: Session, job: Job, outcome: Outcome, said: str, now: datetime) -> None:
-    """Put on record how a run ended."""
+def end(session: Session, job: Job, outcome: Outcome, said: str, now: datetime, *, waits: str = "") -> None:
+    """Put on record how a run ended; what `waits` for a person goes out as a reminder, once a day and job."""
     row = session.get_one(JobRow, job.name, with_for_update=True)
     row.ended_at, row.outcome, row.said = now, outcome, said[:_MOST_SAID]
+    if waits:
+        remind(session, reminder(f"{job.name} {now:%Y-%m-%d}", waits[:_MOST_SAID], Role.SECMLOPS_ENGINEER, now), now)

@@ -1,7 +1,7 @@
 """`kerbwatch schedule`: regular work, listed and run.
 
-It decides nothing about when (`responders.regular.schedule`) or what (`streams.console.jobs`); it puts each run on record, and what
-waits for a person is told on the notifiers' channels. It refuses to run a job twice at once. No topic feeds it.
+It decides nothing about when (`responders.regular.schedule`) or what (`streams.console.jobs`); it puts each run on record, however
+it ends, and what waits for a person is told on the notifiers' channels. It refuses to run a job twice at once. No topic feeds it.
 
 Source: paper 4.7; NIST SP 800-61r3 (preparation, improvement).
 """
@@ -16,19 +16,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from infra.db import reading, writing
+from infra.db import Sessions, reading, writing
 from infra.settings import read_settings
 from responders.console.tables import AsJson, opened, plain, print_json, table, utc
-from responders.notify.deliveries import remind
-from responders.notify.notices import reminder
-from responders.people.roles import Role
 from responders.regular import schedule
-from responders.regular.schedule import Outcome
+from responders.regular.schedule import Job, Outcome
 from streams.console import jobs
 
 app = typer.Typer(no_args_is_help=True, help="Regular work: checks, back-ups, retention, drills, reminders.")
-
-_TERMINATED = 128 + signal.SIGTERM
 
 
 @app.command("list")
@@ -58,15 +53,15 @@ def run_job(name: Annotated[str, typer.Argument(help="Which job; `list` names th
     os.nice(max(0, job.nice - os.nice(0)))
     with opened(settings) as sessions, _ends_in_order():
         with writing(sessions) as session:
+            before = schedule.last_begun(session, job)
             schedule.begin(session, job, began)
         console = Console(stderr=True)
-        with console.status(job.what) if console.is_terminal else nullcontext():
-            said = jobs.carry_out(name, jobs.Run(settings, sessions, began))
-        ended = datetime.now(UTC)
-        with writing(sessions) as session:
-            schedule.end(session, job, said.outcome, said.text, ended)
-            if said.waits:
-                remind(session, reminder(f"{name} {ended:%Y-%m-%d}", said.waits, Role.SECMLOPS_ENGINEER, ended), ended)
+        with _put_on_record(sessions, job, began, before):
+            with console.status(job.what) if console.is_terminal else nullcontext():
+                said = jobs.carry_out(name, jobs.Run(settings, sessions, began))
+            ended = datetime.now(UTC)
+            with writing(sessions) as session:
+                schedule.end(session, job, said.outcome, said.text, ended, waits=said.waits)
     if as_json:
         took_s = round((ended - began).total_seconds(), 3)
         print_json({"name": name, "outcome": said.outcome, "said": said.text, "took_s": took_s})
@@ -77,14 +72,38 @@ def run_job(name: Annotated[str, typer.Argument(help="Which job; `list` names th
 
 
 @contextmanager
+def _put_on_record(sessions: Sessions, job: Job, began: datetime, before: datetime | None) -> Iterator[None]:
+    """Whatever ends the run is on record as its end: a run that says nothing would hold up all the others until its limit."""
+    try:
+        yield
+    except BaseException as error:
+        now = datetime.now(UTC)
+        why = schedule.too_long(job, now - began) or _broken_off(error)
+        with writing(sessions) as session:
+            schedule.settle(session, job, why, now, since=before)
+        raise
+
+
+def _broken_off(error: BaseException) -> str:
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return "was told to end before it was done"
+    first = next(iter(str(error).splitlines()), "")
+    return f"broke off, which is a fault of ours: {type(error).__name__}: {first[:500]}"
+
+
+@contextmanager
 def _ends_in_order() -> Iterator[None]:
-    """SIGTERM ends the job by way of its own ends, so that what it started is stopped; the run then counts as lost."""
+    """SIGTERM, or a terminal that closes, ends the job by way of its own ends, so that what it started is stopped."""
 
-    def leave(*_: object) -> None:
-        raise SystemExit(_TERMINATED)
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup's
+            signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
