@@ -38,7 +38,20 @@ from streams import codec
 from streams.command_line import app
 from streams.demo.retraining import Story, introduce
 from streams.errors import BadInput, Tampered, Unavailable
-from streams.events import AuditEntry, Comparison, Context, Detections, Kind, Mode, ModelState, Phase, RolloutPhase
+from streams.events import (
+    AuditEntry,
+    Cause,
+    Comparison,
+    Context,
+    Detections,
+    Diagnosis,
+    Kind,
+    Mode,
+    ModelState,
+    Phase,
+    RolloutPhase,
+    Severity,
+)
 from streams.topics import AUDIT, MODEL_STATE
 
 pytest_plugins = ["databases"]
@@ -283,6 +296,44 @@ def test_a_worker_that_falls_behind_under_the_candidate_returns_it(site: Site, s
     assert rollout.state is State.RETURNED
     assert incident[:8] in rollout.why
     assert (site.asked().reference_digest, site.asked().candidate) == (NORMAL, None)
+
+
+@pytest.mark.parametrize(
+    ("cause", "returned"),
+    [(Cause.MODEL, True), (Cause.POISON, True), (Cause.CORRUPTION, False)],
+    ids=["model", "poison", "weather"],
+)
+def test_drift_speaks_against_the_candidate_where_its_diagnosis_is_harmful(site: Site, cause: Cause, returned: bool) -> None:
+    site.to(State.FULL)
+    site.report()
+    site.tick()
+    site.judge(3)
+    found = Diagnosis(cause=cause, confidence=0.9, evidence=("as a test says",))
+    drift = signal(Phase.RAISED, site.sequence - 1, site.sequence, kind=Kind.DRIFT, severity=Severity.LOW, time_s=200)
+    [incident] = site.store.accept(replace(drift, diagnosis=found), site.passes(1)).incident_ids
+    after = site.tick()
+    assert (after.state is State.RETURNED, incident[:8] in after.why) == (returned, returned)
+
+
+@pytest.mark.parametrize(
+    ("state", "camera", "detector", "returned"),
+    [
+        (State.FULL, "w1", "model-check", True),
+        (State.CANARY, "w1", "model-check", False),
+        (State.FULL, "log-check", "log-check", False),
+    ],
+    ids=["its bytes", "its predecessor's bytes", "the audit log"],
+)
+def test_tampering_speaks_against_the_candidate_where_its_bytes_are_meant(
+    site: Site, state: State, camera: str, detector: str, returned: bool
+) -> None:
+    site.to(state)
+    site.report()
+    site.tick()
+    site.judge(3)
+    altered = signal(Phase.RAISED, 1000, 1000, camera=camera, kind=Kind.TAMPERING, detector=detector, epoch=0, time_s=200)
+    site.store.accept(altered, site.passes(1))
+    assert (site.tick().state is State.RETURNED) == returned
 
 
 def test_what_people_rolled_away_from_during_training_does_not_come_back(site: Site) -> None:

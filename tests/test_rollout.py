@@ -225,6 +225,19 @@ def test_safe_mode_holds_a_canary_and_never_lets_one_begin() -> None:
     assert run(*waits, tick(97, tally(30)), start=rollout)[0].state is State.CANARY
 
 
+def test_in_full_service_only_the_time_counts_in_which_it_serves() -> None:
+    waits = [tick(96 + n, tally(12, 6), mode=Mode.SAFE) for n in range(0, 400, 10)]
+    rollout, decisions = run(*FULL, tick(96, tally(12, 6)), *waits[1:])
+    assert rollout.state is State.FULL
+    assert [decision.action for decision in decisions[-2:]] == ["reported", "wait"]
+    assert run(tick(500), tick(529), start=rollout)[0].state is State.FULL
+    assert run(tick(500), tick(529), tick(529.5, mode=Mode.SAFE), tick(530), start=rollout)[0].state is State.FULL
+    assert run(tick(500), tick(529), tick(530), start=rollout)[0].state is State.DONE
+    safe_from_the_start = (*FULL, *waits[:4])
+    assert run(*safe_from_the_start, tick(127), tick(150))[0].state is State.FULL
+    assert run(*safe_from_the_start, tick(127), tick(157))[0].state is State.DONE
+
+
 def test_a_canary_reaches_at_least_one_camera() -> None:
     rollout, _ = run(*SHADOWED)
     assert any(rollout_share(rollout.id, camera) < rollout.share for camera in ("cam1", "cam2"))
@@ -338,7 +351,8 @@ def test_whatever_happens_the_rules_hold(events: list[Happening]) -> None:
             assert decisions[-1].phase is None
         if after.state is State.DONE:
             assert rollout.reported
-            assert event.time - rollout.since >= timedelta(seconds=LIMITS.settle_s)
+            assert rollout.serves_since is not None
+            assert event.time - rollout.serves_since >= timedelta(seconds=LIMITS.settle_s)
         if after.state in OVER:
             ended = after
         rollout = after

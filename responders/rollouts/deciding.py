@@ -79,7 +79,8 @@ class _Turn:
     def go(self, state: State, tally: Tally | None = None) -> None:
         base = self.rollout.base if tally is None else tally
         paused = self.rollout.paused and state in RUNNING
-        self.rollout = replace(self.rollout, state=state, since=self.now, reported=False, base=base, escalated="", paused=paused)
+        self.rollout = replace(self.rollout, state=state, since=self.now, base=base, paused=paused)
+        self.rollout = replace(self.rollout, reported=False, serves_since=None, escalated="")
 
     def end(self, state: State, why: str, actor: str = RESPONDER, *, back: bool = True) -> None:
         """Over; whatever the candidate serves it serves no longer, and a former normal model is back, or people name one."""
@@ -226,14 +227,28 @@ def _watch(turn: _Turn, tick: Tick) -> None:
         turn.serve("held: the context needs its safe model; the candidate judges beside it", RolloutPhase.SHADOW)
     elif not rollout.reported:
         if tick.confirmed:
-            turn.rollout = replace(rollout, reported=True, base=tick.tally)
+            serves_since = tick.time if tick.mode is Mode.NORMAL else None
+            turn.rollout = replace(rollout, reported=True, base=tick.tally, serves_since=serves_since)
             turn.record("reported", f"every live worker reports the {rollout.state} step: {', '.join(tick.live)}")
         elif lasted_s >= limits.reports_s:
             late = ", ".join(sorted(set(tick.live) - set(tick.agreeing))) or "no worker is alive"
             turn.end(State.RETURNED, f"{rollout.state} was not reported in {limits.reports_s:g} s: {late}")
     elif rollout.state is not State.FULL:
         _weigh(turn, tick, lasted_s)
-    elif lasted_s >= limits.settle_s:
+    else:
+        _settle(turn, tick)
+
+
+def _settle(turn: _Turn, tick: Tick) -> None:
+    """The normal model proves itself by serving: what passes while the safe one serves in its place proves nothing."""
+    rollout = turn.rollout
+    if tick.mode is Mode.SAFE:
+        if rollout.serves_since is not None:
+            turn.rollout = replace(rollout, serves_since=None)
+            turn.record("wait", "the context needs its safe model: the time in which the candidate settles begins anew after it")
+    elif rollout.serves_since is None:
+        turn.rollout = replace(rollout, serves_since=tick.time)
+    elif tick.time - rollout.serves_since >= timedelta(seconds=rollout.limits.settle_s):
         turn.go(State.DONE)
         turn.record("done", f"{rollout.candidate_digest[:12]} is the normal model of {rollout.context}")
 

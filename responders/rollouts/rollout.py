@@ -203,9 +203,10 @@ class Rollout(Struct, frozen=True, kw_only=True):
     """All that is known of one rollout; plain data, so that it rests in the database as JSON.
 
     `normal_digest` is the model that it is to follow: the context's normal one when it was asked for, and anew when two people let
-    it into service, for people may have named another meanwhile. `since` is when the state began, `reported`
-    whether the workers obey in it, `base` the tally then, `before` the figures in shadow. `heard_at` is the run's last word,
-    or when people let it go on; while it is `paused` no word is expected.
+    it into service, for people may have named another meanwhile. `since` is when the state began, `reported` whether the workers
+    obey in it, `base` the tally then, `before` the figures in shadow. `serves_since`: from then on they obey, and in normal mode
+    without a break; None in safe mode. `heard_at` is the run's last word, or when people let it go on; while it is `paused` no
+    word is expected.
     """
 
     id: str
@@ -233,6 +234,7 @@ class Rollout(Struct, frozen=True, kw_only=True):
     reported: bool = False
     base: Tally = Tally()
     before: Figures | None = None
+    serves_since: datetime | None = None
     ticked_at: datetime | None = None
     escalated: str = ""
     why: str = ""

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 
 import msgspec
 import structlog
-from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from infra.db import reading, writing
-from infra.tables import Assignment, ComparisonRow, IncidentRow, JudgedFrame, RolloutRow, ServedRow, TimelineRow, WorkerRow
+from infra.tables import Assignment, ComparisonRow, IncidentRow, RolloutRow, TimelineRow, WorkerRow
 from responders.engine import assignments, outbox
 from responders.engine.incident import Incident, Page
 from responders.engine.past import incident_of
@@ -26,6 +26,7 @@ from responders.engine.store import Store, locked
 from responders.notify import deliveries
 from responders.people.people import roles_of
 from responders.people.roles import Role
+from responders.rollouts.alarms import alarm
 from responders.rollouts.comparison import SHORT, Limits, Tally
 from responders.rollouts.deciding import decide, evolve
 from responders.rollouts.rollout import (
@@ -46,7 +47,7 @@ from responders.rollouts.rollout import (
     Verb,
 )
 from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
-from streams.events import Context, Kind, Mode, event_id
+from streams.events import Context, Mode, event_id
 
 Vouch = Callable[[Context, str], object]
 """Raises KerbwatchError unless the registry vouches for a model (by digest) in a context: signed, and passed by the gate."""
@@ -73,9 +74,6 @@ class _Unvouched(Unavailable):
 log = structlog.get_logger("rollouts")
 _CALLED = Role.SECMLOPS_ENGINEER
 """Is paged where a run is silent: leads the response (paper, table 1)."""
-
-_ALARMS = (Kind.EVASION, Kind.POISONING, Kind.COMPROMISE, Kind.HEALTH)
-"""Incidents that speak against the model that judged; drift, traffic, bad input speak of the camera, health of a worker."""
 
 
 @dataclass(frozen=True)
@@ -283,7 +281,7 @@ class Rollouts:
             agreeing=agreeing,
             cameras=tuple(session.scalars(cameras.order_by(ComparisonRow.camera_id))),
             tally=tally_of(session, rollout),
-            alarm=_alarm(session, rollout),
+            alarm=alarm(session, rollout),
             normal_digest=model.normal_digest,
         )
 
@@ -330,21 +328,6 @@ def _incident(session: Session, incident_id: str) -> Incident:
 def _gone(session: Session, rollout: Rollout) -> tuple[str, ...]:
     """Who approved and does not have that role any more."""
     return tuple(given.actor for given in rollout.approvals if given.role not in roles_of(session, given.actor))
-
-
-def _alarm(session: Session, rollout: Rollout) -> str:
-    """The first incident that opened in this step on a camera whose frames the candidate answered for, or on a worker."""
-    if rollout.state is State.SHADOW:
-        return ""
-    judged = exists().where(
-        JudgedFrame.camera_id == IncidentRow.camera_id,
-        JudgedFrame.context == IncidentRow.context,
-        JudgedFrame.weights_digest == rollout.candidate_digest,
-    )
-    served = exists().where(ServedRow.context == IncidentRow.context, ServedRow.weights_digest == rollout.candidate_digest)
-    since = (IncidentRow.context == rollout.context, IncidentRow.opened_at > rollout.since, IncidentRow.kind.in_(_ALARMS))
-    ours = or_(judged, and_(IncidentRow.kind == Kind.HEALTH, served))
-    return session.scalar(select(IncidentRow.id).where(*since, ours).order_by(IncidentRow.opened_at).limit(1)) or ""
 
 
 def _save(session: Session, rollout: Rollout) -> None:
