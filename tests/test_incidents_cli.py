@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from a_person import Phone, newcomer, refusals
@@ -10,6 +12,7 @@ from sqlalchemy import select
 from typer.testing import CliRunner, Result
 
 from infra.db import Sessions, reading, writing
+from infra.keys import person_key_file, replace_person_key
 from infra.people_tables import ActRow
 from infra.settings import Settings
 from infra.tables import EffectRow, TimelineRow
@@ -19,7 +22,7 @@ from responders.console.watch import follow
 from responders.engine.incident import Verb
 from responders.engine.store import Store
 from responders.people import desk, people
-from responders.people.acts import Signed
+from responders.people.acts import Signed, public_of
 from responders.people.roles import Role
 from responders.playbooks import playbooks
 from streams import codec
@@ -283,6 +286,28 @@ def test_who_has_lost_the_role_since_has_approved_nothing(
     shown = json.loads(command("show", id_, "--json").stdout)
     assert (shown["step"], shown["asks"]) == ("review", ["R4"])
     assert "what data-1 said counts no more" in shown["timeline"][-1]["what"]
+
+
+def test_what_was_approved_with_a_key_that_is_theirs_no_more_is_asked_for_again(
+    store: Store, command: Command, phones: dict[str, Phone], sessions: Sessions, database: Settings
+) -> None:
+    id_ = store.accept(signal(Phase.RAISED, 20, 21, camera="cam2", kind=Kind.POISONING), at(5)).incident_ids[0]
+
+    def approve(name: str) -> dict[str, Any]:
+        with writing(sessions) as session:
+            phones[name].rest(session, name)
+        command("approve", id_, "-m", "looked", "--actor", name, "--code", phones[name].code())
+        shown: dict[str, Any] = json.loads(command("show", id_, "--json").stdout)
+        return shown
+
+    approve("data-1")
+    with writing(sessions) as session:  # the key was stolen: they were removed and added again
+        public = public_of(replace_person_key(person_key_file(database, "data-1")))
+        people.give_key(session, "data-1", public, "root", datetime.now(UTC))
+    shown = approve("security-1")
+    assert (shown["step"], shown["asks"]) == ("review", ["R4"])
+    assert "what data-1 said counts no more" in shown["timeline"][-1]["what"]
+    assert approve("data-1")["step"] != "review"
 
 
 def test_an_approval_shows_and_signs_its_step_and_counts_for_no_other(

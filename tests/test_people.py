@@ -244,6 +244,20 @@ def test_a_voice_is_lost_with_the_role(town: Town) -> None:
     assert agreed(town).missing == (Role.DATA_ENGINEER,)
 
 
+def test_what_a_thief_signed_counts_neither_for_who_was_added_again_nor_beside_their_own_word(town: Town) -> None:
+    town.act_with_code("data-1", Deed.RELEASE)  # somebody else, with their key and phone
+    with writing(town.sessions) as session:
+        people.drop(session, "data-1", "root", town.now)
+    person_key_file(town.settings, "data-1").unlink()
+    town.add("data-1", Role.DATA_ENGINEER)
+    town.act_with_code("security-1", Deed.RELEASE)
+    assert (agreed(town).people, agreed(town).missing) == (("security-1",), (Role.DATA_ENGINEER,))
+    again = town.act_with_code("data-1", Deed.RELEASE)
+    assert agreed(town).missing == ()
+    assert len(agreed(town).acts) == 2
+    assert again.id in agreed(town).acts
+
+
 def test_old_acts_hold_after_a_new_key_and_forged_ones_are_found(town: Town) -> None:
     town.act("security-1", Deed.CLOSE)
     with writing(town.sessions) as session:

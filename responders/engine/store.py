@@ -27,7 +27,8 @@ from responders.engine.incident import Act, Decision, Happening, Incident, Serve
 from responders.engine.past import impact_of, incident_of
 from responders.notify import deliveries
 from responders.notify.notices import reminder
-from responders.people.people import roles_of
+from responders.people.access import Deed
+from responders.people.desk import roles_behind
 from responders.people.roles import Role
 from responders.playbooks.playbooks import Playbook, State
 from streams import codec
@@ -88,7 +89,7 @@ class Store:
             if event.verb is Verb.RECLASSIFY:
                 event = self._planned(session, before, event)
             elif event.verb is Verb.APPROVE:
-                event = replace(event, still={voice.actor: roles_of(session, voice.actor) for voice in before.voices})
+                event = replace(event, still=_still(session, before))
                 if before.step.renews:
                     event = replace(event, doubted=past.doubted(session, before.camera_id, before.seen, model))
             decisions = _step(session, before, event, cause_id=event.id, model=model, now=now)
@@ -270,6 +271,12 @@ def locked(session: Session, contexts: tuple[Context, ...]) -> dict[Context, Ass
     if missing:
         raise Unavailable(f"no weights are assigned to context {', '.join(missing)}: run `kerbwatch up` first")
     return found
+
+
+def _still(session: Session, incident: Incident) -> dict[str, tuple[Role, ...]]:
+    """In which roles those who approved so far may speak yet, with the key that they signed it with."""
+    given = [(voice.actor, voice.at) for voice in incident.voices if voice.at is not None]
+    return {actor: roles_behind(session, Deed.APPROVE_STEP, incident.id, actor, at) for actor, at in given}
 
 
 def _open_at(session: Session, camera_id: str, context: Context) -> list[Incident]:

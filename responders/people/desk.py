@@ -147,9 +147,10 @@ def _keep(session: Session, signed: Signed, said: Statement, *, with_code: bool,
 
 
 def agreement(session: Session, deed: Deed, target: str, now: datetime) -> Agreement:
-    """Whose acts on `target` stand for a deed that needs two people: the last day's, of people who still have the role.
+    """Whose acts on `target` stand for a deed that needs two people: the last day's, of people who still have role and key.
 
-    Held until the transaction ends, so that two people who finish it at the same moment do it once.
+    What was signed with a former key may be a thief's: who lost a key, or took a new one, says it again. Held until the
+    transaction ends, so that two people who finish it at the same moment do it once.
     """
     rows = session.scalars(
         select(ActRow)
@@ -157,10 +158,26 @@ def agreement(session: Session, deed: Deed, target: str, now: datetime) -> Agree
         .order_by(ActRow.number)
         .with_for_update()
     ).all()
+    keys = {name: key.key_id for name in {row.actor for row in rows} if (key := key_of(session, name)) is not None}
+    rows = [row for row in rows if row.key_id == keys.get(row.actor)]
     together = RULES[deed].together
     voices: Mapping[str, Sequence[Role]] = {row.actor: roles_of(session, row.actor) for row in rows}
     useful = {name: roles for name, roles in voices.items() if set(roles) & set(together)}
     return Agreement(tuple(useful), tuple(row.id for row in rows if row.actor in useful), missing(together, useful))
+
+
+def roles_behind(session: Session, deed: Deed, target: str, actor: str, at: datetime) -> tuple[Role, ...]:
+    """The roles in which an act counts now that was admitted at `at`: the actor's; none where its key is no longer theirs."""
+    signed_with = session.scalar(
+        select(ActRow.key_id)
+        .where(ActRow.actor == actor, ActRow.deed == deed, ActRow.target == target, ActRow.time <= at)
+        .order_by(ActRow.number.desc())
+        .limit(1)
+    )
+    key = key_of(session, actor)
+    if signed_with is not None and (key is None or key.key_id != signed_with):
+        return ()
+    return roles_of(session, actor)
 
 
 def said(session: Session, agreed: Agreement) -> tuple[Statement, ...]:
