@@ -221,7 +221,7 @@ def _say(login: Login, verb: Verb, incident: str, comment: str, *told: tuple[str
     if refused is not None:
         raise BadInput(f"{refused}. This is on record; see `kerbwatch incidents show {id_[:8]}`", on_record=True)
     if not done:
-        raise BadInput(f"incident {id_} is closed; it takes notes only (`kerbwatch incidents note`)")
+        raise BadInput(f'incident {id_} is closed; it takes notes only: `kerbwatch incidents note {id_[:8]} -m "..."`')
     with reading(sessions) as session:
         after = records.shown(session, id_).incident
     if as_json:

@@ -6,7 +6,8 @@ terminal. What people say to an incident stands in `incidents_cli.py`.
 Source: paper 4.7 (defined roles and immediate actions), SC-10.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated
@@ -22,6 +23,9 @@ from infra.db import Sessions, open_database, reading
 from infra.settings import Settings, read_settings
 from responders.engine import records
 from responders.engine.records import Listed, Shown
+from responders.notify import deliveries
+from responders.notify.deliveries import Notification
+from responders.notify.notices import Sort
 from responders.people.roles import named
 from streams.errors import KerbwatchError
 from streams.events import Severity
@@ -30,6 +34,13 @@ app = typer.Typer(no_args_is_help=True, help="Incidents: see them, take note of 
 
 _COLOUR = {Severity.LOW: "dim", Severity.MEDIUM: "yellow", Severity.HIGH: "red", Severity.CRITICAL: "bold red"}
 _COMPLETED = 200
+_CALLS = 100
+_DELIVERED = {
+    deliveries.DONE: "yes",
+    deliveries.WAITING: "[yellow]waits[/]",
+    deliveries.WITHDRAWN: "no longer needed",
+    deliveries.FAILED: "[bold red]failed[/]",
+}
 
 
 def completed(incomplete: str, known: Callable[[Session], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
@@ -128,11 +139,13 @@ def show(incident: Id, as_json: AsJson = False) -> None:
     """Show one incident: clocks, playbook, timeline, effects. Example: kerbwatch incidents show 3f2a."""
     with reader() as session:
         full = records.shown(session, records.find(session, incident))
+        told = deliveries.listed(session, incident_id=full.incident.id, limit=_CALLS)
     if as_json:
         print_json(full)
         return
     console = Console()
     _print_head(console, full)
+    _print_calls(console, full, told)
     _print_clocks(console, full.incident, full.acknowledged_by)
     _print_steps(console, full)
     timeline = table("time (UTC)", "state", "actor", "what", title="timeline")
@@ -158,16 +171,43 @@ def _print_head(console: Console, full: Shown) -> None:
     if full.graded:
         console.print(f"[dim]severity by this rule: {plain(full.graded)}[/]")
     if full.asks:
-        console.print(f"[bold]step {full.step} waits for approval by {named(full.asks)}: kerbwatch incidents approve[/]")
-    for label, value in (("called", " ".join(full.called)), ("assigned to", full.assignee)):
-        if value:
-            console.print(f"{label}: {plain(value)}")
+        _print_asked(console, full)
+    if full.assignee:
+        console.print(f"assigned to: {plain(full.assignee)}")
     if full.snoozed_until is not None:
         console.print(f"snoozed until {utc(full.snoozed_until)} UTC")
     if full.diagnosis is not None:
         console.print(f"diagnosis: [bold]{full.diagnosis.cause.replace('_', ' ')}[/], {full.diagnosis.confidence:.0%} sure")
         for words in full.diagnosis.evidence:
             console.print(f"  - {plain(words)}")
+
+
+def _print_asked(console: Console, full: Shown) -> None:
+    """What is to be done and approved now, in commands that can be pasted."""
+    short = full.incident
+    console.print(f"[bold]step {full.step} waits for approval by {named(full.asks)}[/]")
+    here = {"CAMERA": short.camera, "CONTEXT": short.context, "INCIDENT": short.id[:8]}
+    text = next(step.text for step in full.steps if step.name == full.step)
+    if text:
+        console.print(f"  {plain(re.sub('|'.join(here), lambda found: here[found[0]], text))}", soft_wrap=True)
+    approve = f'kerbwatch incidents approve {short.id[:8]} --step {full.step} -m "what you looked at"'
+    console.print(f"  {plain(approve)}", soft_wrap=True)
+    console.print("  [dim](as somebody else than this system's user: --actor NAME, or KERBWATCH_PERSON)[/]")
+
+
+def _print_calls(console: Console, full: Shown, told: Sequence[Notification]) -> None:
+    """Who was called, and what became of that on each channel."""
+    if not full.called:
+        return
+    calls = table("role", "channel", "delivered", "tries", "since (UTC)", "error", title="called")
+    for one in reversed(told):
+        if one.sort is Sort.PAGE:
+            state = _DELIVERED.get(one.state, plain(one.state))
+            calls.add_row(one.role, one.channel, state, str(one.attempts), utc(one.created_at), plain(one.error))
+    for role in full.called:
+        if role not in {one.role for one in told}:
+            calls.add_row(role, "", "[yellow]waits for the responder[/]", "", "", "")
+    console.print(calls)
 
 
 def _print_steps(console: Console, full: Shown) -> None:

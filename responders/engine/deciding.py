@@ -59,8 +59,16 @@ def _after(state: Incident, event: Happening, *, more: bool = False) -> Turn:
     _walk(turn, event)
     if isinstance(event, Tick) and _check_time(turn, event):
         _walk(turn, event)
+    _ask(turn)
     call(turn, event)
     return turn
+
+
+def _ask(turn: Turn) -> None:
+    """Tell those whose approval is asked for, once an asking; the calls of the chain go to others."""
+    incident = turn.incident
+    if incident.asks and (not turn.before.asks or incident.asking != turn.before.asking):
+        turn.record("ask", f"{incident.step.name} waits for {named(incident.asks)}: {incident.step.text}")
 
 
 # -- hearing what detectors say --------------------------------------------------------------------------------------
@@ -310,7 +318,8 @@ def _check_time(turn: Turn, tick: Tick) -> bool:
 
 def _lacking(incident: Incident, tick: Tick) -> str:
     if incident.asks:
-        return f"still to be approved by {named(incident.asks)} (`kerbwatch incidents approve`)"
+        approve = f'kerbwatch incidents approve {incident.id[:8]} --step {incident.step.name} -m "what you looked at"'
+        return f"still to be approved by {named(incident.asks)}: `{approve}`"
     if incident.step.action is Action.AWAIT_CALM:
         return "no proof of calm came; look at the camera and its detectors"
     late = sorted(set(tick.live) - set(tick.agreeing))

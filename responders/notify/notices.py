@@ -31,10 +31,11 @@ class Sort(StrEnum):
 
 
 class Paged(Struct, frozen=True):
-    """Who was called, and how bad it was then."""
+    """Who was called, how bad it was then, and what it was held for (None: what it is held for now)."""
 
     role: str
     severity: Severity
+    kind: Kind | None = None
 
 
 class Notice(Struct, frozen=True, kw_only=True):
@@ -133,7 +134,7 @@ def _told(notice: Notice) -> str:
     called = f"\n  called: {notice.role}" if notice.role else ""
     step = f"kerbwatch incidents show {notice.incident_id[:8]}"
     if notice.sort is Sort.PAGE:
-        step += f"\n  kerbwatch incidents ack {notice.incident_id[:8]}      (stops the calls)"
+        step += f'\n  to stop the calls:\n  kerbwatch incidents ack {notice.incident_id[:8]} -m "looking into it"'
     return f"{head}\n  {notice.what}{since}{called}\n  {step}"
 
 
