@@ -82,6 +82,7 @@ def test_the_page_about_people_shows_this_table() -> None:
         "have a model retrained, stage one": (Deed.RETRAIN, Deed.STAGE),
         "vouch for golden data": (Deed.VOUCH,),
         "send a refused message again": (Deed.REPLAY,),
+        "disown an entry of the audit log": (Deed.DISOWN,),
         "look at a quarantined picture": (Deed.OPEN,),
         "release, discard": (Deed.RELEASE, Deed.DISCARD),
         "add or remove people": (Deed.ADD_PERSON, Deed.REMOVE_PERSON),

@@ -240,11 +240,81 @@ def test_an_act_in_the_log_must_be_signed_by_a_key_that_its_person_had_then(here
         rows = session.query(EffectRow).filter_by(topic=AUDIT.name).order_by(EffectRow.number).all()
     real = codec.decode(rows[-1].payload, AUDIT, AuditEntry).event
     forged = base64.b64encode(read_person_key(person_key_file(here, "operator-1")).sign(b"something else")).decode()
-    write(sessions, codec.encode(msgspec.structs.replace(real, signature=forged)))
+    write(sessions, codec.encode(msgspec.structs.replace(real, id=event_id("lie"), signature=forged)))
     write(sessions, codec.encode(msgspec.structs.replace(real, id=event_id("copy"), target="2" * 32)))
+    write(sessions, codec.encode(msgspec.structs.replace(real, id=event_id("bare"), signed="", signature="")))
     found = faults()
+    assert "bears an act that cannot be read" in found
     assert "close is not signed with a key that they had then" in found
     assert "says something else than what was signed (close by operator-1)" in found
+
+
+def test_entries_that_strangers_wrote_are_named_until_somebody_disowns_them_and_are_told_of_after(
+    here: Settings, sessions: Sessions, elsewhere: Path
+) -> None:
+    """A stolen certificate: an act that nobody can read, an entry in the place of a genuine one, a key in somebody's name."""
+    acts(here, sessions, "later")
+    with reading(sessions) as session:
+        sent = session.query(EffectRow).filter_by(topic=AUDIT.name).order_by(EffectRow.number).all()[-1].payload
+        first = auditing.length(session)
+    real = codec.decode(sent, AUDIT, AuditEntry).event
+    thief = public_of(make_person_key(here.home / "thief.key"))
+    why = f"signs with {base64.b64encode(thief).decode()} from now on (key {key_id(thief)})"
+    key = msgspec.structs.replace(
+        real, id="stranger-3", action="people.key", target=real.actor, why=why, signed="", signature="", time=NOON
+    )
+    write(
+        sessions,
+        codec.encode(msgspec.structs.replace(real, id="stranger-1", signed="{}", signature="AA==")),
+        codec.encode(msgspec.structs.replace(real, why="nothing was done", signed="", signature="")),
+        codec.encode(key),
+    )
+    keep(sessions)
+    named = told()["faults"]
+    assert isinstance(named, list)
+    assert [fault.split(" (")[0].split(" bears")[0].split(" gives")[0] for fault in named] == [
+        f"audit entry {first + n}" for n in range(3)
+    ]
+    assert "is not what was sent under it: somebody else wrote it" in named[1]
+    assert told()["waiting"] == 0, "the genuine entry is in the log"
+    with pytest.raises(Tampered, match=r"and 2 more .* the log is signed as it stands"):
+        command("checkpoint")
+    assert int(kept_notes(here)[-1].stem) == told()["entries"]
+    for number in range(first, first + 3):
+        command("disown", str(number), "-m", "a stolen certificate")
+    with pytest.raises(BadInput, match="no audit entry 900"):
+        command("disown", "900", "-m", "none")
+    assert len(faults().split("; ")) == 3, "until the acts are in the log"
+    keep(sessions)
+    after = told()
+    assert (after["holds"], after["faults"], len(after["disowned"])) == (True, [], 3)  # type: ignore[arg-type]
+    assert "disowned by operator-1" in command("verify").stdout
+    command("checkpoint")
+    command("export", "--out", str(elsewhere / "copy.jsonl"))
+    copied = told("--file", str(elsewhere / "copy.jsonl"), "--key", str(elsewhere / "evidence.pub"))
+    assert (copied["holds"], len(copied["disowned"])) == (True, 3)  # type: ignore[arg-type]
+    with writing(sessions) as session:  # a disowning is of that entry and of no other in its place
+        row = session.get_one(AuditRow, first)
+        row.body = row.body.replace(b"AA==", b"AB==")
+        row.leaf_hash = leaf_hash(row.body)
+    assert "bears an act that cannot be read" in faults()
+
+
+def test_an_entry_that_another_displaced_before_is_missed(here: Settings, sessions: Sessions) -> None:
+    """Logs of before: the first entry of an id was kept, and the genuine one came to nothing."""
+    acts(here, sessions, "later")
+    with writing(sessions) as session:
+        genuine = session.query(EffectRow).filter_by(topic=AUDIT.name).order_by(EffectRow.number).all()[-1]
+        lie = msgspec.structs.replace(
+            codec.decode(genuine.payload, AUDIT, AuditEntry).event, action="incident.note", signed="", signature=""
+        )
+        number, body = auditing.length(session), codec.encode(lie)
+        session.add(AuditRow(number=number, event_id=genuine.id, body=body, leaf_hash=leaf_hash(body)))
+    found = told()
+    assert found["waiting"] == 1
+    assert found["faults"] == [
+        f"audit entry {number} bears id {lie.id[:12]} and is not what was sent under it: somebody else wrote it"
+    ]
 
 
 def test_a_key_counts_from_when_it_was_given_until_the_next_one_or_its_person_goes() -> None:
@@ -269,7 +339,7 @@ def test_a_key_counts_from_when_it_was_given_until_the_next_one_or_its_person_go
     signers = Signers()
     for number, body in enumerate(log):
         signers.hear(number, body)
-    assert [fault.split(" (lin): ") for fault in signers.judged()] == [
+    assert [fault.split(" (lin): ") for fault in signers.judged().faults] == [
         ["audit entry 4", "note is not signed with a key that they had then"],
         ["audit entry 5", "note is not signed with a key that they had then"],
         ["audit entry 6", "the log tells of no key that they had at 2026-11-01 11:00:00 UTC"],

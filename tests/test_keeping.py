@@ -10,8 +10,11 @@ from sqlalchemy import select, update
 from infra.db import Sessions, reading, writing
 from infra.merkle import leaf_hash
 from infra.settings import Settings
-from infra.tables import AuditRow, JudgedFrame, QuarantinedFrame
+from infra.tables import AuditRow, EffectRow, JudgedFrame, QuarantinedFrame
+from responders.engine import outbox
 from responders.proof.keeping import record_audit, record_judged
+from responders.proof.signers import waiting
+from responders.proof.strangers import displaced, filed_apart
 from responders.quarantine.quarantine import listed, offsets_of, open_frame, set_aside
 from streams import codec
 from streams.errors import BadInput, Tampered, Unavailable
@@ -132,6 +135,59 @@ def test_audit_entries_are_kept_byte_for_byte_and_numbered_without_gaps(sessions
     assert [row.number for row in rows] == [0, 1, 2, 3]
     assert [row.body for row in rows] == [entry(n) for n in range(4)]
     assert all(row.leaf_hash == hashlib.sha256(b"\0" + row.body).digest() == leaf_hash(row.body) for row in rows)
+
+
+def sent(sessions: Sessions) -> bytes:
+    """An entry that the outbox recorded, and the bytes that go to the topic: written anew, by whichever version sends them."""
+    with writing(sessions) as session:
+        outbox.post_audit(session, "decision", "responder", "incident.open", target="1", why="evasion", now=at(1))
+        body = session.scalars(select(EffectRow.payload)).one()
+    return body.replace(b'"actor"', b' "actor"')
+
+
+def forged(body: bytes, why: bytes = b"nothing was done") -> bytes:
+    return body.replace(b'"evasion"', b'"' + why + b'"')
+
+
+@pytest.mark.parametrize("batches", ["fg", "f,g", "f,f,g,g", "g,f", "gf", "f,x,g,f", "xf,gx"])
+def test_a_forged_entry_takes_no_genuine_ones_place_and_neither_is_lost(batches: str, sessions: Sessions) -> None:
+    genuine = sent(sessions)
+    which = {"g": genuine, "f": forged(genuine), "x": forged(genuine, b"another lie")}
+    with writing(sessions) as session:
+        news = [record_audit(session, [which[one] for one in batch]) for batch in batches.split(",")]
+    with reading(sessions) as session:
+        rows = session.scalars(select(AuditRow).order_by(AuditRow.number)).all()
+        there = session.scalars(select(AuditRow).where(AuditRow.event_id == event_id("audit", "decision"))).one()
+    kinds = set(batches) - {","}
+    assert sum(news) == len(rows) == len(kinds)
+    assert [row.number for row in rows] == list(range(len(kinds)))
+    assert {row.body for row in rows} == {which[one] for one in kinds}
+    assert there.body == genuine
+
+
+def test_an_entry_that_came_before_the_genuine_one_was_thought_of_makes_way_for_it(sessions: Sessions) -> None:
+    """Ids can be computed by whoever knows the signal's: the forger need not wait."""
+    lie = entry(0).replace(b'"e0"', f'"{event_id("audit", "decision")}"'.encode())
+    with writing(sessions) as session:
+        assert record_audit(session, [lie]) == 1
+    genuine = sent(sessions)
+    with reading(sessions) as session:
+        assert [(one.number, one.body) for one in displaced(session)] == [(0, lie)]
+        assert [one.action for one in waiting(session)] == ["incident.open"]
+    with writing(sessions) as session:
+        assert record_audit(session, [genuine]) == 1
+        assert record_audit(session, [lie, genuine]) == 0
+    with reading(sessions) as session:
+        assert [row.body for row in session.scalars(select(AuditRow).order_by(AuditRow.number))] == [lie, genuine]
+        assert (list(displaced(session)), waiting(session)) == ([], ())
+
+
+def test_nobody_can_take_the_name_by_which_another_entry_is_filed_apart(sessions: Sessions) -> None:
+    genuine = sent(sessions)
+    lie = forged(genuine)
+    thief = entry(0).replace(b'"e0"', f'"{filed_apart(lie)}"'.encode())
+    with writing(sessions) as session:
+        assert [record_audit(session, [body]) for body in (thief, lie, genuine)] == [1, 1, 1]
 
 
 def test_a_batch_with_something_else_in_it_is_refused_whole(sessions: Sessions) -> None:

@@ -28,12 +28,14 @@ from infra.files import write_new
 from infra.proofs import LARGEST_BYTES, Consistency, Inclusion, read_proof, write_proof
 from infra.settings import Settings, read_settings
 from infra.tables import AuditRow
-from responders.console.tables import AsJson, completed, opened, plain, print_json, utc
+from responders.console.tables import AsJson, Comment, completed, opened, plain, print_json, utc
 from responders.people import desk
+from responders.people.access import Deed
+from responders.people.login import Actor, logged_in
 from responders.proof import auditing
 from responders.proof.export import Watch, examine_file, lines
 from responders.proof.inclusion import growth, inclusion
-from responders.proof.signers import Signers, waiting
+from responders.proof.signers import Signers, entry_of, waiting
 from streams import codec
 from streams.errors import BadInput, Tampered
 from streams.events import AuditEntry
@@ -57,7 +59,8 @@ Until = Annotated[datetime | None, typer.Option(formats=_FORMATS, help="Only up 
 class Told(Struct, frozen=True, kw_only=True):
     """What `verify` found. `first` to `first + entries - 1` were hashed; `newest`: what the newest agreeing checkpoint signs.
 
-    `acts`: people's acts in the log; `waiting`: entries that were sent and are not in the log yet.
+    `acts`: people's acts in the log; `waiting`: entries that were sent and are not in the log yet; `disowned`: entries that are no
+    faults any more.
     """
 
     holds: bool
@@ -69,6 +72,7 @@ class Told(Struct, frozen=True, kw_only=True):
     acts: int
     waiting: int = 0
     faults: tuple[str, ...] = ()
+    disowned: tuple[str, ...] = ()
 
 
 @app.command()
@@ -115,7 +119,8 @@ def _verify_log(settings: Settings, key: Path, notes: tuple[Path, ...]) -> Told:
         found = auditing.examine(session, (*kept_notes(settings), *notes), key, hear)
         acts = desk.check(session).faults
         late = len(waiting(session))
-        faults = (*found.faults, *signers.judged(), *signers.against(session), *acts)
+        judged = signers.judged(session)
+    faults = (*found.faults, *judged.faults, *acts)
     return Told(
         holds=not faults,
         first=0,
@@ -126,6 +131,7 @@ def _verify_log(settings: Settings, key: Path, notes: tuple[Path, ...]) -> Told:
         acts=signers.acts,
         waiting=late,
         faults=faults,
+        disowned=judged.disowned,
     )
 
 
@@ -133,7 +139,8 @@ def _verify_file(path: Path, key: Path, notes: tuple[Path, ...]) -> Told:
     signers = Signers()
     with _watched("hashing the copy") as watch:
         found = examine_file(path, read_public_key(key), notes, signers, watch)
-    faults = (*found.faults, *signers.judged())
+    judged = signers.judged()
+    faults = (*found.faults, *judged.faults)
     return Told(
         holds=not faults,
         first=found.head.first,
@@ -143,6 +150,7 @@ def _verify_file(path: Path, key: Path, notes: tuple[Path, ...]) -> Told:
         newest=found.signed.size,
         acts=signers.acts,
         faults=faults,
+        disowned=judged.disowned,
     )
 
 
@@ -160,6 +168,8 @@ def _tell(told: Told) -> None:
     typer.echo(f"{told.acts} acts of people are in it")
     if told.waiting:
         typer.echo(f"{told.waiting} entries were sent and are not in it yet; if that stays so, see `kerbwatch status` (keep)")
+    for entry in told.disowned:
+        typer.echo(f"disowned: {plain(entry)}")
     typer.echo(
         "it holds: nothing was changed, added or taken away" if told.holds else f"IT DOES NOT HOLD, {len(told.faults)} faults:"
     )
@@ -280,6 +290,25 @@ def checkpoint(as_json: AsJson = False) -> None:
     typer.echo(f"{found.size} entries hold, as do {found.checkpoints} checkpoints; signed in {path}")
     typer.echo(f"key for other tools that read C2SP notes: {public}", err=True)
     typer.echo("copy that file to where nobody of this machine can write: it is what later changes are proven by", err=True)
+
+
+@app.command()
+def disown(
+    entry: Annotated[int, typer.Argument(min=0, help="The number that `verify` names.")], why: Comment, actor: Actor = None
+) -> None:
+    """Say that nobody of ours wrote an entry. Example: kerbwatch audit disown 17 -m "stolen key".
+
+    A signed act of R8. Once the keeper has it in the log, the entry counts for nothing: verify still names it, and fails no longer.
+    """
+    with logged_in(actor) as login:
+        with reading(login.sessions) as session:
+            row = session.get(AuditRow, entry)
+            size = auditing.length(session)
+        if row is None:
+            raise BadInput(f"no audit entry {entry}: the log has {size}, numbered from 0")
+        which = entry_of(entry, row.body)
+        login.does(Deed.DISOWN, which.target, why, which.detail)
+    typer.echo(f"entry {entry} is disowned once this is in the log; `kerbwatch audit verify` goes on to name it")
 
 
 def _notes(path: Path | None) -> tuple[Path, ...]:

@@ -49,6 +49,7 @@ class Deed(StrEnum):
     STAGE = "stage"
     VOUCH = "vouch"
     REPLAY = "replay"
+    DISOWN = "disown"
     OPEN = "open"
     RELEASE = "release"
     DISCARD = "discard"
@@ -97,6 +98,7 @@ RULES: Mapping[Deed, Rule] = {
     Deed.STAGE: Rule("put a model into the registry, which serves nothing yet", (_SCIENTIST, _MLOPS, _SECURITY)),
     Deed.VOUCH: _both("vouch for golden data, every sample looked at", _DATA, _SECURITY),
     Deed.REPLAY: Rule("send a message that was refused once more", _RESPONSE),
+    Deed.DISOWN: Rule("say of an entry of the audit log that nobody of ours wrote it", (_SECURITY,)),
     Deed.OPEN: Rule("look at a picture in quarantine", (_SCIENTIST, _DATA, _SECURITY)),
     Deed.RELEASE: _both("let frames and training samples out of quarantine", _DATA, _SECURITY),
     Deed.DISCARD: _both("destroy frames and training samples in quarantine", _DATA, _SECURITY),

@@ -1,9 +1,9 @@
 """The audit log held against itself and against checkpoints that were signed before.
 
 It decides whether the log in the database is the one that was written: numbers without gaps, every entry hashing to its leaf, and
-every kept checkpoint's root found again. It refuses to sign one over a log that does not hold. Checkpoints lie as files
-beside the database (`infra.checkpoints`); who copies them elsewhere can prove any later change. No topic feeds it; the entries were
-written by `keeping.py`.
+every kept checkpoint's root found again. It refuses to sign one over a log that does not hold; what an entry says is judged by
+`signers.py`, and told after signing. Checkpoints lie as files beside the database (`infra.checkpoints`); who copies them elsewhere
+can prove any later change. No topic feeds it; the entries were written by `keeping.py`.
 
 Source: paper SC-10 (audit trails), RFC 6962.
 """
@@ -29,6 +29,7 @@ from infra.checkpoints import (
 from infra.merkle import Tree, leaf_hash, roots
 from infra.settings import Settings
 from infra.tables import AuditRow
+from responders.proof.signers import Signers
 from streams.errors import Tampered, Unavailable
 
 _BATCH = 1000
@@ -56,9 +57,9 @@ class Checked:
     faults: tuple[str, ...] = ()
 
 
-def check(session: Session, settings: Settings) -> Checked:
+def check(session: Session, settings: Settings, hear: Hear = lambda _number, _body, _id: None) -> Checked:
     """Hash every entry anew. Raises Tampered, naming the entry or the checkpoint, if the log is not what was written."""
-    found = examine(session, kept_notes(settings), public_key_file(settings))
+    found = examine(session, kept_notes(settings), public_key_file(settings), hear)
     if found.faults:
         raise Tampered(found.faults[0])
     return found
@@ -101,10 +102,18 @@ def rewritten(agreed: Sequence[Signed], wrong: Sequence[Signed]) -> list[str]:
 
 
 def checkpoint(session: Session, settings: Settings) -> tuple[Checked, Path]:
-    """Check the log, then sign where it stands now. Raises Tampered if it does not hold; nothing is signed then."""
-    found = check(session, settings)
+    """Check the log, then sign where it stands now. Raises Tampered if it does not hold; nothing is signed then.
+
+    An entry that should not be there cannot be taken out, so a log with one is signed as it is, and Tampered names the entry.
+    """
+    signers = Signers()
+    found = check(session, settings, signers.hear)
     now = Checkpoint(found.size, found.root)
-    return found, keep_note(settings, now, write_note(evidence_key(settings), now))
+    path = keep_note(settings, now, write_note(evidence_key(settings), now))
+    if faults := signers.judged(session).faults:
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise Tampered(f"{faults[0]}{more} (`kerbwatch audit verify`); the log is signed as it stands, in {path.name}")
+    return found, path
 
 
 def newest_note(settings: Settings) -> tuple[bytes, Checkpoint]:

@@ -1,6 +1,7 @@
 """Records for later: a row for every judged frame, sums of who judged and what candidates did, every audit entry as it came.
 
-It decides nothing; it refuses to write the same thing twice or to change what is written. Fed by topics `detections` and `audit`.
+It decides which audit entry an id belongs to; it refuses to write the same thing twice or to change what is written. Fed by topics
+`detections` and `audit`.
 
 Source: paper SC-10 (audit trails), 4.7 (evidence preservation); RFC 6962 section 2.1 (leaf hash).
 """
@@ -14,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from infra.db import alone_on, insert_into
 from infra.merkle import leaf_hash
-from infra.tables import AuditRow, ComparisonRow, JudgedFrame, RolloutRow, ServedRow
+from infra.tables import AuditRow, ComparisonRow, EffectRow, JudgedFrame, RolloutRow, ServedRow
+from responders.proof.strangers import APART, filed_apart, same
 from responders.rollouts.comparison import Tally
 from streams import codec
 from streams.events import AuditEntry, Detections
@@ -111,20 +113,33 @@ def _tally(seen: Detections, candidate: str) -> Tally:
 def record_audit(session: Session, batch: Sequence[bytes]) -> int:
     """Append audit entries byte for byte, numbered without gaps from 0 in the order given; returns how many were new.
 
+    An id belongs to the entry that the outbox recorded under it, whenever that comes, else to the first that bears it. Any
+    other is kept as well, filed apart (`strangers`), where `kerbwatch audit verify` and the hourly checkpoint name it.
     Raises BadInput if one of them is no AuditEntry; nothing of the batch is written then, so decode each first.
     """
-    entries: dict[str, bytes] = {}
-    for body in batch:
-        entries.setdefault(codec.decode(body, AUDIT, AuditEntry).event.id, body)
-    if not entries:
+    read = {body: codec.decode(body, AUDIT, AuditEntry).event.id for body in batch}
+    if not read:
         return 0
     alone_on(session, AuditRow.__tablename__)
-    known = set(session.scalars(select(AuditRow.event_id).where(AuditRow.event_id.in_(entries))))
+    ids = set(read.values())
+    names = ids.union(map(filed_apart, read))
+    rows = {row.event_id: row for row in session.scalars(select(AuditRow).where(AuditRow.event_id.in_(names)))}
+    query = select(EffectRow.id, EffectRow.payload).where(EffectRow.id.in_(ids), EffectRow.topic == AUDIT.name)
+    sent = {row.id: row.payload for row in session.execute(query)}
     last = session.scalar(select(func.max(AuditRow.number)))
-    start = 0 if last is None else last + 1
-    new = [(id_, body) for id_, body in entries.items() if id_ not in known]
-    session.add_all(
-        AuditRow(number=start + n, event_id=id_, body=body, leaf_hash=leaf_hash(body)) for n, (id_, body) in enumerate(new)
-    )
+    start = number = 0 if last is None else last + 1
+    for body, id_ in read.items():
+        there, apart = rows.get(id_), filed_apart(body)
+        if apart in rows or (there is not None and same(there.body, body)):
+            continue
+        genuine = same(body, sent[id_]) if id_ in sent else there is None
+        name = id_ if genuine and not id_.startswith(APART) else apart
+        if name == id_ and there is not None:
+            there.event_id = filed_apart(there.body)
+            rows[there.event_id] = there
+            session.flush()  # before the other one takes its name
+        rows[name] = AuditRow(number=number, event_id=name, body=body, leaf_hash=leaf_hash(body))
+        session.add(rows[name])
+        number += 1
     session.flush()
-    return len(new)
+    return number - start
