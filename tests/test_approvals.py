@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 
+import msgspec
 import pytest
 from a_person import Phone, newcomer
 from click.testing import Result
@@ -20,11 +21,12 @@ from infra.db import Sessions, reading, writing
 from infra.metrics import Metrics, Service
 from infra.people_tables import ActRow
 from infra.settings import Settings
-from infra.tables import AuditRow, ComparisonRow, EffectRow, TimelineRow
+from infra.tables import AuditRow, ComparisonRow, EffectRow, NoticeRow, TimelineRow
 from responders.console.rollouts import complete_rollout
 from responders.engine import assignments
 from responders.engine.outbox import gate_said
 from responders.engine.store import Store
+from responders.notify.notices import Notice, Sort
 from responders.people import desk, people
 from responders.people.roles import Role
 from responders.playbooks import playbooks
@@ -32,10 +34,11 @@ from responders.proof.keeping import record_judged
 from responders.rollouts import metrics as rollout_metrics
 from responders.rollouts import store as rollout_store
 from responders.rollouts.comparison import SHORT
-from responders.rollouts.rollout import Gated, Progress, Rollout, Staged, State, Verb
+from responders.rollouts.rollout import Failed, Gated, Progress, Rollout, Staged, State, Verb
 from responders.rollouts.store import Rollouts
 from streams import codec
 from streams.command_line import app
+from streams.console import jobs
 from streams.demo.retraining import Story, introduce
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import (
@@ -449,6 +452,65 @@ def test_one_context_has_one_rollout_at_a_time_and_asking_again_finds_it(site: S
         site.rollouts.request(other, "b", short=True, now=site.passes(1))
     site.rollouts.act(first.id, Verb.CANCEL, "trainer-1", "not now", None, site.passes(1))
     assert site.rollouts.request(other, "b", short=True, now=site.passes(1)).state is State.REQUESTED
+
+
+def told(site: Site) -> list[tuple[str, str]]:
+    with reading(site.sessions) as session:
+        bodies = session.scalars(select(NoticeRow.body).order_by(NoticeRow.created_at, NoticeRow.id))
+        notices = [msgspec.json.decode(body, type=Notice) for body in bodies]
+    return sorted((one.role, one.what) for one in notices if one.sort is Sort.REMINDER)
+
+
+def test_those_who_approve_are_told_when_they_are_asked_and_reminded_as_long_as_they_are_waited_for(site: Site) -> None:
+    made = site.made()
+    for _ in range(2):
+        site.rollouts.hear(made.id, Gated(site.passes(1), CANDIDATE, passed=True, why="0.93 of clean at FGSM 0.03"), site.now)
+    [(first, words), (second, same)] = told(site)
+    assert (first, second, words) == (Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER, same)
+    assert "0.93 of clean" in words
+    assert f"kerbwatch incidents approve {site.incident_id[:8]}" in words
+
+    def waits() -> str:
+        return jobs.carry_out("reminders", jobs.Run(site.settings, site.sessions, site.now)).waits
+
+    assert f"rollouts wait for approval: {made.id[:8]} of urban for R3 (data scientist) and R8" in waits()
+    site.rollouts.act(made.id, Verb.APPROVE, "trainer-1", "read", None, site.passes(1))
+    assert f"{made.id[:8]} of urban for R8" in waits()
+    site.passes(25 * 3600)
+    assert "for R3 (data scientist) and R8" in waits(), "an approval counts for a day"
+    site.rollouts.act(made.id, Verb.REJECT, "security-1", "too late", None, site.passes(1))
+    assert "wait for approval" not in waits()
+    assert len(told(site)) == 2, "a person did that, and knows"
+
+
+def test_those_who_approve_are_told_of_a_return_with_what_serves_then(site: Site) -> None:
+    site.to(State.FULL)
+    site.report()
+    site.tick()
+    site.judge(3)
+    before = told(site)
+    site.store.accept(signal(Phase.RAISED, site.sequence - 1, site.sequence, time_s=200), site.passes(1))
+    site.tick()
+    site.tick()
+    new = [one for one in told(site) if one not in before]
+    assert [role for role, _ in new] == [Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER]
+    assert all("is returned: incident" in what and f"back to {NORMAL[:12]}" in what for _, what in new)
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (Failed(at(5000), "no golden data"), "is failed: no golden data"),
+        (Gated(at(5000), CANDIDATE, passed=False, why="0.2"), "is rejected: "),
+    ],
+    ids=["failed", "refused by the gate"],
+)
+def test_those_who_approve_are_told_of_a_run_that_ends_in_nothing(site: Site, event: Failed | Gated, words: str) -> None:
+    rollout = site.rollouts.request(site.incident_id, "responder", short=True, now=site.passes(1))
+    site.rollouts.hear(rollout.id, Staged(site.passes(1), CANDIDATE), site.now)
+    for _ in range(2):
+        site.rollouts.hear(rollout.id, event, event.time)
+    assert [role for role, what in told(site) if words in what] == [Role.DATA_SCIENTIST, Role.SECMLOPS_ENGINEER]
 
 
 def test_one_signed_act_asks_for_one_rollout_even_after_that_is_over(site: Site) -> None:

@@ -24,12 +24,14 @@ from responders.engine.past import incident_of
 from responders.engine.records import nearest
 from responders.engine.store import Store, locked
 from responders.notify import deliveries
+from responders.people.access import TOGETHER
 from responders.people.people import roles_of
-from responders.people.roles import Role
+from responders.people.roles import Role, named
 from responders.rollouts.alarms import alarm
 from responders.rollouts.comparison import SHORT, Limits, Tally
 from responders.rollouts.deciding import decide, evolve
 from responders.rollouts.rollout import (
+    APPROVERS,
     LIVE,
     OVER,
     Act,
@@ -46,6 +48,7 @@ from responders.rollouts.rollout import (
     Tick,
     Verb,
 )
+from responders.rollouts.telling import tell
 from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Mode, event_id
 
@@ -218,11 +221,14 @@ class Rollouts:
             return after, ()
         _save(session, after)
         incident = _incident(session, after.incident_id)
+        told: list[Decision] = []
         for decision in decisions:
             said = (
                 self._serve(session, after, model, decision, now, began=before.since) if isinstance(decision, Serve) else decision
             )
             _put_on_record(session, incident, after.id, said, cause_id=cause_id, now=now)
+            told.append(said)
+        tell(session, after, told, now)
         return after, decisions
 
     def _serve(
@@ -301,6 +307,16 @@ def listed(session: Session, limit: int = 50) -> tuple[Rollout, ...]:
     """Rollouts, newest first."""
     rows = session.scalars(select(RolloutRow).order_by(RolloutRow.requested_at.desc(), RolloutRow.id).limit(limit))
     return tuple(rollout_of(row) for row in rows)
+
+
+def awaiting(session: Session, now: datetime) -> str:
+    """Which rollouts wait for whose approvals, in words; "" for none. An approval counts for a day."""
+    rows = session.scalars(select(RolloutRow).where(RolloutRow.state == State.AWAITING_APPROVAL).order_by(RolloutRow.context))
+    waits = []
+    for one in map(rollout_of, rows):
+        given = {approval.role for approval in one.approvals if now - approval.time < TOGETHER}
+        waits.append(f"{one.id[:8]} of {one.context} for {named([role for role in APPROVERS if role not in given])}")
+    return f"rollouts wait for approval: {', '.join(waits)}: `kerbwatch rollouts list`" if waits else ""
 
 
 def find(session: Session, text: str) -> Rollout:

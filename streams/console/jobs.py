@@ -34,6 +34,7 @@ from responders.proof import auditing
 from responders.quarantine.quarantine import Standing, expire
 from responders.regular import checks
 from responders.regular.schedule import Outcome
+from responders.rollouts.store import awaiting
 from streams import commands
 from streams.console.evidence import seal_incident
 from streams.errors import KerbwatchError, Tampered, Unavailable
@@ -204,7 +205,7 @@ def _audits(path: Path) -> list[Audited]:
 
 
 def reminders(run: Run) -> Said:
-    """Which closed incidents nobody has written about since, and which frames and training samples wait for a review."""
+    """Which rollouts wait for approval, which closed incidents for a word, which frames and training samples for a review."""
     waiting = [one for one in held.held(run.settings) if one.standing is held.Standing.SEALED and one.held_at < run.now - _WAITING]
     with reading(run.sessions) as session:
         words = select(TimelineRow.incident_id).where(TimelineRow.action == "note", TimelineRow.actor != RESPONDER)
@@ -219,7 +220,8 @@ def reminders(run: Run) -> Said:
             .select_from(QuarantinedFrame)
             .where(QuarantinedFrame.state == Standing.SEALED, QuarantinedFrame.sealed_at < run.now - _WAITING)
         )
-    parts = []
+        approvals = awaiting(session, run.now)
+    parts = [approvals] if approvals else []
     if unreviewed:
         few = ", ".join(id_[:8] for id_ in unreviewed[:5])
         parts.append(
