@@ -10,7 +10,7 @@ import base64
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from infra.tables import Assignment, EffectRow, RolloutRow
@@ -36,6 +36,8 @@ from streams.topics import AUDIT, INCIDENTS, MODEL_STATE, QUARANTINE, Topic
 SOURCE = "responder/store"
 WAITING = "waiting"
 """An effect's state until it is done or refused for good."""
+SEALED = "evidence.sealed"
+"""What audit entries call it that an incident's bundle was sealed."""
 AT_ONCE = datetime.fromtimestamp(0, UTC)
 """Due by every clock: who decides and who sends need not agree on the time."""
 
@@ -126,6 +128,15 @@ def gate_said(entry: AuditEntry) -> bool | None:
 def post_audit(session: Session, decision_id: str, actor: str, action: str, *, target: str, why: str, now: datetime) -> None:
     """An act of a person that no incident is about."""
     entry = _audit(decision_id, actor, action, target=target, why=why, cause_id=decision_id, now=now)
+    _post(session, AUDIT, entry, decision_id, None)
+
+
+def post_sealed(session: Session, incident_id: str, digest: str, actor: str, why: str, now: datetime) -> None:  # noqa: PLR0917 - which bundle, by whom, when
+    """A bundle of an incident was sealed; its SHA-256 is put on record once, however often that is said."""
+    decision_id = event_id("evidence", incident_id, digest)
+    entry = _audit(decision_id, actor, SEALED, target=incident_id, why=why, cause_id=decision_id, now=now)
+    if session.scalar(select(exists().where(EffectRow.id == entry.id))):
+        return
     _post(session, AUDIT, entry, decision_id, None)
 
 

@@ -1,14 +1,22 @@
 """One file that holds an incident's evidence, sealed so that anybody with the public key can check it, years later and offline.
 
 It decides how a bundle looks and whether one holds. It refuses a bundle in which a single byte differs from what was sealed, and
-names the member. A bundle is a plain tar (POSIX ustar) that any tool unpacks:
+names the member. What was wrong with log or tables when it was sealed is no such difference: it stands in the bundle, signed, and
+is told as doubts. A bundle is a plain tar (POSIX ustar) that any tool unpacks:
 
-    envelope.json    DSSE envelope, signed with Ed25519, around an in-toto Statement v1 (predicate urn:kerbwatch:evidence:v1) whose
+    envelope.json    DSSE envelope, signed with Ed25519, around an in-toto Statement v1 (predicate urn:kerbwatch:evidence:v2) whose
                      subjects are all other members by SHA-256, in their order
     ...              the members (`responders.proof.material` says what they are), among them
+    timeline.jsonl   who did what
     acts.jsonl       what people did, each act with its person's signature and public key
     audit.jsonl      entries of the audit log, each with its proof of inclusion
-    checkpoint.note  the log's root over at least those entries, signed by the same key
+    waiting.jsonl    entries that were sent and were not in the log yet
+    checkpoint.note  the log's root over at least those entries, signed by the same key; empty over a log that does not hold
+    growth.jsonl     by size of older logs, what proves that they were the beginning of this one
+    doubts.json      what was found wrong when it was sealed
+
+Bundles of predicate urn:kerbwatch:evidence:v1 have neither of waiting, growth and doubts, and hold as before: nothing in them was
+compared.
 
 The same members under the same key give the same bytes but for the time of sealing. No topic feeds it.
 
@@ -16,33 +24,42 @@ Source: paper 4.7 (evidence preservation), SC-10; DSSE 1.0, in-toto Attestation 
 """
 
 import binascii
+import dataclasses
 import hashlib
 import io
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Struct, field
 
-from infra.checkpoints import key_id, read_note
+from infra.checkpoints import Checkpoint, key_id, read_note
 from infra.merkle import leaf_hash, root_of
+from responders.engine.records import Change
 from responders.people.acts import Signed
+from responders.proof.comparing import Kept, Log, differences
 from streams import codec
 from streams.errors import BadInput, Tampered
 from streams.events import AuditEntry, UtcTime
 from streams.topics import AUDIT
 
-ENVELOPE, ACTS, AUDITED, CHECKPOINT = "envelope.json", "acts.jsonl", "audit.jsonl", "checkpoint.note"
+ENVELOPE, TIMELINE, ACTS, AUDITED, CHECKPOINT = "envelope.json", "timeline.jsonl", "acts.jsonl", "audit.jsonl", "checkpoint.note"
+WAITING, GROWTH, DOUBTS = "waiting.jsonl", "growth.jsonl", "doubts.json"
 LARGEST_BYTES = 1 << 30
 """A bundle larger than this is refused unread."""
 
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
-_PREDICATE = "urn:kerbwatch:evidence:v1"
+_PREDICATE = "urn:kerbwatch:evidence:v2"
+_FIRST = "urn:kerbwatch:evidence:v1"
 _BLOCK = tarfile.BLOCKSIZE
+
+
+T = TypeVar("T")
 
 
 class Proven(Struct, frozen=True, kw_only=True):
@@ -50,6 +67,13 @@ class Proven(Struct, frozen=True, kw_only=True):
 
     number: int
     body: bytes
+    proof: tuple[bytes, ...]
+
+
+class Growth(Struct, frozen=True, kw_only=True):
+    """What proves that the log of `size` entries was the beginning of the one that the checkpoint signs (hashes of 32 bytes)."""
+
+    size: int
     proof: tuple[bytes, ...]
 
 
@@ -97,7 +121,8 @@ class _Envelope(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Verified:
     """A bundle that holds: what it is about, whose key sealed it (`key_id`), its members.
 
-    `audited` audit entries are proven by the checkpoint, `acts` acts bear their person's signature.
+    `audited` audit entries are proven by the checkpoint, `acts` acts bear their person's signature, `waiting` entries were not in
+    the log yet. `doubts`: why not to rely on what it holds. `compared`: whether anything was held against the log at all.
     """
 
     about: About
@@ -105,15 +130,19 @@ class Verified:
     members: Mapping[str, bytes]
     audited: int
     acts: int
+    waiting: int = 0
+    doubts: tuple[str, ...] = ()
+    compared: bool = True
+    checkpoint: Checkpoint | None = None
+    growth: Mapping[int, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
 
 
 def seal(members: Mapping[str, bytes], about: About, key: Ed25519PrivateKey) -> bytes:
-    """The bundle of these members, in their order; `acts.jsonl`, `audit.jsonl` and `checkpoint.note` must be among them and hold.
+    """The bundle of these members, in their order; those that the module names must be among them, and proofs must hold.
 
     Raises Tampered if they do not, BadInput if a name cannot stand in a tar.
     """
-    _check_acts(members)
-    _check_log(members, key.public_key())
+    _read(members, key.public_key(), about)
     subjects = tuple(_Subject(name, {"sha256": hashlib.sha256(body).hexdigest()}) for name, body in members.items())
     statement = _Statement(type_=_STATEMENT, subject=subjects, predicateType=_PREDICATE, predicate=about)
     payload = msgspec.json.encode(statement)
@@ -134,7 +163,7 @@ def verify(bundle: bytes, key: Ed25519PublicKey) -> Verified:
     if len(bundle) > LARGEST_BYTES:
         raise BadInput(f"a bundle of {len(bundle)} bytes; {LARGEST_BYTES} are read at most")
     envelope, at = _member(bundle, 0, ENVELOPE)
-    statement, signer = _opened(envelope, key)
+    statement = _opened(envelope, key)
     members = {}
     for subject in statement.subject:
         body, at = _member(bundle, at, subject.name)
@@ -143,10 +172,17 @@ def verify(bundle: bytes, key: Ed25519PublicKey) -> Verified:
         members[subject.name] = body
     if bundle[at:] != _end(at):
         raise _wrong("the end of the archive", "was changed, or something was added behind the last member")
-    return Verified(statement.predicate, signer, members, _check_log(members, key), _check_acts(members))
+    if statement.predicateType == _FIRST:
+        checkpoint, entries = _log(members, key)
+        acts = _lines(members, ACTS, SignedAct)
+        for number, act in enumerate(acts, 1):
+            if not _kept(act).act.holds(act.public_key):
+                raise _wrong(ACTS, f"has an act in line {number} that its person's key did not sign")
+        return Verified(statement.predicate, key_id(key), members, len(entries), len(acts), compared=False, checkpoint=checkpoint)
+    return _read(members, key, statement.predicate)
 
 
-def _opened(data: bytes, key: Ed25519PublicKey) -> tuple[_Statement, str]:
+def _opened(data: bytes, key: Ed25519PublicKey) -> _Statement:
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
         statement = msgspec.json.decode(envelope.payload, type=_Statement)
@@ -156,11 +192,11 @@ def _opened(data: bytes, key: Ed25519PublicKey) -> tuple[_Statement, str]:
         key.verify(signature.sig, _signed(envelope.payload))
         if msgspec.json.encode(envelope) != data or msgspec.json.encode(statement) != envelope.payload:
             raise ValueError  # noqa: TRY301 - the same said in other bytes is a change as well
-        if envelope.payloadType != _PAYLOAD or (statement.type_, statement.predicateType) != (_STATEMENT, _PREDICATE):
+        if envelope.payloadType != _PAYLOAD or statement.type_ != _STATEMENT or statement.predicateType not in {_PREDICATE, _FIRST}:
             raise _wrong(ENVELOPE, f"is a {statement.predicateType!r}, no evidence")
     except (ValueError, InvalidSignature, binascii.Error) as error:  # msgspec's errors are ValueErrors
         raise _wrong(ENVELOPE, "is not what was signed") from error
-    return statement, signature.keyid
+    return statement
 
 
 def _signed(payload: bytes) -> bytes:
@@ -168,38 +204,61 @@ def _signed(payload: bytes) -> bytes:
     return f"DSSEv1 {len(_PAYLOAD)} {_PAYLOAD} {len(payload)} ".encode() + payload
 
 
-def _check_acts(members: Mapping[str, bytes]) -> int:
-    if ACTS not in members:
-        raise _wrong(ACTS, "is missing")
-    lines = members[ACTS].splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            act = msgspec.json.decode(line, type=SignedAct)
-        except msgspec.DecodeError as error:
-            raise _wrong(ACTS, "holds a line that is no act") from error
-        if not Signed(act.body, act.signature).holds(act.public_key):
-            raise _wrong(ACTS, f"has an act in line {number} that its person's key did not sign")
-    return len(lines)
+def _read(members: Mapping[str, bytes], key: Ed25519PublicKey, about: About) -> Verified:
+    """What the members say, and how log, acts and timeline differ."""
+    try:
+        doubts = msgspec.json.decode(members.get(DOUBTS, b""), type=tuple[str, ...])
+    except msgspec.DecodeError as error:
+        raise _wrong(DOUBTS, "is missing, or no list of doubts") from error
+    checkpoint, entries = _log(members, key, doubted=bool(doubts))
+    waiting = _lines(members, WAITING, msgspec.Raw)
+    acts = [_kept(act) for act in _lines(members, ACTS, SignedAct)]
+    log = Log({one.number: one.body for one in entries}, tuple(bytes(one) for one in waiting))
+    found = differences(log, acts, _lines(members, TIMELINE, Change))
+    return Verified(
+        about,
+        key_id(key),
+        members,
+        audited=0 if checkpoint is None else len(entries),
+        acts=sum(one.act.holds(one.public) for one in acts),
+        waiting=len(waiting),
+        doubts=tuple(dict.fromkeys((*doubts, *found))),
+        checkpoint=checkpoint,
+        growth={one.size: one.proof for one in _lines(members, GROWTH, Growth)},
+    )
 
 
-def _check_log(members: Mapping[str, bytes], key: Ed25519PublicKey) -> int:
-    for name in (AUDITED, CHECKPOINT):
-        if name not in members:
-            raise _wrong(name, "is missing")
+def _lines(members: Mapping[str, bytes], name: str, type_: type[T]) -> list[T]:
+    if name not in members:
+        raise _wrong(name, "is missing")
+    try:
+        return [msgspec.json.decode(line, type=type_) for line in members[name].splitlines()]
+    except msgspec.DecodeError as error:
+        raise _wrong(name, "holds a line that is none of its kind") from error
+
+
+def _kept(act: SignedAct) -> Kept:
+    return Kept(Signed(act.body, act.signature), act.public_key)
+
+
+def _log(members: Mapping[str, bytes], key: Ed25519PublicKey, *, doubted: bool = False) -> tuple[Checkpoint | None, list[Proven]]:
+    entries = _lines(members, AUDITED, Proven)
+    if CHECKPOINT not in members:
+        raise _wrong(CHECKPOINT, "is missing")
+    if doubted and not members[CHECKPOINT]:
+        return None, entries
     try:
         checkpoint = read_note(members[CHECKPOINT], key)
     except Tampered as error:
         raise _wrong(CHECKPOINT, "is not what the key signed") from error
-    lines = members[AUDITED].splitlines()
-    for line in lines:
+    for one in entries:
         try:
-            one = msgspec.json.decode(line, type=Proven)
             entry = codec.decode(one.body, AUDIT, AuditEntry).event
-        except (msgspec.DecodeError, BadInput) as error:
+        except BadInput as error:
             raise _wrong(AUDITED, "holds a line that is no audit entry") from error
         if root_of(leaf_hash(one.body), one.number, checkpoint.size, one.proof) != checkpoint.root:
             raise _wrong(AUDITED, f"has entry {one.number} ({entry.action}), which is not in the log that the checkpoint signs")
-    return len(lines)
+    return checkpoint, entries
 
 
 def _header(name: str, size: int) -> bytes:

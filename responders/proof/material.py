@@ -9,7 +9,8 @@ stands in `missing`. It holds no pictures, only their digests. Events come from 
     timeline.jsonl  who did what, why                  settings.json  as they were at sealing, secrets masked
     events.jsonl    events as they lie in the log      logs.jsonl     what our processes said meanwhile
     frames.jsonl    digests, places, judgements        missing.json   what could not be had
-    acts.jsonl      what people signed
+    acts.jsonl      what people signed                    audit.jsonl    what the log tells of it (`trail.py`)
+    doubts.json     where log, acts and timeline do not agree (`comparing.py`), or the log does not hold
 
 Source: paper 4.7 (evidence preservation, incident analysis), SC-10.
 """
@@ -26,19 +27,19 @@ from pydantic import SecretStr
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from infra.checkpoints import Checkpoint
-from infra.merkle import Tree
 from infra.people_tables import ActRow, PersonKeyRow
 from infra.settings import Settings
-from infra.tables import AssignedRow, AuditRow, EffectRow, IncidentRow, JudgedFrame, QuarantinedFrame, RolloutRow, ServedRow
+from infra.tables import AssignedRow, IncidentRow, JudgedFrame, QuarantinedFrame, RolloutRow, ServedRow
 from responders.engine import records
 from responders.engine.incident import Incident
+from responders.engine.past import incident_of
 from responders.engine.records import Shown
-from responders.engine.store import incident_of
-from responders.proof.evidence import ACTS, AUDITED, CHECKPOINT, Proven, SignedAct
+from responders.people.acts import Signed
+from responders.proof.comparing import Kept, differences
+from responders.proof.evidence import ACTS, AUDITED, CHECKPOINT, DOUBTS, GROWTH, TIMELINE, WAITING, SignedAct
+from responders.proof.trail import Trail
 from responders.quarantine.quarantine import open_frame
 from streams.errors import KerbwatchError
-from streams.topics import AUDIT
 
 AROUND = 64
 """Frames that are told of before and after the suspicious ones."""
@@ -161,11 +162,13 @@ def with_events(material: Material, events: Sequence[Logged], digests: Mapping[s
     return replace(material, frames=frames, events=ordered, missing=(*material.missing, *missing, *gap))
 
 
-def members(material: Material, audited: Sequence[Proven], note: bytes) -> dict[str, bytes]:
-    """The bundle's members, in order; the same material gives the same bytes."""
+def members(material: Material, trail: Trail, note: bytes) -> dict[str, bytes]:
+    """The bundle's members, in order; the same material gives the same bytes. `note` is the trail's checkpoint, signed."""
+    acts = [Kept(Signed(one.body, one.signature), one.public_key) for one in material.acts]
+    doubts = (*trail.faults, *differences(trail.log, acts, material.shown.timeline))
     return {
         "incident.json": _json({"shown": material.shown, "state": material.incident}),
-        "timeline.jsonl": _lines(material.shown.timeline),
+        TIMELINE: _lines(material.shown.timeline),
         "events.jsonl": _lines(material.events),
         "frames.jsonl": _lines(material.frames),
         "weights.json": _json({"judged": material.judged, "named": material.named}),
@@ -173,20 +176,12 @@ def members(material: Material, audited: Sequence[Proven], note: bytes) -> dict[
         "logs.jsonl": _lines(material.logs),
         "missing.json": _json(material.missing),
         ACTS: _lines(material.acts),
-        AUDITED: _lines(audited),
+        AUDITED: _lines(trail.entries),
+        WAITING: b"".join(body + b"\n" for body in trail.waiting),
         CHECKPOINT: note,
+        GROWTH: _lines(trail.growth),
+        DOUBTS: _json(doubts),
     }
-
-
-def audited(session: Session, incident_id: str) -> tuple[tuple[Proven, ...], Checkpoint, int]:
-    """The incident's audit entries with proofs, the smallest checkpoint that covers them, and how many are not on record yet."""
-    sent = select(EffectRow.id).where(EffectRow.incident_id == incident_id, EffectRow.topic == AUDIT.name)
-    ids = set(session.scalars(sent))
-    rows = session.scalars(select(AuditRow).where(AuditRow.event_id.in_(sent)).order_by(AuditRow.number)).all()
-    size = rows[-1].number + 1 if rows else 0
-    tree = Tree(session.scalars(select(AuditRow.leaf_hash).where(AuditRow.number < size).order_by(AuditRow.number)).all())
-    proven = tuple(Proven(number=row.number, body=row.body, proof=tree.proof(row.number)) for row in rows)
-    return proven, Checkpoint(size, tree.root), len(ids) - len(rows)
 
 
 def _frames(session: Session, settings: Settings, incident: Incident) -> tuple[tuple[FrameFact, ...], list[str]]:

@@ -1,7 +1,7 @@
-"""Evidence and reports as people ask for them: `kerbwatch incidents evidence`, `verify` and `report`.
+"""Evidence and reports as people ask for them: `kerbwatch incidents evidence` and `report`.
 
 It decides which events of Kafka's log belong to an incident, and reads them by offset; everything else is decided in
-`responders.proof.material`, `responders.proof.evidence` and `responders.report`. It refuses to fail where the broker is away: what
+`responders.proof.material`, `trail`, `evidence` and `responders.report`. It refuses to fail where the broker is away: what
 could not be read is said in the bundle. Fed by topics `signals`, `detections`, `quarantine`, `incidents`, `model-state`, read back.
 
 Source: paper 4.7 (evidence preservation, incident analysis), SC-10.
@@ -18,28 +18,37 @@ import typer
 from kafka import TopicPartition
 from rich.console import Console
 
-from infra.checkpoints import evidence_key, public_key_file, read_public_key, write_note
+from infra.checkpoints import evidence_key, keep_note, public_key_file, read_public_key, write_note
 from infra.clients import consumer
-from infra.db import Sessions, reading
+from infra.db import Sessions, reading, writing
 from infra.files import write_whole
 from infra.settings import Settings, read_settings
 from responders.console.tables import AsJson, Id, opened, print_json
 from responders.engine import records
 from responders.proof import material as gathering
-from responders.proof.evidence import LARGEST_BYTES, About, seal, verify
+from responders.proof import sealings
+from responders.proof.evidence import About, Verified, seal, verify
 from responders.proof.material import MOST, Logged, Material
+from responders.proof.trail import follow
 from responders.quarantine.quarantine import Place
 from streams import codec, topics
-from streams.errors import BadInput, Unavailable
+from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Detections, Event, ModelState, Signal
 from streams.frame_log import read_frames
 from streams.topics import Role, Topic
+
+_ACTOR = "console"
+_SHOWN = 5
 
 
 def collect(sessions: Sessions, settings: Settings, incident_id: str) -> Material:
     """Everything about an incident, with its events where the broker still has them. Raises Unavailable without the database."""
     with reading(sessions) as session:
         bare = gathering.gather(session, settings, incident_id)
+    return _completed(settings, bare)
+
+
+def _completed(settings: Settings, bare: Material) -> Material:
     unsealed = [frame for frame in bare.frames if frame.digest is None]
     places = [Place(frame.frame_id, frame.sequence, frame.partition, frame.offset) for frame in unsealed]
     try:
@@ -51,21 +60,37 @@ def collect(sessions: Sessions, settings: Settings, incident_id: str) -> Materia
 
 
 def seal_incident(sessions: Sessions, settings: Settings, incident_id: str, now: datetime, *, whole: bool = False) -> bytes:
-    """The sealed bundle of an incident.
+    """The sealed bundle of an incident. Where the log does not hold, or says something else than the tables, the bundle says so.
 
     Raises Unavailable without the database; with `whole` also where log or audit trail are not all there yet, and a later try may
-    find more.
+    find more. Raises Tampered if the incident's own rows cannot be read.
     """
-    found = collect(sessions, settings, incident_id)
-    with reading(sessions) as session:
-        proven, checkpoint, late = gathering.audited(session, incident_id)
+    key = evidence_key(settings)
+    with reading(sessions) as session:  # one moment: what is decided meanwhile is in neither timeline nor log
+        try:
+            bare = gathering.gather(session, settings, incident_id)
+        except ValueError as error:
+            raise Tampered(
+                f"the rows of incident {incident_id[:8]} cannot be read ({error}): restore them from a backup"
+            ) from error
+        trail = follow(session, settings, incident_id)
+    trail = replace(trail, faults=(*trail.faults, *sealings.gone(trail.sealings, settings, incident_id)))
+    found, late = _completed(settings, bare), len(trail.waiting)
     if whole and (late or not found.events):
         raise Unavailable(f"incident {incident_id[:8]}: {late} audit entries wait; {'; '.join(found.missing) or 'its log is read'}")
     if late:
         found = replace(found, missing=(*found.missing, f"{late} audit entries are not on record yet: seal again later"))
-    key = evidence_key(settings)
+    note = b"" if trail.checkpoint is None else write_note(key, trail.checkpoint)
+    if trail.checkpoint is not None:
+        keep_note(settings, trail.checkpoint, note)
     about = About(incident_id=incident_id, sealed_at=now, kerbwatch=version("kerbwatch"))
-    return seal(gathering.members(found, proven, write_note(key, checkpoint)), about, key)
+    return seal(gathering.members(found, trail, note), about, key)
+
+
+def doubted(found: Verified, what: str) -> Tampered:
+    """The error that tells what a bundle's own sealer, or a comparison of its members, found wrong."""
+    more = f"; and {len(found.doubts) - _SHOWN} more" if len(found.doubts) > _SHOWN else ""
+    return Tampered(f"{what}: {'; '.join(found.doubts[:_SHOWN])}{more}. Change nothing; see docs/evidence.md")
 
 
 def _events(settings: Settings, about: Material) -> tuple[list[Logged], list[str]]:
@@ -148,44 +173,16 @@ def evidence(
             id_ = records.find(session, incident)
         with Console(stderr=True).status("reading the log"):
             bundle = seal_incident(sessions, settings, id_, datetime.now(UTC))
-    path = out or Path(f"evidence-{id_[:12]}.tar")
-    write_whole(path, bundle)
+        path = out or Path(f"evidence-{id_[:12]}.tar")
+        write_whole(path, bundle)
+        with writing(sessions) as session:
+            sealings.name(session, id_, bundle, _ACTOR, datetime.now(UTC))
     checked = verify(bundle, read_public_key(public_key_file(settings)))
     if as_json:
-        print_json({"path": str(path), "bytes": len(bundle), "signer": checked.signer, "members": sorted(checked.members)})
-        return
-    typer.echo(f"{path}: {len(checked.members)} members, {checked.audited} audit entries proven, key {checked.signer[:12]}")
-    typer.echo(f"check it anywhere: kerbwatch incidents verify {path} --key {public_key_file(settings).name}")
-
-
-def verify_bundle(
-    bundle: Annotated[Path, typer.Argument(help="The sealed file.")],
-    key: Annotated[Path | None, typer.Option(help="The sealer's public key; this home's if not given.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check a sealed bundle offline; 1 if one byte is not as it was sealed. Example: kerbwatch incidents verify evidence.tar."""
-    path = key or public_key_file(read_settings())
-    try:
-        if bundle.stat().st_size > LARGEST_BYTES:
-            raise BadInput(f"{bundle} is larger than any bundle ({LARGEST_BYTES} bytes)")
-        data = bundle.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{bundle} cannot be read: {error.strerror}; `kerbwatch incidents evidence` writes one") from error
-    found = verify(data, read_public_key(path))
-    if as_json:
-        sizes = {name: len(body) for name, body in found.members.items()}
-        print_json(
-            {
-                "holds": True,
-                "about": found.about,
-                "signer": found.signer,
-                "audit_entries": found.audited,
-                "acts": found.acts,
-                "members": sizes,
-            }
-        )
-        return
-    about = found.about
-    typer.echo(f"holds: incident {about.incident_id}, sealed {about.sealed_at:%Y-%m-%d %H:%M:%S} UTC by key {found.signer[:12]}")
-    proven = f"{found.audited} audit entries proven against the signed checkpoint, {found.acts} acts signed by their people"
-    typer.echo(f"{len(found.members)} members unchanged, {proven}")
+        told = {"path": str(path), "bytes": len(bundle), "signer": checked.signer, "members": sorted(checked.members)}
+        print_json({**told, "doubts": checked.doubts})
+    else:
+        typer.echo(f"{path}: {len(checked.members)} members, {checked.audited} audit entries proven, key {checked.signer[:12]}")
+        typer.echo(f"check it anywhere: kerbwatch incidents verify {path} --key {public_key_file(settings).name}")
+    if checked.doubts:
+        raise doubted(checked, f"{path} is sealed all the same, and says so")

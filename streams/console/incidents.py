@@ -23,8 +23,8 @@ def evidence(context: typer.Context) -> None:
 
 @app.command("verify", context_settings=LATE)
 def verify(context: typer.Context) -> None:
-    """Check a sealed bundle offline. Example: `kerbwatch incidents verify evidence.tar`."""
-    from streams.console.evidence import verify_bundle as command
+    """Check a sealed bundle. Example: `kerbwatch incidents verify evidence.tar`."""
+    from streams.console.verifying import verify_bundle as command
 
     call(command, context)
 
