@@ -9,7 +9,7 @@ Source: paper 4.7 (evidence preservation, drills), 4.6 (golden dataset), SC-10; 
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from inference.lifecycle import held
 from infra.backup import back_up
+from infra.checkpoints import evidence_key
 from infra.db import Sessions, reading, writing
 from infra.files import write_whole
 from infra.settings import Settings
@@ -30,7 +31,8 @@ from responders.engine.incident import RESPONDER
 from responders.engine.store import Store
 from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State
-from responders.proof import auditing
+from responders.proof import auditing, sealings
+from responders.proof.evidence import verify
 from responders.quarantine.quarantine import Standing, expire
 from responders.regular import checks
 from responders.regular.schedule import Outcome
@@ -40,7 +42,7 @@ from streams.console.evidence import seal_incident
 from streams.errors import KerbwatchError, Tampered, Unavailable
 from streams.events import Digest, UtcTime, event_id
 
-ACTOR = "schedule"
+ACTOR = sealings.KEEPER
 _SEALED_AT_ONCE = 20
 _PATIENCE = timedelta(hours=12)
 """So long is evidence left unsealed while the broker is away or the audit trail is late; then it is sealed as it is."""
@@ -74,24 +76,62 @@ class Said:
 
 
 def evidence(run: Run) -> Said:
-    """Seal every closed incident that has no bundle yet."""
-    folder = run.settings.home.resolve() / "evidence"
+    """Seal every closed incident that has no bundle yet, name each bundle in the audit log; what fails for one stops no other."""
     with reading(run.sessions) as session:
         closed = session.execute(
             select(IncidentRow.id, IncidentRow.closed_at).where(IncidentRow.state == State.CLOSED).order_by(IncidentRow.closed_at)
         ).all()
-    waiting = [row for row in closed if not (folder / f"{row.id}.tar").is_file()]
-    sealed, later = 0, []
-    for row in waiting[:_SEALED_AT_ONCE]:
+    there = {row.id for row in closed if sealings.standing(run.settings, row.id).is_file()}
+    wrong = _name(run, there)
+    sealed, later = 0, list[str]()
+    for row in closed:
+        if row.id in there:
+            continue
+        if sealed + len(later) >= _SEALED_AT_ONCE:
+            break
         whole = row.closed_at is not None and run.now - row.closed_at < _PATIENCE
         try:
-            write_whole(folder / f"{row.id}.tar", seal_incident(run.sessions, run.settings, row.id, run.now, whole=whole), 0o400)
+            doubts = _seal(run, row.id, whole=whole)
         except Unavailable as error:
             later.append(str(error))
+        except KerbwatchError as error:
+            wrong.append(f"incident {row.id[:8]} is not sealed: {error}")
         else:
             sealed += 1
+            wrong += [f"incident {row.id[:8]} is sealed, with {len(doubts)} doubts in its bundle: {doubts[0]}"] if doubts else []
     left = f", {len(later)} are tried again: {later[0]}" if later else ""
-    return Said(f"{sealed} bundles sealed{left}")
+    text = f"{sealed} bundles sealed{left}"
+    if not wrong:
+        return Said(text)
+    text = "; ".join([text, *wrong])
+    return Said(text, Outcome.FAILED, waits=f"scheduled job evidence: {text}; see docs/evidence.md")
+
+
+def _seal(run: Run, incident_id: str, *, whole: bool) -> tuple[str, ...]:
+    """One bundle, in its place and named; the doubts that stand in it."""
+    bundle = seal_incident(run.sessions, run.settings, incident_id, run.now, whole=whole)
+    write_whole(sealings.standing(run.settings, incident_id), bundle, 0o400)
+    with writing(run.sessions) as session:  # after the file: a crash between the two is made good by `_name`
+        sealings.name(session, incident_id, bundle, ACTOR, run.now)
+    return verify(bundle, evidence_key(run.settings).public_key()).doubts
+
+
+def _name(run: Run, there: Collection[str]) -> list[str]:
+    """Name bundles that no entry tells of: sealed by an earlier version, or just before a crash. Returns what went wrong."""
+    with reading(run.sessions) as session:
+        bare = sealings.unnamed(session, sorted(there))
+    wrong = []
+    for id_ in bare:
+        try:
+            bundle = sealings.standing(run.settings, id_).read_bytes()
+            verify(bundle, evidence_key(run.settings).public_key())
+            with writing(run.sessions) as session:
+                if faults := sealings.gone(sealings.told(session, id_), run.settings, id_):
+                    raise Tampered("; ".join(faults))
+                sealings.name(session, id_, bundle, ACTOR, run.now)
+        except (KerbwatchError, OSError) as error:
+            wrong.append(f"the bundle of incident {id_[:8]} is not named in the log: {error}")
+    return wrong
 
 
 def checkpoint(run: Run) -> Said:
