@@ -154,7 +154,8 @@ def test_a_dead_letter_can_be_found_saved_and_sent_once_more(
 ) -> None:
     film(site, "dlq-cam", tmp_path / "ledger", Stretch(attack("truncated", Means(site)), 1, 1), pictures=3)
     wait_for(lambda: any(letter.key == b"dlq-cam" for letter in letters(site)))
-    (letter,) = (letter for letter in letters(site) if letter.key == b"dlq-cam")
+    (bare,) = (letter for letter in letters(site) if letter.key == b"dlq-cam")
+    letter = dlq.find(letters(site, whole=bare.id), bare.id)
     for name in ("home", "kafka_port", "kafka_controller_port"):
         monkeypatch.setenv(f"KERBWATCH_{name.upper()}", str(getattr(site, name)))
     monkeypatch.setenv("KERBWATCH_PERSON", "devops-1")

@@ -2,7 +2,8 @@
 
 A letter is never removed: the topic is a log. A replay is a person's signed act: it puts the original bytes, key and headers back
 on their topic, as the role that writes there (its certificate must be on this machine), and leaves an audit entry by which later
-lists know of it.
+lists know of it. They are read anew from the place that the letter names: a letter is its writer's word. It refuses a letter that
+differs from them, what the topic has let go, and whatever the responder may write: orders are decided, never repeated by hand.
 Fed by `dead-letter` and `audit`.
 """
 
@@ -14,11 +15,13 @@ from typing import Annotated, Any
 
 import typer
 from kafka import KafkaConsumer, TopicPartition
+from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
 from infra.clients import consumer, producer
 from infra.settings import Settings, read_settings
+from responders.console.tables import plain
 from responders.people.access import Deed
 from responders.people.desk import Admitted
 from responders.people.login import Actor, logged_in
@@ -28,6 +31,14 @@ from streams.events import AuditEntry, DeadLetter, Event, event_id
 from streams.topics import Role, Topic
 
 REPLAYED = "dead-letter.replay"
+_INSTEAD = {
+    topics.MODEL_STATE.name: "`kerbwatch models promote` or `kerbwatch models rollback` sends a new order",
+    topics.QUARANTINE.name: "see its incident (`kerbwatch incidents show`), whose timeline tells which frames are missing",
+    topics.INCIDENTS.name: "`kerbwatch incidents show` has what every change said",
+    topics.AUDIT.name: "`kerbwatch audit verify` tells which entries were sent and are not in the log",
+    topics.DEAD_LETTER.name: "a letter stays in its topic; mend whoever could not read it",
+}
+_DECIDE = "mend the cause, and let the responder decide anew"
 _CAUSE = 80
 """Characters of a cause that a list shows; `show` has it all."""
 
@@ -62,9 +73,23 @@ def read_events(settings: Settings, topic: Topic, role: Role = Role.OPERATOR) ->
             continue
 
 
-def letters(settings: Settings) -> list[DeadLetter]:
-    """All dead letters, oldest first, each once (a crash may have written one twice)."""
-    by_id = {letter.id: letter for letter in read_events(settings, topics.DEAD_LETTER) if isinstance(letter, DeadLetter)}
+def letters(settings: Settings, whole: str = "") -> list[DeadLetter]:
+    """All dead letters, oldest first, of each id the first (a crash may have written one twice, a stranger another one later).
+
+    Bodies come only with those whose id begins with `whole`. A letter whose id is that of another message is left out, and counted
+    on stderr: no service of ours writes one.
+    """
+    by_id: dict[str, DeadLetter] = {}
+    foreign = 0
+    for letter in read_events(settings, topics.DEAD_LETTER):
+        if not isinstance(letter, DeadLetter) or letter.id in by_id:
+            continue
+        if letter.id != event_id("dead-letter", letter.topic, letter.partition, letter.offset):
+            foreign += 1
+        else:
+            by_id[letter.id] = letter if whole and letter.id.startswith(whole) else structs.replace(letter, body=b"")
+    if foreign:
+        typer.echo(f"{foreign} letters bear the id of another message and are left out: somebody else wrote them", err=True)
     return sorted(by_id.values(), key=lambda letter: letter.time)
 
 
@@ -84,18 +109,60 @@ def find(all_letters: Sequence[DeadLetter], wanted: str) -> DeadLetter:
 
 
 def topic_of(letter: DeadLetter) -> Topic:
-    """Where a letter came from. Raises BadInput if it cannot be sent there again: its body was not kept or the topic is unknown."""
+    """Where a letter came from.
+
+    Raises BadInput if it cannot be sent there again: the topic is unknown or the responder's to write, or its body was not kept.
+    """
     topic = topics.BY_NAME.get(letter.topic)
     if topic is None:
         raise BadInput(f"dead letter {letter.id} names topic {letter.topic!r}, which this kerbwatch does not have")
+    if Role.RESPONDER in topic.written_by:
+        instead = _INSTEAD.get(topic.name, _DECIDE)
+        raise BadInput(f"what lies on topic {topic.name} is the system's own word; nobody sends it again by hand: {instead}")
     if letter.body_bytes and not letter.body:
         raise BadInput(f"dead letter {letter.id} was kept without its {letter.body_bytes} bytes; it cannot be sent again")
     return topic
 
 
+def original(settings: Settings, letter: DeadLetter) -> Any:
+    """The message itself, as it lies in the topic that the letter names; what a letter says is its writer's word.
+
+    Raises BadInput if it cannot be sent again (`topic_of`), is not there any more or is not what the letter says.
+    """
+    place = TopicPartition(topic_of(letter).name, letter.partition)
+    client: KafkaConsumer = consumer(settings, Role.OPERATOR, group=None)
+    try:
+        record = _read_at(client, place, letter.offset)
+    finally:
+        client.close()
+    where = f"{place.topic}/{place.partition}/{letter.offset}"
+    if record is None:
+        raise BadInput(f"the message is at {where} no more: it was too old to be kept, and a letter alone is not sent again")
+    headers = tuple((name, value or b"") for name, value in record.headers)
+    if (record.key or b"", record.value or b"", headers) != (letter.key, letter.body, letter.headers):
+        raise BadInput(
+            f"dead letter {letter.id} is not what lies at {where}: somebody else wrote it; nothing is sent. Keep both, and see who "
+            f"may write to topic {topics.DEAD_LETTER.name}"
+        )
+    return record
+
+
+def _read_at(client: KafkaConsumer, place: TopicPartition, offset: int) -> Any:
+    if place.partition not in (client.partitions_for_topic(place.topic) or ()):
+        return None
+    client.assign([place])
+    if not client.beginning_offsets([place])[place] <= offset < client.end_offsets([place])[place]:
+        return None
+    client.seek(place, offset)
+    while client.position(place) <= offset:
+        for record in client.poll(timeout_ms=500, max_records=1).get(place, ()):
+            return record if record.offset == offset else None
+    return None
+
+
 def replay_letter(settings: Settings, letter: DeadLetter, act: Admitted, now: datetime) -> AuditEntry:
-    """Put the original message back on its topic and record whose act that was. Raises BadInput as `topic_of` does."""
-    topic, actor = topic_of(letter), act.statement.actor
+    """Put the original message back on its topic and record whose act that was. Raises BadInput as `original` does."""
+    topic, actor, record = topic_of(letter), act.statement.actor, original(settings, letter)
     entry = AuditEntry(
         id=event_id(REPLAYED, letter.id, now.isoformat()),
         source=f"operator/{actor}",
@@ -112,7 +179,7 @@ def replay_letter(settings: Settings, letter: DeadLetter, act: Admitted, now: da
     try:
         # The record first: an act that is recorded and not done can be repeated, one done and not recorded is hidden.
         operator.send(topics.AUDIT.name, codec.encode(entry), key=actor.encode()).get(timeout=30)
-        writer.send(topic.name, letter.body, key=letter.key or None, headers=list(letter.headers)).get(timeout=30)
+        writer.send(topic.name, record.value, key=record.key, headers=list(record.headers)).get(timeout=30)
     finally:
         writer.close()
         operator.close()
@@ -134,7 +201,7 @@ def list_letters(as_json: JsonOption = False) -> None:
     for letter in found:
         reason = f"{letter.reason}, replayed" if letter.id in again else letter.reason
         cause = letter.cause.removeprefix("BadInput: ")[:_CAUSE]
-        table.add_row(letter.id[:8], f"{letter.time:%m-%d %H:%M:%S}", letter.subject, reason, cause)
+        table.add_row(letter.id[:8], f"{letter.time:%m-%d %H:%M:%S}", *map(plain, (letter.subject, reason, cause)))
     Console().print(table)
 
 
@@ -146,7 +213,7 @@ def show(
 ) -> None:
     """One letter with its headers and cause. Example: `kerbwatch dlq show 3fa9 --save bad.jpg`."""
     settings = read_settings()
-    found = find(letters(settings), letter)
+    found = find(letters(settings, whole=letter), letter)
     if save is not None:
         save.write_bytes(found.body)
     row = _row(found, replayed(settings)) | {"headers": {name: value.decode(errors="replace") for name, value in found.headers}}
@@ -155,7 +222,8 @@ def show(
         return
     table = Table(show_header=False, title=f"dead letter {found.id}")
     for name, value in row.items():
-        table.add_row(name, json.dumps(value, indent=1) if isinstance(value, dict) else str(value))
+        text = json.dumps(value, indent=1) if isinstance(value, dict) else str(value)
+        table.add_row(name, "\n".join(map(plain, text.splitlines())))
     Console().print(table)
 
 
@@ -168,11 +236,11 @@ def replay(
 ) -> None:
     """Send one letter once more to where it came from. Example: `kerbwatch dlq replay 3fa9 --why "mended in 0.2.1"`."""
     with logged_in(actor) as login:
-        found = find(letters(login.settings), letter)
+        found = find(letters(login.settings, whole=letter), letter)
         login.wants(Deed.REPLAY, found.id)
         if found.id in replayed(login.settings) and not again:
             raise BadInput(f"dead letter {found.id} was replayed before; say --again if that is meant")
-        topic_of(found)
+        original(login.settings, found)
         act = login.does(Deed.REPLAY, found.id, why, ("topic", found.topic))
         replay_letter(login.settings, found, act, datetime.now(UTC))
     typer.echo(f"sent {found.body_bytes} bytes to {found.topic} once more")
