@@ -220,6 +220,18 @@ RESPONSE = Row(
             Look.BARS,
             8,
         ),
+        Panel(
+            "People told",
+            "Attempts to tell people, by channel, and channels whose settings do not hold. Failures are tried again for a day; "
+            "while they rise nobody may hear of an incident: `kerbwatch notify channels`.",
+            "short",
+            (
+                Query(increase(m.NOTIFICATIONS, "channel", "outcome"), "{{channel}}: {{outcome}}"),
+                Query(now(m.CHANNEL_FAULTS, "channel", how="max"), "{{channel}}: settings do not hold"),
+            ),
+            Look.BARS,
+            24,
+        ),
     ),
 )
 

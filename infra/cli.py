@@ -1,7 +1,7 @@
-"""The commands that run the stack: `kafka`, `keys`, and `up`, `down`, `status`, `doctor`.
+"""The commands that run the stack: `kafka`, `keys`, and `down`, `status`.
 
 They decide nothing: each reads the settings, calls one function and shows its answer, as a table or with `--json`. `keys rotate`,
-which not everybody may, stands in `responders.console.keys`.
+which not everybody may, and `doctor`, which knows of the notifiers too, stand in `responders.console`.
 Exit codes: 0 done, 1 found something wrong; 2 bad usage and 3 unavailable are raised as `streams.errors` for the entry point.
 """
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from infra import certificates, clients, doctor, kafka, keys, provision, supervise
+from infra import certificates, clients, kafka, keys, provision, supervise
 from infra.certificates import utc_now
 from infra.settings import Settings, read_settings
 
@@ -29,8 +29,8 @@ def mount(app: typer.Typer) -> None:
     """Adds this module's commands to the one app; `up` needs weights as well and stands in `streams.stack`."""
     app.add_typer(kafka_app, name="kafka")
     app.add_typer(keys_app, name="keys")
-    for command in (down, status, diagnose):
-        app.command(name={"diagnose": "doctor"}.get(command.__name__))(command)
+    for command in (down, status):
+        app.command()(command)
 
 
 def _print(answer: object) -> None:
@@ -162,16 +162,3 @@ def show_all(settings: Settings, *, as_json: bool) -> bool:
     rows = [dataclasses.asdict(process) | {"up": f"{process.up_s:.0f} s"} for process in working]
     _rows(rows, {"role": "process", "state": "state", "pid": "id", "up": "up", "log": "log"})
     return fine
-
-
-def diagnose(as_json: AsJson = False) -> None:
-    """Say what this machine lacks, and the next step for each; exit code 1 if anything. Example: `kerbwatch doctor`."""
-    findings = doctor.examine(read_settings(), utc_now())
-    fine = all(finding.met for finding in findings)
-    if as_json:
-        _print({"ok": fine, "findings": [dataclasses.asdict(finding) | {"met": finding.met} for finding in findings]})
-    else:
-        rows = [dataclasses.asdict(finding) | {"met": "ok" if finding.met else "NOT MET"} for finding in findings]
-        _rows(rows, {"met": "", "need": "need", "found": "found", "next_step": "next step"})
-    if not fine:
-        raise typer.Exit(1)

@@ -24,11 +24,15 @@ _DISK_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Finding:
-    """One need: what was found, and what to do if that does not meet it (empty if it does)."""
+    """One need: what was found, and what to do if that does not meet it (empty if it does).
+
+    warning: what is worth doing though nothing stops without it.
+    """
 
     need: str
     found: str
     next_step: str = ""
+    warning: str = ""
 
     @property
     def met(self) -> bool:

@@ -179,6 +179,12 @@ EFFECT_ATTEMPTS = Definition(Counter, "kerbwatch_effect_attempts_total", "Attemp
 NOTIFICATIONS = Definition(
     Counter, "kerbwatch_notifications_total", "Attempts to tell people of an incident.", ("channel", "outcome")
 )
+CHANNEL_FAULTS = Definition(
+    Gauge,
+    "kerbwatch_channel_faulty",
+    "Whether a channel's settings do not hold, so that nobody is told by it; 0 or 1.",
+    ("channel",),
+)
 QUARANTINED = Definition(Counter, "kerbwatch_frames_quarantined_total", "Frames set aside, encrypted.")
 AUDITED = Definition(Counter, "kerbwatch_audit_entries_total", "Entries written to the audit trail.")
 DEAD_LETTERS = Definition(

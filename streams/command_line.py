@@ -16,6 +16,7 @@ from infra.log import set_up_logs
 from infra.metrics import Metrics, Service, serve_metrics
 from infra.settings import read_settings
 from responders.console import audit as audit_cli
+from responders.console import doctor
 from responders.console import keys as keys_cli
 from responders.console import people as people_cli
 from responders.console import rollouts as rollout_cli
@@ -49,6 +50,7 @@ app.command("setup")(setup_command)
 app.command("up")(up_command)
 mount(app)
 keys_app.command("rotate")(keys_cli.rotate)
+app.command("doctor")(doctor.diagnose)
 app.command("watch")(watch_command)
 app.add_typer(incidents, name="incidents")
 app.add_typer(quarantine_cli.app, name="quarantine")

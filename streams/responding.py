@@ -16,7 +16,17 @@ from faust.types import EventT
 
 from inference.provenance.registry import registry_of
 from infra.db import Sessions, open_database, reading
-from infra.metrics import AGENT_FAULTS, EFFECT_ATTEMPTS, EFFECTS_PENDING, GATE_VERDICTS, NOTIFICATIONS, GateVerdict, Outcome
+from infra.metrics import (
+    AGENT_FAULTS,
+    CHANNEL_FAULTS,
+    EFFECT_ATTEMPTS,
+    EFFECTS_PENDING,
+    GATE_VERDICTS,
+    NOTIFICATIONS,
+    GateVerdict,
+    Metrics,
+    Outcome,
+)
 from infra.settings import Settings
 from responders.engine.effects import carry_out
 from responders.engine.outbox import gate_said
@@ -60,7 +70,7 @@ class Responder:
         self._runner = mine.name
         if mine.taken:
             log.warning("another responder goes by this name here; what this one leaves waits for its leases", runner=mine.name)
-        self._lanes = [_Lane(rim, self._sessions, channel, self._runner) for channel in _channels(settings)]
+        self._lanes = [_Lane(rim, self._sessions, channel, self._runner) for channel in _channels(settings, rim.metrics)]
         on_batches(rim, topics.SIGNALS, "respond-signals", self._hear_signals)
         on_batches(rim, topics.WORKER_STATUS, "respond-worker-status", self._hear_workers)
         rim.app.timer(interval=_TICK_S)(self._tick)
@@ -145,13 +155,16 @@ class Responder:
             return standing(session)
 
 
-def _channels(settings: Settings) -> list[Channel]:
+def _channels(settings: Settings, metrics: Metrics) -> list[Channel]:
     """Every channel that is set up; one whose settings do not hold is left out, because incidents go before telling of them."""
     found: list[Channel] = []
     for name in ChannelName:
+        faulty = metrics[CHANNEL_FAULTS].labels(channel=name)
+        faulty.set(0)
         try:
             channel = channel_of(settings, name)
         except BadInput as error:
+            faulty.set(1)
             log.error("people are not told by this channel", channel=name, cause=str(error))  # noqa: TRY400 - the cause says it all
         else:
             found += [channel] if channel is not None else []

@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from infra.metrics import (
     AUDITED,
     BATCH,
+    CHANNEL_FAULTS,
     EFFECT_ATTEMPTS,
     EFFECTS_PENDING,
     GATE_VERDICTS,
     MODEL_FAULTS,
+    NOTIFICATIONS,
     QUARANTINED,
     GateVerdict,
     Metrics,
@@ -179,5 +181,7 @@ def drive(of: Mapping[Service, Metrics], *, safe: bool, now: datetime) -> None:
         respond[GATE_VERDICTS].labels(verdict=verdict).inc()
     for outcome in Outcome:
         respond[EFFECT_ATTEMPTS].labels(outcome=outcome).inc()
+        respond[NOTIFICATIONS].labels(channel="webhook", outcome=outcome).inc()
+    respond[CHANNEL_FAULTS].labels(channel="email").set(1)
     keep[QUARANTINED].inc(4)
     keep[AUDITED].inc(3)

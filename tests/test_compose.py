@@ -279,6 +279,17 @@ TROUBLE = {
         {'kerbwatch_model_faults{worker="gpu-1"}': "1x40"},
         {'kerbwatch_model_faults{worker="gpu-1"}': "1x4 0x36"},
     ),
+    "PagingFails": (
+        {
+            'kerbwatch_notifications_total{channel="webhook",outcome="failed"}': "0x8 1x4 2x28",
+            'kerbwatch_channel_faulty{channel="webhook"}': "0x40",
+        },
+        {
+            'kerbwatch_notifications_total{channel="webhook",outcome="failed"}': "0x8 1x32",
+            'kerbwatch_notifications_total{channel="webhook",outcome="done"}': "0x9 1x31",
+            'kerbwatch_channel_faulty{channel="webhook"}': "0x40",
+        },
+    ),
     "DeadLettersRise": (
         {'kerbwatch_dead_letters_total{topic="frames",reason="undecodable"}': "0+2x40"},
         {'kerbwatch_dead_letters_total{topic="frames",reason="undecodable"}': "0+0.2x40"},

@@ -14,10 +14,12 @@ from typer.testing import CliRunner, Result
 from infra import certificates, cli, supervise
 from infra.certificates import utc_now
 from infra.settings import Settings
+from responders.console import doctor
 from streams.topics import ALL
 
 app = typer.Typer()
 cli.mount(app)
+app.command("doctor")(doctor.diagnose)
 
 
 def run(settings: Settings, *arguments: str) -> Result:
@@ -74,6 +76,27 @@ def test_the_doctor_names_what_is_lacking_and_the_next_step(own: Settings, tmp_p
     assert findings["keys"]["next_step"] == "run `kerbwatch keys init`"
     certificates.make_certificates(own, utc_now() - timedelta(days=350))
     assert "expires in" in run(own, "doctor").stdout.replace("\n", " ")
+
+
+def test_the_doctor_says_whether_anybody_would_be_told(own: Settings) -> None:
+    def said(**given: str) -> dict[str, Any]:
+        environment = {"KERBWATCH_HOME": str(own.home), **{f"KERBWATCH_{name.upper()}": value for name, value in given.items()}}
+        done = CliRunner().invoke(app, ["doctor", "--json"], env=environment)
+        assert "hooks.example.org/hunter2" not in done.output
+        return next(finding for finding in answer(done)["findings"] if finding["need"] == "channels")
+
+    alone = said()
+    assert alone["met"]
+    assert "responder's log" in alone["warning"]
+    webhook = {"webhook_url": "https://hooks.example.org/hunter2", "webhook_secret": "abc"}
+    faulty = said(**webhook, smtp_host="mail", mail_from="k@example.org", mail_to="R9=oncall")
+    assert not faulty["met"]
+    assert "webhook, email faulty" in faulty["found"]
+    assert "KERBWATCH_WEBHOOK_SECRET" in faulty["next_step"]
+    assert "KERBWATCH_MAIL_TO" in faulty["next_step"]
+    reached = said(smtp_host="mail.example.org", mail_from="k@example.org", mail_to="oncall@example.org")
+    assert reached["met"]
+    assert not reached["warning"]
 
 
 def test_no_report_shows_the_databases_password(own: Settings) -> None:

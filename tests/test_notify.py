@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from infra.db import Sessions, reading, writing
 from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow, NotificationRow
+from responders.console.tables import app as incidents
 from responders.engine.effects import carry_out
 from responders.engine.incident import Verb
 from responders.engine.store import Store
@@ -557,3 +559,31 @@ def test_channels_are_listed_with_what_they_lack(command: Callable[..., str]) ->
     rows = {row["channel"]: row for row in json.loads(command("channels", "--json"))}
     assert {name for name, row in rows.items() if row["usable"]} == {"console", "webhook"}
     assert "KERBWATCH_SMTP_HOST" in rows["email"]["why"]
+    assert not any(row["faulty"] for row in rows.values())
+
+
+def test_a_channel_whose_settings_do_not_hold_is_an_error(command: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "FAULTY" not in command("channels")
+    monkeypatch.setenv("KERBWATCH_WEBHOOK_SECRET", "abc")
+    assert "FAULTY" in command("channels")
+    for more in ([], ["--json"]):
+        assert CliRunner().invoke(app, ["channels", *more]).exit_code == 1
+
+
+def test_an_incident_shows_of_each_call_whether_anybody_got_it(desk: Desk, command: Callable[..., str]) -> None:
+    def called() -> dict[tuple[str, ...], str]:
+        lines = CliRunner().invoke(incidents, ["show", desk.incident().id]).stdout.splitlines()
+        rows = [line for line in lines if line.startswith("R8 ")]
+        return {tuple(row.split()[:2]): row for row in rows}
+
+    assert command("channels")
+    desk.attack("cam1")
+    assert "waits for the responder" in called()["R8", "waits"]
+    slow = Wire(ChannelName.EMAIL, down=True)
+    desk.passes(WAIT)
+    desk.tell(desk.wire, slow)
+    assert re.search(r"webhook +yes +1 ", called()["R8", "webhook"])
+    assert re.search(r"email +waits +1 .*it is away", called()["R8", "email"])
+    desk.passes(timedelta(hours=25))
+    desk.tell(desk.wire, slow)
+    assert re.search(r"email +failed +2 .*it is away", called()["R8", "email"])

@@ -109,7 +109,7 @@ def test_each_step_that_people_do_is_shown_with_commands_for_this_incident(
     [id_] = store.accept(signal(Phase.RAISED, 20, 21, camera="gate", kind=Kind.POISONING), at(5)).incident_ids
     with reading(sessions) as session:
         full = records.shown(session, id_)
-    lines = []
+    lines: list[str] = []
     for book in playbooks.load().values():
         for step in book.steps:
             if step.approval:

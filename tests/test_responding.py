@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from incident_events import NORMAL, SAFE, at, signal
+from pydantic import SecretStr
 from sqlalchemy import select
 
 from infra.db import migrate, reading
 from infra.metrics import EFFECTS_PENDING, Metrics, Service
 from infra.settings import Settings
 from infra.tables import EffectRow, NotificationRow
+from responders.notify.channels import ChannelName
 from streams import responding
 from streams.app import Rim
 from streams.errors import BrokenContract, KerbwatchError, Unavailable
@@ -97,3 +99,12 @@ def test_orders_go_out_and_figures_are_shown_while_paging_fails(responder: Respo
     asyncio.run(responder._tick())
     assert sent(responder) > 0
     assert responder._rim.metrics.registry.get_sample_value("kerbwatch_effects_pending") == 0
+
+
+def test_a_channel_whose_settings_do_not_hold_is_told_to_prometheus(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, webhook_url=SecretStr("https://hooks.example.org"), webhook_secret=SecretStr("abc"))
+    migrate(settings)
+    metrics = Metrics(Service.RESPOND)
+    Responder(Rim(App(), Service.RESPOND, metrics), settings)  # type: ignore[arg-type]
+    faulty = {name: metrics.registry.get_sample_value("kerbwatch_channel_faulty", {"channel": name}) for name in ChannelName}
+    assert faulty == {"console": 0, "webhook": 1, "email": 0, "alertmanager": 0}

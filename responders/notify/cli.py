@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from msgspec import Struct
 from rich.console import Console
 
 from infra.db import reading
@@ -21,19 +20,11 @@ from responders.console.tables import AsJson, opened, plain, print_json, table, 
 from responders.engine import records
 from responders.notify import deliveries
 from responders.notify.channels import ChannelName
-from responders.notify.from_settings import NEEDS, channel_of, wanted
+from responders.notify.from_settings import set_up, wanted
 from responders.notify.notices import trial
-from streams.errors import BadInput, Unavailable
+from streams.errors import Unavailable
 
 app = typer.Typer(no_args_is_help=True, help="How people are told of incidents: see it, try it.")
-
-
-class _SetUp(Struct, frozen=True):
-    """Whether a channel can be used; `why` says what it lacks."""
-
-    channel: ChannelName
-    usable: bool
-    why: str
 
 
 @app.command("test")
@@ -81,20 +72,14 @@ def list_deliveries(
 
 @app.command("channels")
 def list_channels(as_json: AsJson = False) -> None:
-    """List the channels, and what each one lacks. Example: kerbwatch notify channels."""
-    settings = read_settings()
-    rows: list[_SetUp] = []
-    for name in ChannelName:
-        try:
-            found = channel_of(settings, name)
-        except BadInput as error:
-            rows.append(_SetUp(name, usable=False, why=str(error)))
-        else:
-            rows.append(_SetUp(name, usable=found is not None, why="" if found is not None else f"give {NEEDS[name]}"))
+    """List the channels, and what each one lacks; 1 if settings do not hold. Example: kerbwatch notify channels."""
+    rows = set_up(read_settings())
     if as_json:
         print_json(rows)
-        return
-    shown = table("channel", "set up", "lacks")
-    for row in rows:
-        shown.add_row(row.channel, "yes" if row.usable else "no", plain(row.why))
-    Console().print(shown)
+    else:
+        shown = table("channel", "set up", "lacks")
+        for row in rows:
+            shown.add_row(row.channel, "[red]FAULTY[/]" if row.faulty else "yes" if row.usable else "no", plain(row.why))
+        Console().print(shown)
+    if any(row.faulty for row in rows):
+        raise typer.Exit(1)

@@ -3,6 +3,8 @@
 It refuses settings that cannot hold, naming the setting and never what it holds. It sends nothing. No topic feeds it.
 """
 
+from msgspec import Struct
+
 from infra.settings import Settings
 from responders.notify.alertmanager import alertmanager_of
 from responders.notify.channels import Channel, ChannelName
@@ -18,6 +20,28 @@ NEEDS = {
     ChannelName.ALERTMANAGER: "KERBWATCH_ALERTMANAGER_URL",
 }
 """What sets a channel up."""
+
+
+class SetUp(Struct, frozen=True):
+    """How a channel stands: usable; faulty, where settings are given that do not hold; or neither. `why` says what it lacks."""
+
+    channel: ChannelName
+    usable: bool
+    faulty: bool
+    why: str
+
+
+def set_up(settings: Settings) -> tuple[SetUp, ...]:
+    """How each channel stands. Nothing is sent: whether a message arrives, `kerbwatch notify test` shows."""
+    return tuple(_set_up(settings, name) for name in ChannelName)
+
+
+def _set_up(settings: Settings, name: ChannelName) -> SetUp:
+    try:
+        usable = channel_of(settings, name) is not None
+    except BadInput as error:
+        return SetUp(name, usable=False, faulty=True, why=str(error))
+    return SetUp(name, usable=usable, faulty=False, why="" if usable else f"give {NEEDS[name]}")
 
 
 def channel_of(settings: Settings, name: ChannelName) -> Channel | None:
