@@ -3,8 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from a_person import Command, newcomer, quarantine_command
@@ -18,8 +20,10 @@ from sqlalchemy import select
 from inference.lifecycle import vetting_alarm
 from inference.lifecycle.collect import Tell, Vetting
 from inference.lifecycle.findings import Finding, Stage
-from inference.lifecycle.held import Standing, held, hold, id_of, open_held, reviewed
+from inference.lifecycle.held import Standing, held, hold, id_of, open_held, reviewed, settle_held
+from inference.provenance.manifest import record
 from inference.training.samples import Sample, shaped
+from infra.checkpoints import evidence_key
 from infra.db import Sessions, migrate, open_database, reading, writing
 from infra.keys import model_key
 from infra.settings import Settings
@@ -30,10 +34,15 @@ from responders.engine.store import Store
 from responders.people.roles import Role
 from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State
+from responders.proof.evidence import seal, verify
+from responders.proof.samples import SampleFact
+from responders.report import html, markdown
+from responders.report.content import compose
 from responders.rollouts.store import Rollouts
 from streams import codec
 from streams.command_line import app
 from streams.console import retraining
+from streams.console.evidence import collect, seal_incident
 from streams.console.poisoned import bring
 from streams.drill import poison, scenario, staging
 from streams.drill.scenario import Do
@@ -255,6 +264,43 @@ def test_one_discarded_sample_is_gone_and_stays_out(site: Site, command: Command
         command("release", "--sample", f"{second[:6]}x{second[7:12]}", "-m", "back", actor="data-1", coded=False)
     with pytest.raises(BadInput, match="name an incident, or one sample"):
         command("release", "-m", "back", actor="data-1", coded=False)
+
+
+def test_evidence_and_report_of_a_poisoned_batch_name_every_sample_also_one_whose_picture_is_gone(site: Site) -> None:
+    settings, some = site.settings.model_copy(update={"kafka_port": 1}), samples(60)
+    vetted = Vetting(70, some, tuple(msgspec.structs.replace(one, score=min(1.0, one.score)) for one in findings(some)))
+    incident = site.bring(vetted)
+    first = vetted.refused[59]
+    settle_held(settings, [id_of(first)], Standing.DISCARDED, "data-1, security-1", at(5))
+    key = evidence_key(settings)
+    bundle = verify(seal_incident(site.sessions, settings, incident, at(9)), key.public_key())
+    told = [msgspec.json.decode(line, type=SampleFact) for line in bundle.members["samples.jsonl"].splitlines()]
+    assert {one.id for one in told} == {id_of(one) for one in vetted.refused}
+    worst = next(one for one in told if one.id == id_of(first))
+    assert (worst.pool, worst.name, worst.standing) == ("drawn", "s59", "discarded")
+    assert worst.picture_sha256 == record(first).picture_digest
+    assert worst.sealed_sha256 == sha256((settings.home / "held" / f"{worst.id}.sealed").read_bytes()).hexdigest()
+    assert [(one.stage, one.score, one.label) for one in worst.findings] == [("agreement", 1.0, 0)]
+    before = {name: body for name, body in bundle.members.items() if name != "samples.jsonl"}
+    assert verify(seal(before, bundle.about, key), key.public_key()).members == before, "a bundle of before holds as it did"
+    said = compose(collect(site.sessions, settings, incident), (), at(9))
+    assert said.title == "Poisoned training data: training data"
+    assert "60 training samples held back" in dict(said.answers)["What was done?"]
+    for text in (html.page(said), markdown.document(said)[0].replace("\\", "")):
+        assert f"{worst.id[:12]}" in text
+        assert "agreement 1.00: label where the verified model sees nobody: 59" in text
+        assert "discarded by data-1, security-1" in text
+        assert "10 more are in the evidence" in text
+
+
+def test_a_held_sample_that_was_touched_is_said_to_be_missing_and_the_others_are_told(site: Site) -> None:
+    vetted = vetting(20)
+    incident = site.bring(vetted)
+    path = site.settings.home / "held" / f"{id_of(vetted.refused[0])}.sealed"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    found = collect(site.sessions, site.settings.model_copy(update={"kafka_port": 1}), incident)
+    assert len(found.samples) == 19
+    assert [path.name[:12] in text for text in found.missing if "held samples" in text] == [True]
 
 
 def test_a_review_that_was_forged_in_the_file_is_noticed(site: Site) -> None:

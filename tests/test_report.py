@@ -2,8 +2,10 @@
 
 import json
 import re
+import tomllib
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -14,6 +16,8 @@ from a_run import judged
 from incident_events import NORMAL, SAFE, act, at, signal, status
 from typer.testing import CliRunner
 
+from inference.lifecycle import vetting_alarm
+from inference.service.refusals import STRANGER
 from infra.db import Sessions, migrate, open_database, reading, writing
 from infra.settings import Settings
 from infra.tables import EffectRow
@@ -23,6 +27,7 @@ from responders.playbooks import playbooks
 from responders.proof import material
 from responders.proof.keeping import record_judged
 from responders.proof.material import Logged, Material
+from responders.regular import checks
 from responders.report import html, markdown, plots
 from responders.report.content import Content, Snapshot, compose
 from responders.report.deadlines import deadlines
@@ -244,6 +249,31 @@ def test_every_kind_has_words_and_follow_ups(site: Settings, sessions: Sessions)
         said = compose(replace(found, shown=shown), (), at(9))
         assert len(said.follow_ups) > 1, kind
         assert len(dict(said.answers)["What happened?"]) > 40
+
+
+def test_a_report_about_no_camera_names_none_and_has_no_clock_that_never_runs(site: Settings, sessions: Sessions) -> None:
+    store = Store(sessions, playbooks.load(), worker_lost_s=60, clock_allowance_s=60)
+    for context in Context:
+        store.assign(context, NORMAL, SAFE, at(0))
+    found = checks.found("checkpoint", "audit entry 7 is missing", at(5))
+    assert found is not None
+    [id_] = store.accept(found, at(5)).incident_ids
+    with reading(sessions) as session:
+        said = content(material.with_events(material.gather(session, site, id_), (), {}, []))
+    answers = dict(said.answers)
+    assert said.title == "Something was changed: the audit log"
+    assert said.status == "still open: at step repair"
+    assert answers["Since when?"] == "Detected at 2026-11-21 12:00:05 UTC."
+    assert [clock.name for clock in said.clocks] == ["detected", "acknowledged", "closed"]
+    assert [name for name, _ in said.provenance] == ["source", "events", "playbook"]
+    for text in (html.page(said), markdown.document(said)[0]):
+        assert "camera" not in text.replace("For legal review", "")
+        assert "Which weights judged what" not in text
+
+
+def test_what_is_about_no_camera_has_a_name_in_words() -> None:
+    sources = tomllib.loads(files("responders.report").joinpath("kinds.toml").read_text(encoding="utf-8"))["sources"]
+    assert set(sources) == {*checks.DETECTORS.values(), vetting_alarm.DATA, STRANGER}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from inference.provenance.manifest import record
 from infra.files import write_whole
 from infra.keys import golden_key, open_sealed, seal
 from infra.settings import Settings
-from streams.errors import BadInput, Tampered, Unavailable
+from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 
 if TYPE_CHECKING:
     from inference.training.samples import Sample
@@ -39,7 +39,10 @@ class Standing(StrEnum):
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """A sample on the list; `id` names its file, `incident` is the one that its run opened, "" for none."""
+    """A sample on the list; `id` names its file, `incident` is the one that its run opened, "" for none.
+
+    The digests are the manifest's (SHA-256), "" in files of before; they stay when the picture is gone.
+    """
 
     id: str
     pool: str
@@ -50,6 +53,8 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     standing: Standing = Standing.SEALED
     reviewed_at: datetime | None = None
     reviewed_by: str = ""
+    picture_digest: str = ""
+    labels_digest: str = ""
 
     @property
     def worst(self) -> Finding:
@@ -82,7 +87,17 @@ def hold(settings: Settings, samples: Sequence["Sample"], findings: Sequence[Fin
             continue
         from inference.lifecycle.golden import pack  # noqa: PLC0415 - torch takes seconds; lists and reviews need none of it
 
-        one = Held(id=name, pool=sample.origin, name=sample.name, findings=tuple(about), held_at=now, incident=incident)
+        known = record(sample)
+        one = Held(
+            id=name,
+            pool=sample.origin,
+            name=sample.name,
+            findings=tuple(about),
+            held_at=now,
+            incident=incident,
+            picture_digest=known.picture_digest,
+            labels_digest=known.labels_digest,
+        )
         _write(settings, path, _Body(held=one, sample=pack(sample)))
         new += 1
     return new
@@ -108,6 +123,21 @@ def held(settings: Settings) -> tuple[Held, ...]:
     """The list, newest first. Raises Tampered naming a file that was touched."""
     found = [_open(settings, path).held for path in sorted(_root(settings).glob("*.sealed"))]
     return tuple(sorted(found, key=lambda one: (one.held_at, one.id), reverse=True))
+
+
+def files_of(settings: Settings, incident: str) -> tuple[tuple[tuple[Held, str], ...], tuple[str, ...]]:
+    """An incident's samples by id, each with its sealed file's SHA-256; and why files do not open, whosever they are."""
+    found, faults = [], []
+    for path in sorted(_root(settings).glob("*.sealed")):
+        try:
+            data = path.read_bytes()
+            one = _opened(settings, path, data).held
+        except (KerbwatchError, OSError) as error:
+            faults.append(str(error))
+            continue
+        if one.incident == incident:
+            found.append((one, sha256(data).hexdigest()))
+    return tuple(found), tuple(faults)
 
 
 def find_held(settings: Settings, text: str) -> Held | None:
@@ -185,7 +215,11 @@ def _write(settings: Settings, path: Path, body: _Body) -> None:
 
 
 def _open(settings: Settings, path: Path) -> _Body:
-    plain = open_sealed(golden_key(settings), path.read_bytes(), path.stem.encode())
+    return _opened(settings, path, path.read_bytes())
+
+
+def _opened(settings: Settings, path: Path, data: bytes) -> _Body:
+    plain = open_sealed(golden_key(settings), data, path.stem.encode())
     try:
         body = msgspec.msgpack.decode(plain, type=_Body)
     except msgspec.DecodeError as error:

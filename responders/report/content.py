@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from itertools import groupby
+from typing import Any
 
 import msgspec
 
 from responders.engine.records import Change
 from responders.proof.material import FrameFact, Logged, Material
 from responders.report.deadlines import Deadline, Due, aware, dues
+from responders.report.held_back import LISTED, HeldBack, held_back
 from streams.events import Box, Detections, Diagnosis, Mode, Phase, Signal
 from streams.topics import DETECTIONS, SIGNALS
 
@@ -105,11 +107,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Content:
-    """The whole report. Times are UTC."""
+    """The whole report. Times are UTC. `about` is its context and severity; `more_samples` are not listed."""
 
     incident_id: str
     title: str
-    camera: str
+    about: str
     severity: str
     status: str
     over: bool
@@ -122,6 +124,8 @@ class Content:
     effects: tuple[Effect, ...]
     diagnosis: Diagnosis | None
     causes: tuple[Cause, ...]
+    samples: tuple[HeldBack, ...]
+    more_samples: int
     served: tuple[Served, ...]
     timeline: tuple[Line, ...]
     follow_ups: tuple[str, ...]
@@ -149,8 +153,8 @@ def compose(
     begin, words = short.impact_at or short.detected_at, _words(str(short.kind))
     return Content(
         incident_id=short.id,
-        title=f"{words.title}: camera {short.camera}",
-        camera=f"{short.context}, severity {short.severity}",
+        title=f"{words.title}: {_subject(material)}",
+        about=f"{short.context}, severity {short.severity}",
         severity=short.severity,
         status=_status(material),
         over=incident.closed_at is not None,
@@ -163,6 +167,8 @@ def compose(
         effects=tuple(effects),
         diagnosis=_diagnosis(material.events),
         causes=_causes(material.events),
+        samples=held_back(material.samples),
+        more_samples=max(0, len(material.samples) - LISTED),
         served=_served(material),
         timeline=_timeline(material.shown.timeline),
         follow_ups=words.follow_ups,
@@ -199,23 +205,31 @@ def _status(material: Material) -> str:
         return f"over: {str(incident.resolution).replace('_', ' ')}"
     if incident.contained_at is not None:
         return f"still open: {incident.state}"
-    return f"NOT CONTAINED: {incident.state}" if incident.needs_safe else f"still open: {incident.state}"
+    # Without a safe model asked for, nothing was contained, whatever state the step bears.
+    return f"NOT CONTAINED: {incident.state}" if incident.needs_safe else f"still open: at step {incident.step.name}"
+
+
+def _subject(material: Material) -> str:
+    """What the incident is about, in words."""
+    name = material.shown.incident.camera
+    return f"camera {name}" if material.of_camera else str(_known()["sources"].get(name, name))
 
 
 def _answers(material: Material, words: _Words) -> tuple[tuple[str, str], ...]:
     short, incident = material.shown.incident, material.incident
     first = material.shown.timeline[0].what if material.shown.timeline else str(short.kind)
     said = f"{words.what} First sign: {first.rstrip('.')}.".strip()
-    since = (
-        f"First suspicious frame at {utc(short.impact_at)} UTC"
-        if short.impact_at
-        else "The first suspicious frame is not on record"
-    )
-    since += f"; detected at {utc(short.detected_at)} UTC"
+    since = f"Detected at {utc(short.detected_at)} UTC"
+    if short.impact_at:
+        since = f"First suspicious frame at {utc(short.impact_at)} UTC; d{since[1:]}"
+    elif material.of_camera:
+        since = f"The first suspicious frame is not on record; d{since[1:]}"
     since += f", {span(short.seconds_to_detect)} later." if short.seconds_to_detect is not None else "."
     done = []
     if material.shown.frames_quarantined:
         done.append(f"{material.shown.frames_quarantined} frames set aside")
+    if material.samples:
+        done.append(f"{len(material.samples)} training samples held back")
     if incident.contained_at is not None:
         done.append(f"safe model confirmed by every worker after {_after(short.seconds_to_contain)}")
     elif incident.needs_safe:
@@ -256,7 +270,13 @@ def _clocks(material: Material) -> tuple[Clock, ...]:
     def after(moment: datetime | None) -> float | None:
         return None if moment is None or short.impact_at is None else (moment - short.impact_at).total_seconds()
 
-    return tuple(Clock(name, moment, after(moment), note) for name, moment, note in moments)
+    def is_due(name: str) -> bool:
+        """What is about no camera has no first frame, and is contained only where a safe model is asked for."""
+        if material.of_camera:
+            return True
+        return incident.needs_safe if name in {"contained", "recovered"} else name != "impact start"
+
+    return tuple(Clock(name, moment, after(moment), note) for name, moment, note in moments if moment is not None or is_due(name))
 
 
 def _point(frame: FrameFact, begin: datetime) -> Point:
@@ -318,8 +338,12 @@ def _timeline(changes: Sequence[Change]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
+def _known() -> dict[str, Any]:
+    return tomllib.loads(files("responders.report").joinpath("kinds.toml").read_text(encoding="utf-8"))
+
+
 def _words(kind: str) -> _Words:
-    known = tomllib.loads(files("responders.report").joinpath("kinds.toml").read_text(encoding="utf-8"))
+    known = _known()
     found = msgspec.convert(known.get(kind, {"title": kind.replace("_", " ").capitalize()}), _Words)
     return msgspec.structs.replace(found, follow_ups=(*found.follow_ups, *known["always"]))
 
@@ -331,13 +355,18 @@ def _provenance(material: Material) -> tuple[tuple[str, str], ...]:
     places = sorted({(one.topic, one.partition) for one in material.events})
     by_place = {place: [one.offset for one in material.events if (one.topic, one.partition) == place] for place in places}
     lying = ", ".join(f"{topic}/{number} {min(found)}\N{EN DASH}{max(found)}" for (topic, number), found in by_place.items())
-    return (
-        ("camera", f"{material.incident.camera_id}, context {material.incident.context}"),
+    seen = (
         (
             "frames",
             f"{len(frames)} looked at, {sum(frame.suspicious for frame in frames)} suspicious, {sealed} sealed in quarantine",
         ),
         ("pictures", f"{with_digest} known by SHA-256, signed by the camera when they were taken in"),
+    )
+    known = sum(bool(one.picture_sha256) for one in material.samples)
+    held = (("samples", f"{len(material.samples)} held back by vetting, {known} pictures of them known by SHA-256"),)
+    return (
+        ("camera" if material.of_camera else "source", f"{material.incident.camera_id}, context {material.incident.context}"),
+        *(seen if material.of_camera else held if material.samples else ()),
         ("events", f"{len(material.events)} by offset: {lying}" if lying else "none: the log was not at hand"),
         ("playbook", f"{material.shown.playbook} ({', '.join(material.shown.techniques) or 'no technique named'})"),
     )

@@ -11,6 +11,7 @@ from responders.report import plots
 from responders.report.content import Content, span, utc
 from responders.report.html import percent
 
+_WEIGHTS = ("weights", "mode", "frames", "suspicious", "from (UTC)", "to (UTC)")
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#!|<>&~])")
 
 
@@ -21,7 +22,7 @@ def document(content: Content) -> tuple[str, Mapping[str, str]]:
         drawings = {"onset.svg": drawn, **drawings}
     parts = [
         f"# {_plain(content.title)}",
-        f"**{_plain(content.status)}**, {_plain(content.camera)}, incident `{content.incident_id}`",
+        f"**{_plain(content.status)}**, {_plain(content.about)}, incident `{content.incident_id}`",
         *(f"**{question}** {_plain(answer)}" for question, answer in content.answers),
         _table(
             ("clock", "time (UTC)", "after impact", ""),
@@ -44,6 +45,10 @@ def document(content: Content) -> tuple[str, Mapping[str, str]]:
         parts += ["## Diagnosis", _plain(likely)]
     if content.causes:
         parts += ["## Causes", _list([f"{cause.detector}: {cause.words}" for cause in content.causes])]
+    if content.samples:
+        held = [(one.id, one.name, one.state, one.said) for one in content.samples]
+        parts += ["## Training samples held back", _table(("sample", "name", "state", "what was found"), held)]
+        parts += [f"{content.more_samples} more are in the evidence (samples.jsonl)."] if content.more_samples else []
     if content.dues:
         late = [(d, "passed " if d.left.total_seconds() < 0 else "") for d in content.dues]
         duties = [(d.deadline.name, utc(d.at), passed + span(d.left.total_seconds()), d.deadline.review) for d, passed in late]
@@ -60,8 +65,7 @@ def document(content: Content) -> tuple[str, Mapping[str, str]]:
     parts += [
         "## Follow-ups",
         "\n".join(f"- {one}" for one in content.follow_ups),  # our own words, with commands in them
-        "## Which weights judged what",
-        _table(("weights", "mode", "frames", "suspicious", "from (UTC)", "to (UTC)"), weights),
+        *(["## Which weights judged what", _table(_WEIGHTS, weights)] if weights else []),
         "## Timeline",
         _table(("time (UTC)", "who", "what"), changes),
         "## Provenance of the data",
