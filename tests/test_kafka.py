@@ -47,7 +47,7 @@ def test_a_killed_broker_comes_back_with_every_message_even_if_its_pid_belongs_t
     assert not kafka.up(broker).grants_made, "up again changes nothing"
     assert kafka.status(broker).pid == before.pid
     sent = [b"kept %d" % number for number in range(200)]
-    with closing(clients.producer(broker, Role.CAMERA)) as producer:
+    with closing(clients.producer(broker, Role.OPERATOR)) as producer:
         for receipt in [producer.send(AUDIT.name, value) for value in sent]:
             receipt.get(timeout=20)
         os.kill(before.pid, signal.SIGKILL)
@@ -65,7 +65,7 @@ def test_a_killed_broker_comes_back_with_every_message_even_if_its_pid_belongs_t
 
 @pytest.mark.broker
 def test_rotated_certificates_are_taken_up_by_the_next_up_and_messages_stay(broker: Settings) -> None:
-    with closing(clients.producer(broker, Role.CAMERA)) as producer:
+    with closing(clients.producer(broker, Role.OPERATOR)) as producer:
         producer.send(AUDIT.name, b"before rotation").get(timeout=20)
     before = kafka.status(broker).pid
     certificates.make_certificates(broker, utc_now(), rotate=True)
