@@ -9,6 +9,7 @@ stands in `missing`. It holds no pictures, only their digests. Events come from 
     timeline.jsonl  who did what, why                  settings.json  as they were at sealing, secrets masked
     events.jsonl    events as they lie in the log      logs.jsonl     what our processes said meanwhile
     frames.jsonl    digests, places, judgements        missing.json   what could not be had
+    samples.jsonl   what vetting held back (training data)
     acts.jsonl      what people signed                    audit.jsonl    what the log tells of it (`trail.py`)
     doubts.json     where log, acts and timeline do not agree (`comparing.py`), or the log does not hold
 
@@ -37,6 +38,7 @@ from responders.engine.records import Shown
 from responders.people.acts import Signed
 from responders.proof.comparing import Kept, differences
 from responders.proof.evidence import ACTS, AUDITED, CHECKPOINT, DOUBTS, GROWTH, TIMELINE, WAITING, SignedAct
+from responders.proof.samples import SampleFact
 from responders.proof.trail import Trail
 from responders.quarantine.quarantine import open_frame
 from streams.errors import KerbwatchError
@@ -118,6 +120,12 @@ class Material:
     logs: tuple[msgspec.Raw, ...]
     acts: tuple[SignedAct, ...]
     missing: tuple[str, ...]
+    samples: tuple[SampleFact, ...] = ()
+
+    @property
+    def of_camera(self) -> bool:
+        """Whether it is about a camera; a worker, training data, the log or senders that nobody knows have no recording (epoch 0)."""
+        return bool(self.frames) or any(window.epoch for window in self.incident.seen)
 
     @property
     def begins(self) -> datetime:
@@ -171,6 +179,7 @@ def members(material: Material, trail: Trail, note: bytes) -> dict[str, bytes]:
         TIMELINE: _lines(material.shown.timeline),
         "events.jsonl": _lines(material.events),
         "frames.jsonl": _lines(material.frames),
+        "samples.jsonl": _lines(material.samples),
         "weights.json": _json({"judged": material.judged, "named": material.named}),
         "settings.json": _json(material.settings),
         "logs.jsonl": _lines(material.logs),

@@ -32,6 +32,7 @@ from responders.proof.material import MOST, Logged, Material
 from responders.proof.trail import follow
 from responders.quarantine.quarantine import Place
 from streams import codec, topics
+from streams.console.held_evidence import with_samples
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import Detections, Event, ModelState, Signal
 from streams.frame_log import read_frames
@@ -49,6 +50,7 @@ def collect(sessions: Sessions, settings: Settings, incident_id: str) -> Materia
 
 
 def _completed(settings: Settings, bare: Material) -> Material:
+    bare = with_samples(settings, bare)
     unsealed = [frame for frame in bare.frames if frame.digest is None]
     places = [Place(frame.frame_id, frame.sequence, frame.partition, frame.offset) for frame in unsealed]
     try:
