@@ -276,6 +276,8 @@ def _properties(settings: Settings, place: _Place) -> str:
         # A killed broker is let in again only when its former session has lapsed (9 s by default).
         "broker.session.timeout.ms": 6000,
         "broker.heartbeat.interval.ms": 1000,
+        # A flood is cut back to its topic's bytes so often (5 minutes by default, in which it may fill the disk).
+        "log.retention.check.interval.ms": 30000,
         "num.network.threads": 2,
         "num.io.threads": 4,
         "log.cleaner.dedupe.buffer.size": 16 * _MB,

@@ -32,6 +32,8 @@ AGENTS = (Role.WATCHER, Role.RESPONDER, Role.KEEPER)
 """The Faust apps; each keeps changelogs under its own prefix."""
 
 _SETTLE_S = 15.0
+_SEGMENT_BYTES = 256 * 1024**2
+"""Kafka lets whole segments go: where bytes are bounded, that is by how much the bound is exceeded."""
 
 
 @dataclass(frozen=True, order=True)
@@ -81,7 +83,10 @@ def topic_settings(topic: Topic) -> dict[str, str]:
     settings = {"max.message.bytes": str(topic.max_bytes), "message.timestamp.type": "LogAppendTime"}
     if topic.compacted:
         return settings | {"cleanup.policy": "compact", "segment.ms": "3600000"}
-    return settings | {"cleanup.policy": "delete", "retention.ms": str(topic.retention_ms)}
+    if topic.retention_bytes > 0:
+        settings |= {"segment.bytes": str(_SEGMENT_BYTES)}
+    bounds = {"retention.ms": str(topic.retention_ms), "retention.bytes": str(topic.retention_bytes)}
+    return settings | {"cleanup.policy": "delete"} | bounds
 
 
 def provision(admin: KafkaAdminClient, topics: Iterable[Topic] = ALL) -> Changes:

@@ -27,11 +27,15 @@ MAX_FRAME_BYTES = 4 * 1024 * 1024
 """Largest encoded picture that travels through Kafka."""
 MAX_EVENT_BYTES = 1024 * 1024
 """Largest event other than a picture."""
+GIB = 1024**3
 
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic. `key` names the event field whose value is the message key; `compacted` keeps the last value of each key."""
+    """One topic. `key` names the event field whose value is the message key; `compacted` keeps the last value of each key.
+
+    `retention_bytes`: of each partition, beside `retention_ms`, the oldest going first; -1: as much as comes.
+    """
 
     name: str
     carries: type[events.Event]
@@ -41,6 +45,7 @@ class Topic:
     partitions: int = 4
     compacted: bool = False
     retention_ms: int = 7 * DAY_MS
+    retention_bytes: int = -1
     max_bytes: int = MAX_EVENT_BYTES
 
 
@@ -51,6 +56,7 @@ FRAMES = Topic(
     (Role.CAMERA,),
     (Role.INFERENCE, Role.KEEPER, Role.OPERATOR),
     retention_ms=DAY_MS,
+    retention_bytes=4 * GIB,  # an hour of all that one worker judges (docs/topics.md)
     max_bytes=MAX_FRAME_BYTES,
 )
 DETECTIONS = Topic("detections", events.Detections, "camera_id", (Role.INFERENCE,), (Role.WATCHER, Role.KEEPER, Role.OPERATOR))
@@ -79,6 +85,7 @@ DEAD_LETTER = Topic(
     (Role.INFERENCE, Role.WATCHER, Role.RESPONDER, Role.KEEPER),
     (Role.OPERATOR,),
     partitions=1,
+    retention_bytes=GIB,  # whoever floods `frames` with what is refused fills this one too
     max_bytes=2 * MAX_FRAME_BYTES,
 )
 
