@@ -88,6 +88,7 @@ class Post:
     logins: list[str] = field(default_factory=list)
     plain_lines: list[str] = field(default_factory=list)
     refuse: bool = False
+    busy_for: str = ""  # an address that is to be tried again later
 
 
 class _MailHandler(socketserver.StreamRequestHandler):
@@ -132,8 +133,12 @@ class _MailHandler(socketserver.StreamRequestHandler):
         self.say("235 welcome")
 
     def address(self, words: str) -> None:
-        self.to.append(words.partition("<")[2].rstrip(">"))
-        self.say("550 nobody here" if self.post.refuse else "250 good")
+        address = words.partition("<")[2].rstrip(">")
+        if self.post.refuse or address == self.post.busy_for:
+            self.say("550 nobody here" if self.post.refuse else "450 try later")
+            return
+        self.to.append(address)
+        self.say("250 good")
 
     def take(self, _words: str) -> None:
         self.say("354 go on")

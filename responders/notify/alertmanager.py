@@ -52,7 +52,7 @@ def _alerts(notice: Notice) -> list[_Alert]:
         paged: tuple[Paged, ...] = notice.paged
     else:
         ends = notice.time + (timedelta(minutes=1) if notice.sort is Sort.TEST else _FIRING)
-        paged = (Paged(notice.role, notice.severity),)
+        paged = (Paged(notice.role, notice.severity, notice.kind),)
     annotations = {"summary": notice.what}
     if notice.incident_id:
         annotations["description"] = f"{notice.signals} signals; kerbwatch incidents show {notice.incident_id[:8]}"
@@ -65,7 +65,7 @@ def _labels(notice: Notice, paged: Paged) -> dict[str, str]:
         "alertname": _NAMES.get(notice.sort, "KerbwatchIncident"),
         "incident": notice.incident_id,
         "reminder": notice.key if notice.sort is Sort.REMINDER else "",
-        "kind": notice.kind or "",
+        "kind": paged.kind or notice.kind or "",
         "camera": notice.camera_id,
         "context": notice.context or "",
         "severity": paged.severity,

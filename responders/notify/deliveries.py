@@ -23,7 +23,8 @@ from infra.db import Sessions, alone_on, insert_into, reading, writing
 from infra.tables import NoticeRow, NotificationRow
 from responders.engine.incident import Decision, Incident
 from responders.notify.channels import TIMEOUT_S, Channel, ChannelName
-from responders.notify.notices import Notice, Paged, Sort, notice_of
+from responders.notify.notices import Notice, Paged, Sort, notice_of, reminder
+from responders.people.roles import Role
 from streams.errors import KerbwatchError
 
 WAITING = "waiting"
@@ -42,6 +43,10 @@ LEASE = timedelta(seconds=12 * TIMEOUT_S)
 GIVE_UP = timedelta(hours=24)
 _BACK_OFF_MIN_S = 1.0
 _BACK_OFF_MAX_S = 300.0
+_LONGEST_WAIT = timedelta(seconds=_BACK_OFF_MAX_S)
+"""Nothing waits longer: a later time was written by a clock that was set back since, and is none."""
+CLOCKS_AGREE = timedelta(seconds=10)
+"""So far may the clocks of two responders' hosts differ."""
 _BATCH = 200
 _ERROR_CHARS = 300
 _TAKES_OVER = frozenset({"acknowledge", "snooze", "closed"})
@@ -83,16 +88,27 @@ def post(session: Session, incident: Incident, decision: Decision, now: datetime
     """Write what is to be told of a decision; withdraw waiting pages where somebody took over."""
     if decision.action in _TAKES_OVER:
         _withdraw(session, incident.id, now)
+    for role in _informed(incident, decision):
+        what = f"incident {incident.id[:8]} ({incident.kind} on {incident.camera_id}): {decision.what}"
+        remind(session, reminder(f"{decision.id} {role}", what, role, now), now)
     paged = _pages_of(session, incident.id) if decision.action == "closed" else ()
     notice = notice_of(incident, decision, now, paged)
     if notice is not None:
         _write(session, notice, now)
 
 
+def _informed(incident: Incident, decision: Decision) -> Sequence[Role]:
+    """Who is told, once and without being called: whose approval a step asks for; of what goes wrong, who has acknowledged."""
+    if decision.action == "ask":
+        return incident.asks
+    goes_wrong = decision.action == "escalate" and incident.quiet and incident.snoozed_until is None
+    return incident.called[-1:] if goes_wrong else ()
+
+
 def _pages_of(session: Session, incident_id: str) -> tuple[Paged, ...]:
     bodies = session.scalars(select(NoticeRow.body).where(NoticeRow.incident_id == incident_id).order_by(NoticeRow.created_at))
     told = (msgspec.json.decode(body, type=Notice) for body in bodies)
-    return tuple(Paged(one.role, one.severity) for one in told if one.sort is Sort.PAGE)
+    return tuple(Paged(one.role, one.severity, one.kind) for one in told if one.sort is Sort.PAGE)
 
 
 def remind(session: Session, notice: Notice, now: datetime) -> None:
@@ -112,10 +128,10 @@ def _write(session: Session, notice: Notice, now: datetime, *, dispatched: bool 
 
 
 def _withdraw(session: Session, incident_id: str, now: datetime) -> None:
+    undispatched = (NoticeRow.incident_id == incident_id, ~NoticeRow.dispatched)
+    session.execute(update(NoticeRow).where(*undispatched).values(dispatched=True))  # first: waits for a dispatch under way
     of_incident = (NotificationRow.incident_id == incident_id, NotificationRow.sort == Sort.PAGE, NotificationRow.state == WAITING)
     session.execute(update(NotificationRow).where(*of_incident).values(state=WITHDRAWN, done_at=now))
-    undispatched = (NoticeRow.incident_id == incident_id, ~NoticeRow.dispatched)
-    session.execute(update(NoticeRow).where(*undispatched).values(dispatched=True))
 
 
 def dispatch(sessions: Sessions, channels: Sequence[ChannelName], now: datetime) -> int:
@@ -233,15 +249,16 @@ def _due(channel: ChannelName, runner: str, now: datetime) -> ColumnElement[bool
             lately.sort == Sort.PAGE,
             lately.role == NotificationRow.role,
             lately.state == DONE,
-            lately.done_at > now - INTERVAL,
+            lately.done_at.between(now - INTERVAL, now),  # not what was told by a clock that was set back since
         )
         .exists()
     )
-    free = or_(NotificationRow.leased_until.is_(None), NotificationRow.leased_until <= now, NotificationRow.leased_by == runner)
+    lease = NotificationRow.leased_until
+    free = or_(lease.is_(None), lease <= now, lease > now + LEASE + CLOCKS_AGREE, NotificationRow.leased_by == runner)
     return and_(
         NotificationRow.channel == channel,
         NotificationRow.state == WAITING,
-        NotificationRow.not_before <= now,
+        or_(NotificationRow.not_before <= now, NotificationRow.not_before > now + _LONGEST_WAIT),
         free,
         or_(NotificationRow.sort != Sort.PAGE, ~held),
     )

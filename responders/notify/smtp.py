@@ -8,8 +8,8 @@ Source: RFC 5321, RFC 3207 (STARTTLS), RFC 5322 (3.6.4: Message-ID is the same f
 
 import smtplib
 import ssl
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
 
@@ -43,26 +43,31 @@ class Email:
     sender: str
     recipients: tuple[Recipient, ...]
     name: ChannelName = ChannelName.EMAIL
+    _told: set[tuple[str, str]] = field(default_factory=set)
+    """Keys of notices that are not told to all yet, with the addresses that have them: another try goes to the others."""
 
     def send(self, notices: Sequence[Notice]) -> None:
-        """As `Channel.send`; a refused recipient is an error only if nobody is left."""
-        to = self.written_to(notices[0].role)
+        """As `Channel.send`; one refused recipient is an error, and the only one written to at the next try."""
+        to = [one for one in self.written_to(notices[0].role) if any((notice.key, one) not in self._told for notice in notices)]
         where = f"mail server {self.host}:{self.port}"
         try:
             with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT_S) as server:
                 server.starttls(context=ssl.create_default_context())
                 if self.user is not None and self.password is not None:
                     server.login(self.user, self.password.get_secret_value())
-                server.send_message(self.mail(notices, to))
+                refused = server.send_message(self.mail(notices, to), to_addrs=to)
         except smtplib.SMTPNotSupportedError as error:
             raise Unavailable(f"{where} offers no STARTTLS, or no way to log in: {error}") from None
         except smtplib.SMTPRecipientsRefused as error:
-            codes = ", ".join(sorted({str(code) for code, _ in error.recipients.values()}))
-            raise Unavailable(f"{where} refused every recipient ({codes}): see {_SETTING}") from None
+            raise Unavailable(f"{where} refused every recipient ({_codes(error.recipients)}): see {_SETTING}") from None
         except smtplib.SMTPResponseException as error:
             raise Unavailable(f"{where} answered {error.smtp_code} ({type(error).__name__})") from None
         except (OSError, smtplib.SMTPException) as error:
             raise Unavailable(f"{where} cannot be used: {error or type(error).__name__}") from None
+        if refused:
+            self._told.update((notice.key, one) for notice in notices for one in to if one not in refused)
+            raise Unavailable(f"{where} refused {len(refused)} of {len(to)} recipients ({_codes(refused)}): see {_SETTING}")
+        self._told.difference_update([told for told in self._told if told[0] in {notice.key for notice in notices}])
 
     def written_to(self, role: str) -> tuple[str, ...]:
         """The addresses without a role and those of the called one; all of them rather than nobody."""
@@ -79,6 +84,10 @@ class Email:
         mail["Auto-Submitted"] = "auto-generated"
         mail.set_content(text(notices))
         return mail
+
+
+def _codes(refused: Mapping[str, tuple[int, bytes]]) -> str:
+    return ", ".join(sorted({str(code) for code, _ in refused.values()}))
 
 
 def email_of(settings: Settings) -> Email | None:
