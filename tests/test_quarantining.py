@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import select
 from test_keeping import PICTURE, detections, frame
 
+from inference.lifecycle.retrain import TRAINING
 from infra import clients
 from infra.db import Sessions, reading, writing
 from infra.provision import app_id
@@ -287,7 +288,7 @@ def test_a_run_takes_no_picture_from_a_window_that_any_incident_ordered_away(sit
         places = retraining._places(session, asked, database.home / "run")
     assert covered[-1].last_sequence == 50
     assert {place.sequence for place in places} == set(range(51, 60))
-    learnt = database.home / "run" / retraining.TRAINING
+    learnt = database.home / "run" / TRAINING
     learnt.mkdir()
     with reading(site.sessions) as session:  # the same run goes on
         assert retraining._places(session, asked, database.home / "run") == places
