@@ -147,8 +147,12 @@ def golden_key(settings: Settings) -> bytes:
     return _sealing_key(settings, "golden")
 
 
+def _sealing_file(settings: Settings, name: str) -> Path:
+    return settings.home.resolve() / "keys" / f"{name}.key"
+
+
 def _sealing_key(settings: Settings, name: str) -> bytes:
-    path = settings.home.resolve() / "keys" / f"{name}.key"
+    path = _sealing_file(settings, name)
     with alone(path.parent / ".lock"):
         if not path.is_file():
             write_whole(path, AESGCM.generate_key(bit_length=256))
@@ -192,7 +196,8 @@ def read_person_key(path: Path) -> Ed25519PrivateKey:
     except OSError as error:
         raise Unavailable(
             f"no key at {path} ({error.strerror}): say who you are (--actor or KERBWATCH_PERSON) or where your key lies "
-            "(KERBWATCH_KEY_FILE); `kerbwatch people add` makes one"
+            "(KERBWATCH_KEY_FILE). Without one, somebody with R8 adds you (`kerbwatch people add`; who has lost theirs is removed "
+            "first); where nobody is left who can: `kerbwatch people recover` at home"
         ) from error
     except (ValueError, TypeError) as error:
         raise BadInput(f"{path} holds no private key: restore it, or have a new one made with `kerbwatch people add`") from error
@@ -202,7 +207,22 @@ def read_person_key(path: Path) -> Ed25519PrivateKey:
 
 
 def people_key(settings: Settings) -> bytes:
-    """The 32-byte key that people's second factors are sealed with (`keys/people.key`), as `quarantine_key`."""
+    """The 32-byte key that people's second factors are sealed with (`keys/people.key`); `make_people_key` has made it.
+
+    Raises Unavailable if it is not here: one made on the spot would seal what opens nowhere else.
+    """
+    try:
+        return _sealing_file(settings, "people").read_bytes()
+    except OSError as error:
+        raise Unavailable(
+            f"no key at {_sealing_file(settings, 'people')} ({error.strerror}), so no second factor can be set up or checked "
+            "here: copy it from the home that the stack was set up in, or from its backup; where nobody has a second factor yet, "
+            "`kerbwatch up` makes it there"
+        ) from error
+
+
+def make_people_key(settings: Settings) -> bytes:
+    """The same key, made if there is none; only for a deployment in which nothing is sealed with another."""
     return _sealing_key(settings, "people")
 
 

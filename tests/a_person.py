@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from infra import totp
 from infra.db import Sessions, reading
-from infra.keys import make_person_key, people_key, person_key_file
+from infra.keys import make_people_key, make_person_key, person_key_file
 from infra.people_tables import PersonRow
 from infra.settings import Settings
 from infra.tables import EffectRow
@@ -52,7 +52,7 @@ def newcomer(session: Session, settings: Settings, name: str, roles: Sequence[Ro
     key = make_person_key(person_key_file(settings, name))
     people.give_key(session, name, public_of(key), "root", now)
     secret = totp.new_secret()
-    people.enrol(session, name, secret, people_key(settings), step=0, now=now)
+    people.enrol(session, name, secret, make_people_key(settings), step=0, now=now)
     return Phone(secret)
 
 

@@ -39,7 +39,7 @@ class Town:
 
     def __init__(self, database: Settings, sessions: Sessions) -> None:
         self.settings, self.sessions, self.now = database, sessions, at(0)
-        self.desk = Desk(sessions, people_key(database))
+        self.desk = Desk(sessions, lambda: people_key(database))
         self.phones: dict[str, Phone] = {}
         self.add("data-1", Role.DATA_ENGINEER)
         self.add("security-1", Role.SECMLOPS_ENGINEER)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +15,14 @@ from typer.testing import CliRunner
 
 from infra import totp
 from infra.db import Sessions, reading, writing
-from infra.keys import person_key_file, quarantine_key, read_person_key
+from infra.keys import make_people_key, person_key_file, quarantine_key, read_person_key
 from infra.settings import Settings
-from infra.tables import EffectRow
+from infra.tables import EffectRow, NoticeRow
 from responders.people.acts import key_id, public_of
 from responders.people.login import first_operator
 from streams import codec
 from streams.command_line import app
-from streams.errors import BadInput, Tampered
+from streams.errors import BadInput, Tampered, Unavailable
 from streams.events import AuditEntry
 from streams.topics import AUDIT
 
@@ -156,6 +157,94 @@ def test_a_forged_act_is_told_with_its_name(here: Settings, sessions: Sessions) 
     with pytest.raises(Tampered, match="operator-1, enrol"):
         command("people", "check")
     assert here
+
+
+def test_who_was_removed_is_added_again_over_the_key_file_they_left_and_no_other(here: Settings, sessions: Sessions) -> None:
+    phone = enrolled()
+
+    def people_command(*words: str) -> Result:
+        with writing(sessions) as session:
+            phone.rest(session, "operator-1")
+        return command("people", *words, "--code", phone.code())
+
+    people_command("add", "scientist-1", "--role", "R3")
+    path = person_key_file(here, "scientist-1")
+    lost = path.read_bytes()
+    people_command("remove", "scientist-1")
+    people_command("add", "scientist-1", "--role", "R3")
+    assert path.read_bytes() != lost
+    assert [file.name for file in path.parent.iterdir() if file.suffix == ".next"] == []
+    command("people", "enrol", "--actor", "scientist-1")
+
+    with writing(sessions) as session:
+        phone.rest(session, "operator-1")
+    code = phone.code()
+    with pytest.raises(BadInput, match="no key of engineer-1's"):
+        command("people", "add", "engineer-1", "--role", "R4", "--key-file", str(path), "--code", code)
+    command("people", "add", "engineer-1", "--role", "R4", "--code", code)  # the refusal used up no code
+
+
+def test_who_has_the_home_brings_its_last_operator_back_which_everybody_with_r8_is_told(here: Settings, sessions: Sessions) -> None:
+    phone = enrolled()
+    path = person_key_file(here, "operator-1")
+    path.unlink()
+    with pytest.raises(Unavailable, match="people recover"):
+        command("people", "add", "scientist-1", "--role", "R8", "--code", phone.code())
+    assert "only operator-1 may add people" in command("people", "list").stderr
+
+    command("people", "recover", "operator-1", "-m", "laptop and phone are gone")
+    with reading(sessions) as session:
+        [notice] = [json.loads(row.body) for row in session.scalars(select(NoticeRow))]
+        bodies = session.scalars(select(EffectRow.payload).where(EffectRow.topic == "audit").order_by(EffectRow.number))
+        entries = [codec.decode(body, AUDIT, AuditEntry).event for body in bodies]
+    assert (notice["role"], "operator-1 was given a new key" in notice["what"]) == ("R8", True)
+    [entry] = [entry for entry in entries if entry.action == "people.recover"]
+    assert (entry.actor, entry.target, "laptop and phone are gone" in entry.why) == ("recovery", "operator-1", True)
+
+    new = enrolled()  # no code of the lost phone is asked for
+    assert new.secret != phone.secret
+    command("people", "add", "scientist-1", "--role", "R8", "--code", new.code())
+    assert "may add people" not in command("people", "list").stderr
+    with writing(sessions) as session:
+        new.rest(session, "operator-1")
+    command("people", "add", "engineer-1", "--role", "R3", "--code", new.code())
+    with pytest.raises(BadInput, match=r"R8 .* removes them and adds them again"):
+        command("people", "recover", "engineer-1", "-m", "no phone")
+    assert json.loads(command("people", "check", "--json").stdout)["faults"] == []
+
+
+def test_without_the_key_that_factors_are_sealed_with_nothing_is_set_up_or_recovered(
+    here: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another machine: the same database, the person's own key, and no `keys/people.key`."""
+    elsewhere = tmp_path / "elsewhere"
+    monkeypatch.setenv("KERBWATCH_DATABASE_URL", here.database)
+    monkeypatch.setenv("KERBWATCH_KEY_FILE", str(person_key_file(here, "operator-1")))
+    monkeypatch.setenv("KERBWATCH_HOME", str(elsewhere))
+    for words in (["enrol"], ["recover", "operator-1", "-m", "lost"]):
+        with pytest.raises(Unavailable, match=r"people\.key .*copy it from the home"):
+            command("people", *words)
+    monkeypatch.setenv("KERBWATCH_HOME", str(here.home))
+    phone = enrolled()
+
+    monkeypatch.setenv("KERBWATCH_HOME", str(elsewhere))
+    code = phone.code()
+    with pytest.raises(Unavailable, match=r"people\.key .*copy it from the home"):
+        command("people", "add", "scientist-1", "--role", "R3", "--code", code)
+    make_people_key(Settings(home=elsewhere))
+    for words in (["enrol", "--code", code], ["recover", "operator-1", "-m", "lost"]):
+        with pytest.raises(Unavailable, match="opens no second factor on record"):
+            command("people", *words)
+    shutil.copy(here.home / "keys" / "people.key", elsewhere / "keys" / "people.key")
+    command("people", "add", "scientist-1", "--role", "R3", "--code", code)  # it was not used up
+
+
+def test_setting_a_home_up_makes_no_second_key_for_factors_that_there_are(here: Settings) -> None:
+    enrolled()
+    path = here.home / "keys" / "people.key"
+    path.unlink()
+    first_operator(here, datetime.now(UTC))
+    assert not path.exists()
 
 
 def test_a_code_brings_in_one_person_and_no_second(here: Settings) -> None:

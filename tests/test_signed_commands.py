@@ -13,7 +13,7 @@ from inference.lifecycle.golden import Reviewer, open_golden
 from inference.training.pools import Pools
 from inference.training.samples import streets
 from infra.db import Sessions, reading, writing
-from infra.keys import person_key_file
+from infra.keys import make_people_key, person_key_file
 from infra.people_tables import ActRow
 from infra.settings import Settings
 from infra.tables import EffectRow, RolloutRow, TimelineRow
@@ -144,6 +144,7 @@ def test_the_demos_people_vouch_for_its_golden_data_and_can_act(
     monkeypatch.setattr("inference.training.samples.streets", lambda *_more, **_named: list(drawn))
     monkeypatch.setattr(demo_retraining, "as_sent", lambda _places: [])
     monkeypatch.setattr(demo_retraining, "Weather", [Weather.DAY])
+    make_people_key(database)  # as setting up does
     secrets = demo_retraining.prepare(database, datetime.now(UTC))
     known = open_golden(database).golden
     assert [(one.role, one.reviewer) for one in known.reviews] == [

@@ -8,24 +8,27 @@ Source: paper table 1, 4.5.5 (access control, authentication), SC-10.
 
 import base64
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from sqlalchemy.orm import Session
 
 from infra import totp
 from infra.db import reading, writing
-from infra.keys import make_person_key, people_key, person_key_file, replace_person_key
+from infra.keys import people_key, person_key_file, read_person_key, replace_person_key
 from infra.settings import read_settings
-from responders.console.tables import AsJson, opened, plain, print_json, table, utc
+from responders.console.tables import AsJson, Comment, opened, plain, print_json, table, utc
 from responders.people import desk, people
 from responders.people.access import RULES, Deed
 from responders.people.acts import key_id, public_of
-from responders.people.login import Actor, Code, asked_for_code, logged_in
+from responders.people.login import Actor, Code, asked_for_code, logged_in, system_user
 from responders.people.roles import Role, named
-from streams.errors import BadInput, Tampered
+from streams.errors import BadInput, KerbwatchError, Tampered
 
 app = typer.Typer(no_args_is_help=True, help="Who may act: people, roles, keys, second factors.")
 
@@ -48,21 +51,51 @@ def add_person(  # noqa: PLR0917 - typer makes options of them
     with `kerbwatch people enrol`. Somebody who has a key keeps it, and only the roles change.
     """
     with logged_in(actor, code) as login:
+        people.require_name(name)
+        made = key_file or person_key_file(login.settings, name)
+        with reading(login.sessions) as session:
+            keeps = people.key_of(session, name) is not None
+            if not keeps:
+                _require_free(session, made, name)  # before a code is used up
         told = ("roles", " ".join(sorted(set(role))))
         admitted = login.does(Deed.ADD_PERSON, name, f"acts as {named(sorted(set(role)))}", told)
-        with writing(login.sessions) as session:
-            person = people.put(session, name, role, admitted.statement.actor, datetime.now(UTC))
-            # A crash before the transaction ends leaves a file that means nothing: take it away, or name another.
-            made = None if person.key_id else key_file or person_key_file(login.settings, name)
-            if made is not None:
-                public = public_of(make_person_key(made))
-                people.give_key(session, name, public, admitted.statement.actor, datetime.now(UTC))
+        by, now = admitted.statement.actor, datetime.now(UTC)
+        with nullcontext(b"") if keeps else _new_key(made) as public, writing(login.sessions) as session:
+            person = people.put(session, name, role, by, now)
+            if public:
+                people.give_key(session, name, public, by, now)
     if as_json:
-        print_json({"name": name, "roles": person.roles, "key_file": None if made is None else str(made)})
+        print_json({"name": name, "roles": person.roles, "key_file": None if keeps else str(made)})
         return
     typer.echo(f"{plain(name)} acts as {named(person.roles)}")
-    if made is not None:
+    if not keeps:
         typer.echo(f"their key is in {made} (mode 0600): give it to them, nobody else may have it", err=True)
+
+
+def _require_free(session: Session, path: Path, name: str) -> None:
+    """Returns if a new key for `name` may lie there: nothing does, or one that they have, or had. Raises BadInput else."""
+    if not path.exists():
+        return
+    with suppress(KerbwatchError):
+        if people.signed_by(session, public_of(read_person_key(path))) == name:
+            return
+    raise BadInput(f"there is a file at {path} already, and no key of {name}'s: name another with --key-file, or move it away")
+
+
+@contextmanager
+def _new_key(path: Path) -> Iterator[bytes]:
+    """The public half of a new key, whose file takes its place at the end.
+
+    The block changes the row: after a crash the key that counts is in one of the two files.
+    """
+    beside = path.with_suffix(".next")
+    public = public_of(replace_person_key(beside))
+    try:
+        yield public
+    except BadInput:  # nothing was written
+        beside.unlink()
+        raise
+    beside.replace(path)
 
 
 @app.command("remove")
@@ -79,7 +112,7 @@ def remove_person(name: Name, actor: Actor = None, code: Code = None) -> None:
 def list_people(as_json: AsJson = False) -> None:
     """List who may act in which roles. Example: kerbwatch people list."""
     with opened(read_settings()) as sessions, reading(sessions) as session:
-        everybody = people.listed(session)
+        everybody, last = people.listed(session), people.last_who_can_add(session)
     if as_json:
         print_json(everybody)
         return
@@ -91,6 +124,12 @@ def list_people(as_json: AsJson = False) -> None:
         factor = "yes" if person.second_factor else "[yellow]no[/]"
         shown.add_row(plain(person.name), named(person.roles), person.key_id[:12] or "none", factor, utc(person.changed_at))
     Console().print(shown)
+    if last:
+        typer.echo(
+            f"only {plain(last)} may add people: without their phone or key the home's owner alone can help "
+            "(`kerbwatch people recover`); bring in a second person with R8",
+            err=True,
+        )
 
 
 @app.command("roles")
@@ -142,7 +181,9 @@ def enrol(actor: Actor = None, code: Code = None, as_json: AsJson = False) -> No
     Where you have one already, a code of the old one is needed. Lost it? Somebody with role R8 removes you and adds you again.
     """
     with logged_in(actor, code) as login:
+        sealing_key = people_key(login.settings)
         with reading(login.sessions) as session:
+            people.require_sealing_key(session, sealing_key)
             had = next((one.second_factor for one in people.listed(session) if one.name == login.name), False)
         asks = sys.stdin.isatty() and not as_json
         old = asked_for_code("a code of your present second factor") if had and code is None and asks else code
@@ -158,7 +199,7 @@ def enrol(actor: Actor = None, code: Code = None, as_json: AsJson = False) -> No
         if asks:
             step = _confirmed(secret)
         with writing(login.sessions) as session:
-            people.enrol(session, login.name, secret, people_key(login.settings), step=step, now=datetime.now(UTC))
+            people.enrol(session, login.name, secret, sealing_key, step=step, now=datetime.now(UTC))
     typer.echo("your second factor is set up", err=True)
 
 
@@ -178,13 +219,35 @@ def rotate_key(actor: Actor = None, code: Code = None) -> None:
     with logged_in(actor, code) as login:
         path = login.key_file
         admitted = login.does(Deed.ROTATE_OWN_KEY, login.name, "takes a new key")
-        # The row changes between making the new file and moving it: after a crash the key that counts is in one of the two.
-        beside = path.with_suffix(".next")
-        public = public_of(replace_person_key(beside))
-        with writing(login.sessions) as session:
+        with _new_key(path) as public, writing(login.sessions) as session:
             people.give_key(session, login.name, public, admitted.statement.actor, datetime.now(UTC))
-        beside.replace(path)
     typer.echo(f"{plain(login.name)} signs with key {key_id(public)[:12]} from now on ({path})")
+
+
+@app.command()
+def recover(
+    name: Name,
+    comment: Comment,
+    key_file: Annotated[Path | None, typer.Option(help="Where the key goes; keys/people/NAME.key in the home otherwise.")] = None,
+) -> None:
+    """Give somebody with role R8 who lost phone or key a new key, at home. Example: kerbwatch people recover root -m "phone lost".
+
+    For whoever may read the home's keys/people.key and write to its database; no act is signed. Everybody with R8 is told, and the
+    audit trail. They set up a second factor anew with `kerbwatch people enrol`. Anybody else is removed and added again.
+    """
+    people.require_name(name)
+    settings = read_settings()
+    sealing_key, path = people_key(settings), key_file or person_key_file(settings, name)
+    if not comment.strip():
+        raise BadInput("a comment that says why is missing (-m, --comment)")
+    with opened(settings) as sessions:
+        with reading(sessions) as session:
+            people.require_sealing_key(session, sealing_key)
+            _require_free(session, path, name)
+        with _new_key(path) as public, writing(sessions) as session:
+            why = f"{comment} (by the system's user {system_user()}, who can read the home's keys)"
+            people.recover(session, name, public, why, datetime.now(UTC))
+    typer.echo(f"{plain(name)} has a new key in {path}, and no second factor: next, `kerbwatch people enrol --actor {plain(name)}`")
 
 
 @app.command()

@@ -10,7 +10,7 @@ Source: paper 4.5.5 (access control, authentication), 4.6 (approval by two roles
 RFC 4226 section 7.3 (throttling).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -58,13 +58,16 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Desk:
-    """The desk of one database. `sealing_key` opens second factors (`infra.keys.people_key`)."""
+    """The desk of one database. `sealing_key` gives what opens second factors (`infra.keys.people_key`), where one is needed."""
 
     sessions: Sessions
-    sealing_key: bytes
+    sealing_key: Callable[[], bytes]
 
     def admit(self, signed: Signed, code: str | None, now: datetime) -> Admitted:
-        """Take an act in, once. Raises BadInput saying what is wrong with it; that is on record then."""
+        """Take an act in, once.
+
+        Raises BadInput saying what is wrong with it, which is on record then; Unavailable where a code cannot be checked here.
+        """
         said = signed.statement()
         with writing(self.sessions) as session:
             why = self._fault(session, signed, said, code, now)
@@ -106,7 +109,7 @@ class Desk:
         if person.totp_failures >= _TRIES and not pause_over:
             return f"{person.totp_failures} codes in a row were wrong: wait {_PAUSE.seconds // 60} minutes"
         try:
-            secret = open_sealed(self.sealing_key, person.totp_sealed, about_factor(person.name))
+            secret = open_sealed(self.sealing_key(), person.totp_sealed, about_factor(person.name))
         except Tampered as error:
             return f"their second factor cannot be checked with this home's keys/people.key: {error}"
         step = totp.matched(secret, code, now, person.totp_step)

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from infra.db import Sessions, writing
-from infra.keys import make_person_key, people_key, person_key_file, read_person_key
+from infra.keys import make_people_key, make_person_key, people_key, person_key_file, read_person_key
 from infra.settings import Settings, read_settings
 from responders.console.tables import opened
 from responders.people import desk, people
@@ -77,7 +78,7 @@ class Login:
         if code is None and RULES[deed].code and sys.stdin.isatty():
             code = asked_for_code()
         said = Statement(actor=self.name, deed=deed, target=target, comment=comment, time=now, details=details)
-        return Desk(self.sessions, people_key(self.settings)).admit(sign(key, said), code, datetime.now(UTC))
+        return Desk(self.sessions, partial(people_key, self.settings)).admit(sign(key, said), code, datetime.now(UTC))
 
 
 def asked_for_code(what: str = "second factor, six digits") -> str:
@@ -101,11 +102,14 @@ def logged_in(actor: str | None, code: str | None = None) -> Iterator[Login]:
 def first_operator(settings: Settings, now: datetime) -> str:
     """Make the system's user the first operator of a home in which nobody holds a key; their name, "" where somebody does.
 
-    The key lies in `keys/people`, where it stays when the database is made anew.
+    The key lies in `keys/people`, where it stays when the database is made anew. What second factors are sealed with is made here,
+    too, before there are any, and nowhere else.
     """
     name = settings.person or system_user()
     path = settings.key_file or person_key_file(settings, name)
     with opened(settings) as sessions, writing(sessions) as session:
+        if not people.somebody_enrolled(session):
+            make_people_key(settings)
         if people.somebody_signs(session):
             return ""
         key = read_person_key(path) if path.is_file() else make_person_key(path)
