@@ -50,9 +50,15 @@ def write_new(path: Path, chunks: Iterable[bytes], mode: int = 0o600) -> None:
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Waits until no other process is inside the same block; the lock goes with the process, so a crash leaves none behind."""
+def alone(lock: Path, taken: str = "") -> Iterator[None]:
+    """Waits until no other process is inside the same block; the lock goes with the process, so a crash leaves none behind.
+
+    With `taken`, what to tell somebody who comes second, it does not wait: raises BadInput.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
+        except BlockingIOError:
+            raise BadInput(taken) from None
         yield

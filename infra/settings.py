@@ -14,6 +14,8 @@ from streams.errors import BadInput
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
+_LOOPBACK = "127.0.0.1"
+
 
 class Settings(BaseSettings):
     """What a deployment may differ in. Durations in seconds."""
@@ -42,7 +44,7 @@ class Settings(BaseSettings):
 
     metrics_port: Port = 19100
     """The first process's metrics; the others follow upwards (`infra.metrics.port`)."""
-    metrics_host: str = "127.0.0.1"
+    metrics_host: str = _LOOPBACK
     """Where processes offer their metrics. Nothing guards them, so beyond loopback only inside a network of your own."""
 
     grafana_url: str | None = None
@@ -100,6 +102,12 @@ class Settings(BaseSettings):
     """A judged frame's record goes when it is so old, unless an open incident of its camera may need it."""
     deadlines: Path | None = None
     """TOML file of whom an incident may have to be reported to, and within how many hours (`responders/report/deadlines.toml`)."""
+
+    def on_its_own(self, home: Path) -> "Settings":
+        """The same in another home, sharing nothing with a deployment: no database or broker elsewhere, and nobody is told."""
+        nobody = dict.fromkeys(("database_url", "key_file", "webhook_url", "alertmanager_url", "smtp_host", "grafana_url"))
+        here = {"home": home, "kafka_host": _LOOPBACK, "metrics_host": _LOOPBACK}
+        return self.model_copy(update={**nobody, **here})
 
     @property
     def bootstrap(self) -> str:

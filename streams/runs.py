@@ -7,11 +7,10 @@ What a run does stands in `streams.console.retraining`. No topic feeds it: the c
 Source: paper 4.6 (secure retraining); flock(2): a lock goes with its process, however that ends.
 """
 
-import fcntl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Protocol
 import structlog
 from sqlalchemy import select
 
-from infra import supervise
+from infra import files, supervise
 from infra.db import Sessions, reading
 from infra.settings import Settings
 from infra.tables import RolloutRow
@@ -43,16 +42,11 @@ def folder_of(settings: Settings, rollout: Rollout) -> Path:
     return settings.home.resolve() / "training" / rollout.id
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> AbstractContextManager[None]:
     """Raises BadInput if another process works on this run; the lock goes with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"run {folder.name[:8]} is under way already: `kerbwatch rollouts show` says how far it is") from None
-        yield
+    return files.alone(
+        folder / ".lock", f"run {folder.name[:8]} is under way already: `kerbwatch rollouts show` says how far it is"
+    )
 
 
 class Process(Protocol):

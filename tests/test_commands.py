@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 
 from infra.metrics import Service
 from infra.settings import Settings
+from infra.supervise import environment
 from streams.__main__ import main
 from streams.command_line import app
 from streams.demo.story import demo_home
+from streams.errors import BadInput
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -86,9 +88,40 @@ def test_wrong_settings_are_told_in_plain_words(monkeypatch: pytest.MonkeyPatch,
 
 def test_the_demo_never_clears_a_home_that_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "kerbwatch.db").write_text("precious")
-    settings = demo_home(Settings(home=tmp_path), Console(quiet=True))
-    assert settings.home == tmp_path / "demo"
+    with demo_home(Settings(home=tmp_path), Console(quiet=True)) as settings:
+        assert settings.home == tmp_path / "demo"
     assert (tmp_path / "kerbwatch.db").read_text() == "precious"
+
+
+def test_the_demo_calls_nobody_and_uses_no_broker_or_database_of_a_deployments(tmp_path: Path) -> None:
+    real = Settings.model_validate(
+        {
+            "home": tmp_path,
+            "kafka_host": "kafka.example",
+            "database_url": "postgresql://db.example/kerbwatch",
+            "webhook_url": "https://pager.example/hook",
+            "alertmanager_url": "https://alerts.example",
+            "smtp_host": "mail.example",
+            "grafana_url": "https://grafana.example",
+        }
+    )
+    with demo_home(real, Console(quiet=True)) as settings:
+        assert "example" not in "".join(value for name, value in environment(settings).items() if name.startswith("KERBWATCH_"))
+
+
+def test_a_second_demo_in_a_home_leaves_the_first_alone(tmp_path: Path) -> None:
+    with demo_home(Settings(home=tmp_path), Console(quiet=True)):
+        (tmp_path / "kerbwatch.db").write_text("of the first")
+        with pytest.raises(BadInput, match="a demo or a drill plays in"), demo_home(Settings(home=tmp_path), Console(quiet=True)):
+            pass
+        assert (tmp_path / "kerbwatch.db").exists()
+
+
+def test_a_demo_begins_without_what_a_killed_one_left_in_the_registry(tmp_path: Path) -> None:
+    for _ in range(2):
+        with demo_home(Settings(home=tmp_path), Console(quiet=True)):
+            assert not (tmp_path / "registry").exists()
+            (tmp_path / "registry").mkdir()
 
 
 def test_every_process_can_be_asked_for() -> None:

@@ -52,7 +52,6 @@ _ROWS = 10_000
 _SAME = 0.005
 """The same weights on the same pictures answer the same, but for rounding on other hardware (performance, 0..1)."""
 _PORTS = 60
-_LOOPBACK = "127.0.0.1"
 _LIST_S, _DRILL_S, _DOWN_S = 120.0, 1500.0, 120.0
 """A drill's stack needs minutes to start on a busy machine; together they stay below the job's own limit."""
 
@@ -297,9 +296,7 @@ def drill(run: Run) -> Said:
 def _apart(settings: Settings) -> Settings:
     """Settings that share nothing with the deployment but its models' code: another home, broker and ports, and nobody is told."""
     ports = {name: getattr(settings, name) + _PORTS for name in ("kafka_port", "kafka_controller_port", "metrics_port")}
-    nobody = dict.fromkeys(("database_url", "key_file", "webhook_url", "alertmanager_url", "smtp_host", "grafana_url"))
-    here = {"home": settings.home.resolve() / "drill", "kafka_host": _LOOPBACK, "metrics_host": _LOOPBACK}
-    return settings.model_copy(update={**ports, **nobody, **here})
+    return settings.on_its_own(settings.home.resolve() / "drill").model_copy(update=ports)
 
 
 def _faults(board: Path) -> str:

@@ -28,6 +28,7 @@ from rich.table import Table
 from sqlalchemy import select
 
 from infra.db import Sessions, open_database, reading
+from infra.files import alone
 from infra.settings import Settings, read_settings
 from infra.tables import TimelineRow, WorkerRow
 from responders.engine.incident import Resolution
@@ -84,8 +85,8 @@ def demo(
     if len(sources) != len(_CAMERAS):
         raise BadInput(f"{len(sources)} sources given, 2 are needed: --source for the urban camera, --source for the highway one")
     console = Console()
-    settings = demo_home(read_settings(), console)
     with interrupts() as stop, ExitStack() as left:
+        settings = left.enter_context(demo_home(read_settings(), console))
         began = time.monotonic()
         left.callback(_stop_stack, settings, console, keep_running=keep_running)
         weights = stack.start(settings, datetime.now(UTC), lambda step: console.print(f"[dim]setting up:[/] {step}"))
@@ -112,23 +113,29 @@ def demo(
             raise typer.Exit(1)
 
 
-def demo_home(settings: Settings, console: Console) -> Settings:
-    """Settings with a home that is the demo's to clear, cleared: the given one unless a deployment lives there."""
+@contextmanager
+def demo_home(settings: Settings, console: Console) -> Iterator[Settings]:
+    """Settings with a home that is the demo's to clear, cleared: the given one unless a deployment lives there.
+
+    What plays in it shares nothing with a deployment and tells nobody. Raises BadInput while another demo or drill plays there.
+    """
     home = settings.home.resolve()
     if not (home / policy.DEMO_MARK).exists() and ((home / "kerbwatch.db").exists() or settings.database_url is not None):
         home = home / "demo"
         console.print(f"{settings.home} holds a deployment; the demo lives in {home} (KERBWATCH_HOME for the other commands)")
-    settings = settings.model_copy(update={"home": home, "database_url": None, "key_file": None})
-    if (home / policy.DEMO_MARK).exists():
-        stack.stop(settings)
-        for name in ("kafka", "faust", "quarantine", "held", "logs", "cameras", "golden", "checkpoints"):
-            shutil.rmtree(home / name, ignore_errors=True)
-        for path in home.glob("kerbwatch.db*"):
-            path.unlink()
-    home.mkdir(parents=True, exist_ok=True)
-    (home / policy.DEMO_MARK).touch()
-    policy.demonstrate(settings)
-    return settings
+    apart = settings.on_its_own(home)
+    if any((settings.webhook_url, settings.alertmanager_url, settings.smtp_host)):
+        console.print("nobody is told of what happens here: its webhook, Alertmanager and mail are left out")
+    with alone(home / ".playing", f"a demo or a drill plays in {home}: wait for it, or give another KERBWATCH_HOME and ports"):
+        if (home / policy.DEMO_MARK).exists():
+            stack.stop(apart)
+            for name in ("kafka", "faust", "quarantine", "held", "logs", "cameras", "golden", "checkpoints", "registry"):
+                shutil.rmtree(home / name, ignore_errors=True)
+            for path in home.glob("kerbwatch.db*"):
+                path.unlink()
+        (home / policy.DEMO_MARK).touch()
+        policy.demonstrate(apart)
+        yield apart
 
 
 def wait_until_served(settings: Settings, stop: threading.Event) -> None:

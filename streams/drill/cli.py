@@ -61,8 +61,8 @@ def drill(
         raise BadInput(f"no scenario {', '.join(unknown)}; there are {', '.join(known)}")
     chosen = [known[name] for name in scenario] if scenario else [one for one in known.values() if not one.long]
     console = Console(stderr=True)
-    settings = demo_home(read_settings(), console)
     with interrupts() as stop, ExitStack() as left:
+        settings = left.enter_context(demo_home(read_settings(), console))
         left.callback(stack.stop, settings)
         outcomes = play(settings, chosen, rounds_ or len(chosen), stop, console)
     if stop.is_set() and not outcomes:
