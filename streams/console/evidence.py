@@ -83,7 +83,7 @@ def seal_incident(sessions: Sessions, settings: Settings, incident_id: str, now:
     if late:
         found = replace(found, missing=(*found.missing, f"{late} audit entries are not on record yet: seal again later"))
     note = b"" if trail.checkpoint is None else write_note(key, trail.checkpoint)
-    if trail.checkpoint is not None:
+    if trail.checkpoint is not None and trail.checkpoint.size:
         keep_note(settings, trail.checkpoint, note)
     about = About(incident_id=incident_id, sealed_at=now, kerbwatch=version("kerbwatch"))
     return seal(gathering.members(found, trail, note), about, key)
