@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -18,6 +18,7 @@ from test_keeping import detections
 from typer.testing import CliRunner
 
 from infra.db import Sessions, reading, writing
+from infra.keys import person_key_file, replace_person_key
 from infra.metrics import Metrics, Service
 from infra.people_tables import ActRow
 from infra.settings import Settings
@@ -28,6 +29,7 @@ from responders.engine.outbox import gate_said
 from responders.engine.store import Store
 from responders.notify.notices import Notice, Sort
 from responders.people import desk, people
+from responders.people.acts import public_of
 from responders.people.roles import Role
 from responders.playbooks import playbooks
 from responders.proof.keeping import record_judged
@@ -601,6 +603,25 @@ def test_an_approval_of_somebody_who_was_removed_since_does_not_count_and_the_co
     with writing(site.sessions) as session:
         site.phones["trainer-2"] = newcomer(session, site.settings, "trainer-2", [Role.DATA_SCIENTIST], site.now)
     assert "it is shadow" in approve("trainer-2")
+
+
+def test_an_approval_that_was_signed_with_a_key_that_is_theirs_no_more_does_not_count(site: Site, command: Command) -> None:
+    site.made()
+
+    def approve(actor: str) -> str:
+        with writing(site.sessions) as session:
+            site.phones[actor].rest(session, actor)
+        code = site.phones[actor].code()
+        return command("incidents", "approve", site.incident_id, "--actor", actor, "--code", code, "-m", "curves read").stdout
+
+    approve("trainer-1")
+    with writing(site.sessions) as session:  # the key was stolen: they were removed and added again
+        public = public_of(replace_person_key(person_key_file(site.settings, "trainer-1")))
+        people.give_key(session, "trainer-1", public, "security-1", datetime.now(UTC))
+    said = approve("security-1")
+    assert "the approval by trainer-1 counts no more" in said
+    assert site.rollout().state is State.AWAITING_APPROVAL
+    assert "it is shadow" in approve("trainer-1")
 
 
 def test_one_person_can_reject_and_cancel(site: Site, command: Command) -> None:

@@ -175,9 +175,9 @@ def _rest(turn: _Turn, act: Act) -> None:
 
 
 def _lapse(turn: _Turn, act: Act) -> None:
-    """What was said a day ago, or by somebody who has lost the role since, counts no more."""
+    """What was said a day ago, or by somebody who has lost role or key since, counts no more."""
     for one in turn.rollout.approvals:
-        why = "they have that role no longer" if one.actor in act.gone else "it was given more than a day ago"
+        why = "they have that role no longer, or another key" if one.actor in act.gone else "it was given more than a day ago"
         if one.actor in act.gone or act.time - one.time >= TOGETHER:
             turn.rollout = replace(turn.rollout, approvals=tuple(kept for kept in turn.rollout.approvals if kept is not one))
             turn.record("lapse", f"the approval by {one.actor} as {named([one.role])} counts no more: {why}")

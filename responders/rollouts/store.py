@@ -24,7 +24,8 @@ from responders.engine.past import incident_of
 from responders.engine.records import nearest
 from responders.engine.store import Store, locked
 from responders.notify import deliveries
-from responders.people.access import TOGETHER
+from responders.people.access import TOGETHER, Deed
+from responders.people.desk import roles_behind
 from responders.people.people import roles_of
 from responders.people.roles import Role, named
 from responders.rollouts.alarms import alarm
@@ -342,8 +343,12 @@ def _incident(session: Session, incident_id: str) -> Incident:
 
 
 def _gone(session: Session, rollout: Rollout) -> tuple[str, ...]:
-    """Who approved and does not have that role any more."""
-    return tuple(given.actor for given in rollout.approvals if given.role not in roles_of(session, given.actor))
+    """Who approved and does not have that role any more, or not the key that they signed it with."""
+    return tuple(
+        given.actor
+        for given in rollout.approvals
+        if given.role not in roles_behind(session, Deed.APPROVE_MODEL, rollout.id, given.actor, given.time)
+    )
 
 
 def _save(session: Session, rollout: Rollout) -> None:
