@@ -111,8 +111,8 @@ def test_cron_times_are_utc_and_strictly_later() -> None:
 def test_missed_runs_are_caught_up_by_one_run_longest_overdue_first(sessions: Sessions) -> None:
     assert due(sessions, NOON) == []  # what was never looked at was not missed
     late = due(sessions, NOON + timedelta(days=3))
-    assert late[:2] == ["checkpoint", "evidence"]
-    assert len(late) == len(set(late)) == 6
+    assert late[:3] == ["checkpoint", "deadlines", "evidence"]
+    assert len(late) == len(set(late)) == 7
     done(sessions, EVIDENCE, NOON + timedelta(days=3))
     assert "evidence" not in due(sessions, NOON + timedelta(days=3, minutes=9))
     assert "evidence" in due(sessions, NOON + timedelta(days=3, minutes=10))

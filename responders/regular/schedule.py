@@ -65,6 +65,7 @@ class Job:
 JOBS = (
     Job("evidence", "*/10 * * * *", "seal the evidence of incidents that have closed, before the log forgets it"),
     Job("checkpoint", "5 * * * *", "check the audit log against its checkpoints and sign where it stands"),
+    Job("deadlines", "5 * * * *", "say which certificates and which reporting deadlines run out soon"),
     Job("backup", "15 2 * * *", "back the database up, and restore the copy to see that it can be", 3600),
     Job("retention", "15 3 * * *", "let go of old frames and records; never of what an open incident needs", 3600),
     Job("golden", "30 4 * * *", "prove the golden set and ask the serving models about it", 3600),

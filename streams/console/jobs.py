@@ -20,6 +20,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from inference.lifecycle import held
+from infra import certificates
 from infra.backup import back_up
 from infra.checkpoints import evidence_key
 from infra.db import Sessions, reading, writing
@@ -29,13 +30,15 @@ from infra.tables import Assignment, IncidentRow, JudgedFrame, QuarantinedFrame,
 from responders.engine import outbox
 from responders.engine.incident import RESPONDER
 from responders.engine.store import Store
+from responders.notify.deliveries import remind
 from responders.playbooks import playbooks
 from responders.playbooks.playbooks import State
 from responders.proof import auditing, sealings
 from responders.proof.evidence import verify
 from responders.quarantine.quarantine import Standing, expire
-from responders.regular import checks
+from responders.regular import checks, coming
 from responders.regular.schedule import Outcome
+from responders.report.deadlines import deadlines as duties
 from responders.rollouts.store import awaiting
 from streams import commands
 from streams.console.evidence import seal_incident
@@ -262,16 +265,26 @@ def reminders(run: Run) -> Said:
         approvals = awaiting(session, run.now)
     parts = [approvals] if approvals else []
     if unreviewed:
-        few = ", ".join(id_[:8] for id_ in unreviewed[:5])
+        few, first = ", ".join(id_[:8] for id_ in unreviewed[:5]), unreviewed[0][:8]
         parts.append(
-            f"{len(unreviewed)} closed incidents have no review ({few}): `kerbwatch incidents report ID`, "
-            "then `kerbwatch incidents note ID -m ...`"
+            f"{len(unreviewed)} closed incidents have no review ({few}): `kerbwatch incidents report {first}`, "
+            f'then `kerbwatch incidents note {first} -m "what we learned"`'
         )
     if frames:
         parts.append(f"{frames} frames have waited in quarantine for {_WAITING.days} days: `kerbwatch quarantine list`")
     if waiting:
         parts.append(f"{len(waiting)} training samples have waited for {_WAITING.days} days: `kerbwatch quarantine list`")
     return Said("; ".join(parts) or "nothing waits", waits="; ".join(parts))
+
+
+def deadlines(run: Run) -> Said:
+    """Remind of certificates and of reporting deadlines that run out, each time once."""
+    with writing(run.sessions) as session:
+        told = coming.certificates(certificates.expiry(run.settings), run.now)
+        told += coming.reports(session, duties(run.settings.deadlines), run.now)
+        for notice in told:
+            remind(session, notice, run.now)
+    return Said("; ".join(dict.fromkeys(notice.what for notice in told)) or "nothing runs out soon")
 
 
 def drill(run: Run) -> Said:
@@ -312,7 +325,7 @@ def _load() -> str:
 
 
 BY_NAME: dict[str, Callable[[Run], Said]] = {
-    job.__name__: job for job in (evidence, checkpoint, backup, retention, golden, reminders, drill)
+    job.__name__: job for job in (evidence, checkpoint, backup, retention, golden, reminders, deadlines, drill)
 }
 
 
