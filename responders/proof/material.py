@@ -124,7 +124,7 @@ class Material:
 
     @property
     def of_camera(self) -> bool:
-        """Whether it is about a camera; a worker, training data, the log or senders that nobody knows have no recording (epoch 0)."""
+        """Whether it is about a camera; a worker, training data, the log or unknown senders have no recording (epoch 0)."""
         return bool(self.frames) or any(window.epoch for window in self.incident.seen)
 
     @property
