@@ -109,7 +109,9 @@ def listed(session: Session, incident_id: str | None, limit: int, *, reviewed: b
         rows = session.scalars(newest).all()
         total = session.scalar(select(func.count()).select_from(QuarantinedFrame).where(*inside)) or 0
     else:
-        ordered = records.set_aside(session, incident_of(session.get_one(IncidentRow, incident_id)))
+        incident = session.get(IncidentRow, incident_id)
+        its_own = select(QuarantinedFrame).where(QuarantinedFrame.incident_id == incident_id)
+        ordered = session.scalars(its_own).all() if incident is None else records.set_aside(session, incident_of(incident))
         ours = [row for row in ordered if reviewed or row.state == Standing.SEALED]
         rows, total = sorted(ours, key=lambda row: (row.sealed_at, row.sequence), reverse=True)[:limit], len(ours)
     kept = tuple(
