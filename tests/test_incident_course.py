@@ -275,7 +275,7 @@ def test_what_somebody_approved_counts_for_a_day_and_while_they_have_the_role(
     incident, decisions = play(Kind.POISONING, *story, first, replace(second, still=still))
     assert (incident.step.name == "trace_models") is counts
     said = next(decision.what for decision in reversed(decisions) if decision.action == "approve")
-    assert ("what data-1 said counts no more (a day old, or the role is lost)" in said) is not counts
+    assert ("what data-1 said counts no more (a day old, or the role or the key is theirs no more)" in said) is not counts
     if not counts:
         assert incident.asks == (Role.DATA_ENGINEER,)
         again = answering(

@@ -91,7 +91,8 @@ def _judge(turn: Turn, act: Act) -> None:
         left = lacking(step, voices)
         turn.incident = replace(incident, voices=voices)
         gone = sorted({voice.actor for voice in incident.voices} - {voice.actor for voice in voices})
-        lapsed = f"; what {' and '.join(gone)} said counts no more (a day old, or the role is lost)" if gone else ""
+        why = "a day old, or the role or the key is theirs no more"
+        lapsed = f"; what {' and '.join(gone)} said counts no more ({why})" if gone else ""
         still = f"; still asked for: {named(left)}" if left else ""
         turn.record("approve", f"{step.name}: {act.comment}{lapsed}{still}", act.actor)
 
