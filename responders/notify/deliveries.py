@@ -45,8 +45,6 @@ _BACK_OFF_MIN_S = 1.0
 _BACK_OFF_MAX_S = 300.0
 _LONGEST_WAIT = timedelta(seconds=_BACK_OFF_MAX_S)
 """Nothing waits longer: a later time was written by a clock that was set back since, and is none."""
-CLOCKS_AGREE = timedelta(seconds=10)
-"""So far may the clocks of two responders' hosts differ."""
 _BATCH = 200
 _ERROR_CHARS = 300
 _TAKES_OVER = frozenset({"acknowledge", "snooze", "closed"})
@@ -253,8 +251,7 @@ def _due(channel: ChannelName, runner: str, now: datetime) -> ColumnElement[bool
         )
         .exists()
     )
-    lease = NotificationRow.leased_until
-    free = or_(lease.is_(None), lease <= now, lease > now + LEASE + CLOCKS_AGREE, NotificationRow.leased_by == runner)
+    free = or_(NotificationRow.leased_until.is_(None), NotificationRow.leased_until <= now, NotificationRow.leased_by == runner)
     return and_(
         NotificationRow.channel == channel,
         NotificationRow.state == WAITING,
