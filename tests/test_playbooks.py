@@ -6,7 +6,13 @@ from importlib.resources import files
 import msgspec
 import pytest
 
+from detectors import catalogue
+from detectors.traffic import rules
+from inference.lifecycle import vetting_alarm
+from inference.service import backlog, doubts, refusals
 from responders.playbooks import playbooks
+from responders.playbooks.detectors import DETECTORS
+from responders.regular import checks
 from streams.errors import BadInput
 from streams.events import Kind
 
@@ -68,6 +74,13 @@ BREAKS = [
     ("traffic", "time_limit_s = 86400\n", "", r"time_limit_s: missing for action manual"),
     ("health", "time_limit_s = 900", "time_limit_s = 900\nretries = 1", r"retries: not for action await_calm"),
     ("health", "time_limit_s = 900", 'time_limit_s = 900\napproval = ["R6"]', r"approval: not for action await_calm"),
+    ("evasion", "relapse_within_s = 600", "relapse_within_s = inf", r"\$\.relapse_within_s"),
+    ("evasion", "relapse_within_s = 600", "relapse_within_s = 1e12", r"<= 31536000\.0 - at `\$\.relapse_within_s"),
+    ("evasion", "time_limit_s = 1800", "time_limit_s = inf", r"\$\.steps\[3\]\.time_limit_s"),
+    ("evasion", "time_limit_s = 1800", "time_limit_s = nan", r"\$\.steps\[3\]\.time_limit_s"),
+    ("drift", "dwell_s = 30\n", "dwell_s = inf\n", r"\$\.steps\[0\]\.dwell_s"),
+    ("poisoning", '["newcomer"]', '["newcommer"]', r"when\.detectors: no detector is called 'newcommer'; did you mean newcomer"),
+    ("poisoning", '["vetting"]', '["weather"]', r"when\.not_detectors: no detector is called 'weather'; there are answers, "),
     ("health", "changed = 2026-11-21", 'changed = "yesterday"', r"\$\.changed"),
 ]
 
@@ -87,6 +100,26 @@ def test_a_fault_is_named_by_the_line_on_which_it_stands(name: str, old: str, ne
     # Where the key is missing, the line is that of the table that it belongs to.
     headers = [number for number, line in enumerate(lines[:key], start=1) if line.startswith("[[")]
     assert found in {key, headers[-1] if headers else 0}
+
+
+@pytest.mark.parametrize("seconds", ["inf", "1e12", "nan"])
+def test_no_call_waits_for_ever(seconds: str) -> None:
+    wait = re.search(r"wait_s = \d+", EVASION)
+    assert wait is not None
+    with pytest.raises(BadInput, match=r"evasion\.toml, line \d+: .*calls\[0\]\.wait_s"):
+        playbooks.parse(EVASION.replace(wait[0], f"wait_s = {seconds}", 1), "evasion.toml")
+
+
+def test_the_detectors_that_a_playbook_may_name_are_those_that_speak() -> None:
+    drift_and_evasion = {entry.name for entry in catalogue.RUNNING}
+    of_frames = {guard.name for guard in (*rules.GUARDS, rules.CHAFF)}
+    of_workers = {backlog.DETECTOR, refusals.DETECTOR, doubts.SERVES, doubts.STANDS_BY}
+    assert drift_and_evasion | of_frames | of_workers | {*checks.DETECTORS.values(), vetting_alarm.DETECTOR} == DETECTORS
+
+
+def test_a_file_nested_too_deeply_is_refused_with_its_line() -> None:
+    with pytest.raises(BadInput, match=r"deep\.toml, line 2: brackets in brackets"):
+        playbooks.parse("version = 1\ndeep = " + "[" * 3000 + "]" * 3000, "deep.toml")
 
 
 def test_an_old_incidents_playbook_still_decodes() -> None:

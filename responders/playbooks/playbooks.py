@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from responders.people.roles import Role
+from responders.playbooks.detectors import stranger
 from streams.errors import BadInput
 from streams.events import Cause, Context, Kind, Mode, Severity, Share
 
@@ -62,7 +63,8 @@ class Function(StrEnum):
 Technique = Annotated[str, Meta(pattern=r"^AML\.T\d{4}(\.\d{3})?$")]
 Mitigation = Annotated[str, Meta(pattern=r"^AML\.M\d{4}$")]
 StepName = Annotated[str, Meta(pattern=r"^[a-z][a-z_]{0,31}$")]
-Seconds = Annotated[float, Meta(gt=0.0)]
+Seconds = Annotated[float, Meta(gt=0.0, le=365 * 86_400.0)]
+"""Up to a year: no clock reaches further, and infinity is no time at all."""
 
 
 class Condition(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -183,6 +185,9 @@ def parse(text: str, where: str) -> Playbook:
         playbook = msgspec.convert(tomllib.loads(text), Playbook)
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{where} is no TOML: {error}") from error
+    except RecursionError:
+        deepest = max(enumerate(text.splitlines(), start=1), key=lambda line: line[1].count("[") + line[1].count("{"))
+        raise BadInput(f"{where}, line {deepest[0]}: brackets in brackets, deeper than any playbook goes") from None
     except msgspec.ValidationError as error:
         raise BadInput(f"{where}, line {_line(text, _named(str(error)))}: {error}") from error
     faults = [f"line {_line(text, fault.partition(':')[0])}: {fault}" for fault in _faults(playbook)]
@@ -227,6 +232,14 @@ def _faults(playbook: Playbook) -> list[str]:
     for n, step in enumerate(steps):
         rules = (*_rules(step, last=n + 1 == len(steps), first=n == 0), *_rules_of_jumps(playbook, n))
         faults += [f"steps[{n}].{what}" for broken, what in rules if broken]
+    faults += [
+        f"steps[{n}].when.{key}: {wrong}"
+        for n, step in enumerate(steps)
+        if step.when is not None
+        for key, named in (("detectors", step.when.detectors), ("not_detectors", step.when.not_detectors))
+        for name in named
+        if (wrong := stranger(name))
+    ]
     served = [step.mode for step in steps if step.action is Action.SERVE]
     if served and served[-1] is not Mode.NORMAL:
         faults.append("steps: the last serve must be normal, or the context stays in safe mode for ever")
