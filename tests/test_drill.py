@@ -1,37 +1,35 @@
-"""A drill is a file that is checked before anything is harmed; what it found is read from the records, never from promises."""
+"""A drill is a file that is checked before anything is harmed; its hands do what the file says, and its rounds are counted."""
 
 import threading
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import cast
 
-import msgspec
-import numpy as np
 import pytest
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from drill_records import FGSM, a_stage, incident
 
-from infra.db import Sessions, migrate, open_database, writing
+from infra.db import Sessions, writing
 from infra.settings import Settings
-from infra.tables import Assignment, IncidentRow, JudgedFrame, QuarantinedFrame, TimelineRow
+from infra.tables import IncidentRow
 from responders.playbooks.playbooks import State, load
 from streams import chaos
-from streams.drill import cli, referee, scenario, scoreboard
+from streams.drill import cli, prepared, scenario, scoreboard, staging
 from streams.drill.filming import Filmed
-from streams.drill.referee import Notes, Outcome
-from streams.drill.scenario import Expect, parse
+from streams.drill.referee import Outcome
+from streams.drill.scenario import Step, parse
 from streams.drill.staging import Stage
-from streams.errors import BadInput
+from streams.errors import BadInput, Unavailable
 from streams.events import Context, Kind, Mode
-from streams.ledger import Ledger
-from streams.sources.base import Shot
-from tests.frames import a_frame
+from streams.sources.base import Picture
 
-NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
-DIGESTS = {Mode.NORMAL: "a" * 64, Mode.SAFE: "b" * 64}
-FGSM = files("streams").joinpath("drill", "scenarios", "01-evasion-fgsm.toml").read_text(encoding="utf-8")
 DEAD = files("streams").joinpath("drill", "scenarios", "26-dead-worker.toml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return a_stage(tmp_path)
 
 
 def test_every_attack_of_the_chaos_producer_has_a_drill() -> None:
@@ -70,220 +68,6 @@ def test_what_a_method_stops_must_be_resumed_somewhere() -> None:
         parse(DEAD.replace('do = "resume"', 'do = "kill"'), "x.toml")
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    settings = Settings(home=tmp_path)
-    migrate(settings)
-    sessions = open_database(settings)
-    cameras = {
-        context: Filmed(name, context, settings, tmp_path / f"{name}.jsonl", seed=1)
-        for context, name in ((Context.URBAN, "gate"), (Context.HIGHWAY, "bridge"))
-    }
-    with writing(sessions) as session:
-        for context in Context:
-            session.add(
-                Assignment(
-                    context=context, normal_digest="a" * 64, safe_digest="b" * 64, asked_mode=Mode.NORMAL, decision_id=context,
-                    asked_at=NOON, changes=0,
-                )
-            )  # fmt: skip
-    return Stage(settings, sessions, cameras, DIGESTS, lambda _line: None)
-
-
-def at(seconds: float) -> datetime:
-    return NOON + timedelta(seconds=seconds)
-
-
-def judged(session: Session, camera: str, number: int, seconds: float, mode: Mode = Mode.NORMAL) -> None:
-    context = Context.URBAN if camera == "gate" else Context.HIGHWAY
-    session.add(
-        JudgedFrame(
-            frame_id=f"{camera}-{number}", camera_id=camera, context=context, epoch=1, sequence=number,
-            weights_digest=DIGESTS[mode], mode=mode, decision_id="d", frame_partition=0, frame_offset=number,
-            camera_time=at(seconds - 0.3), judged_time=at(seconds), people=1, inconsistency=None,
-        )
-    )  # fmt: skip
-
-
-def incident(session: Session, camera: str = "gate", kind: Kind = Kind.EVASION, state: State = State.CLOSED) -> None:
-    session.add(
-        IncidentRow(
-            id=f"{camera}-{kind}", kind=kind, camera_id=camera, context=Context.URBAN, state=state, severity="high",
-            needs_safe=False, escalated="", resolution=None, signals=1, opened_at=at(1.1),
-            impact_at=None, detected_at=at(1.0), acknowledged_at=None,
-            contained_at=at(2.0), recovered_at=at(12.0), closed_at=at(12.0), body=b"{}",
-        )
-    )  # fmt: skip
-    session.flush()
-    for number, (action, seconds) in enumerate(
-        (
-            ("open", 1.0),
-            ("quarantine", 1.0),
-            ("serve", 1.1),
-            ("contained", 2.0),
-            ("serve", 10.0),
-            ("restored", 12.0),
-            ("closed", 12.0),
-        )
-    ):
-        session.add(
-            TimelineRow(
-                incident_id=f"{camera}-{kind}", decision_id=f"{camera}-{kind}-{number}", time=at(seconds), state=state,
-                actor="responder", action=action, what=action, cause_id="c",
-            )
-        )  # fmt: skip
-
-
-def attacked(stage: Stage, seconds: float, frames: int) -> None:
-    """The gate's ledger: so many attacked frames, three a second, from then on."""
-    with Ledger(stage.cameras[Context.URBAN].ledger) as ledger:
-        for number in range(frames):
-            frame = a_frame(b"", id=f"gate-{number}", epoch=1, sequence=number, time=at(seconds + number / 3))
-            ledger.sending(number, frame, "fgsm", Shot("s", 0.0, np.zeros((1, 1, 3), np.uint8), None))
-
-
-def kept(session: Session, camera: str, number: int) -> None:
-    session.add(
-        QuarantinedFrame(
-            frame_id=f"{camera}-{number}", incident_id="i", decision_id="d", camera_id=camera, epoch=1, sequence=number, path="p",
-            sealed_sha256="0" * 64, reason="r", sealed_at=NOON,
-        )
-    )  # fmt: skip
-
-
-def a_round(stage: Stage, **changes: object) -> Outcome:
-    """The FGSM scenario's outcome from what the records hold; the stack is steady again afterwards."""
-    known = parse(FGSM, "x.toml")
-    return referee.judge(msgspec.structs.replace(known, **changes), stage, Notes(1, at(0.0), at(-30.0)), [])
-
-
-def a_good_one(stage: Stage) -> None:
-    """Two attacked frames, found after a second, contained after two, set aside, everything judged as asked."""
-    attacked(stage, 0.5, 2)
-    with writing(stage.sessions) as session:
-        for number in range(2):
-            judged(session, "gate", number, 0.9 + number / 3)
-            kept(session, "gate", number)
-        judged(session, "gate", 9, 5.0, Mode.SAFE)
-        judged(session, "bridge", 1, 1.0)
-        incident(session)
-
-
-def test_a_round_in_which_all_came_as_expected_passes_with_its_clocks(stage: Stage) -> None:
-    a_good_one(stage)
-    made = a_round(stage)
-    assert (made.faults, made.passed) == ((), True)
-    assert (made.seconds_to_detect, made.seconds_to_contain) == (0.5, 1.5)
-    assert made.seconds_to_recover == pytest.approx(12.0 - 0.5 - 1 / 3, abs=0.01)
-    assert (made.attacked, made.attacked_not_quarantined, made.wrong_weights) == (2, 0, 0)
-    assert (made.kind_right, made.disturbed, made.false_incidents) == (True, (), ())
-
-
-def test_an_alarm_before_the_attack_is_a_false_one_and_no_quick_detection(stage: Stage) -> None:
-    a_good_one(stage)
-    with writing(stage.sessions) as session:
-        session.scalars(select(IncidentRow)).one().detected_at = at(0.4)
-    made = a_round(stage)
-    assert made.false_incidents == ("evasion on gate, before the attack",)
-    assert (made.passed, made.seconds_to_detect) == (False, None)
-
-
-def test_an_incident_between_two_rounds_is_a_false_one_though_it_has_closed(stage: Stage) -> None:
-    a_good_one(stage)
-    with writing(stage.sessions) as session:
-        incident(session, kind=Kind.POISONING)
-        session.get_one(IncidentRow, "gate-poisoning").opened_at = at(-12.0)
-    assert a_round(stage).false_incidents == ("poisoning on gate, between rounds",)
-
-
-def test_attacked_frames_that_nobody_set_aside_fail_a_round_that_asks_for_it(stage: Stage) -> None:
-    a_good_one(stage)
-    with writing(stage.sessions) as session:
-        session.delete(session.scalars(select(QuarantinedFrame)).first())
-    made = a_round(stage)
-    assert made.attacked_not_quarantined == 1
-    assert "1 of 2 attacked frames were not set aside" in made.faults
-
-
-def test_frames_of_the_other_camera_that_nobody_judged_are_a_disturbance(stage: Stage) -> None:
-    a_good_one(stage)
-    with Ledger(stage.cameras[Context.HIGHWAY].ledger) as ledger:
-        for number in (1, 2):
-            frame = a_frame(b"", id=f"bridge-{number}", epoch=1, sequence=number, time=at(number))
-            ledger.sending(number, frame, None, Shot("s", 0.0, np.zeros((1, 1, 3), np.uint8), None))
-            ledger.landed(number, 0, number)
-    assert a_round(stage).disturbed == ("1 frames of bridge were not judged",)
-
-
-def test_nothing_found_is_a_failed_round(stage: Stage) -> None:
-    attacked(stage, 0.5, 2)
-    made = a_round(stage)
-    assert (made.passed, made.kind_right) == (False, False)
-    assert "evasion was not opened" in made.faults
-    assert "detected never, within 5 s at most" in made.faults
-
-
-def test_an_incident_on_the_other_camera_is_a_false_one(stage: Stage) -> None:
-    a_good_one(stage)
-    with writing(stage.sessions) as session:
-        incident(session, "bridge", Kind.TRAFFIC)
-    made = a_round(stage)
-    assert made.false_incidents == ("traffic on bridge",)
-    assert not made.passed
-
-
-def test_weather_that_opens_a_security_incident_fails_and_an_allowed_drift_does_not(stage: Stage) -> None:
-    with writing(stage.sessions) as session:
-        incident(session, kind=Kind.DRIFT)
-    weather = Expect(allowed=(Kind.DRIFT,))
-    assert a_round(stage, expect=weather).passed
-    with writing(stage.sessions) as session:
-        incident(session, kind=Kind.EVASION)
-    assert a_round(stage, expect=weather).false_incidents == ("evasion on gate",)
-
-
-def test_frames_judged_by_the_wrong_weights_are_counted_on_both_cameras(stage: Stage) -> None:
-    a_good_one(stage)
-    with writing(stage.sessions) as session:
-        judged(session, "gate", 20, 6.0)  # normal, though the safe model was confirmed at 2 and normal asked for at 10
-        judged(session, "gate", 21, 11.0)  # on the way back: either may judge
-        judged(session, "gate", 22, 7.0, Mode.SAFE)
-        session.get_one(JudgedFrame, "gate-22").weights_digest = "c" * 64  # it says safe, and is neither model
-        judged(session, "bridge", 2, 3.0, Mode.SAFE)
-    assert a_round(stage).wrong_weights == 3
-
-
-def test_a_late_one_an_open_one_and_a_missing_act_are_faults_in_words(stage: Stage) -> None:
-    attacked(stage, -9.0, 2)  # before the round: not this round's frames
-    with writing(stage.sessions) as session:
-        incident(session, state=State.CONTAINED)
-    expect = Expect(
-        incidents=(Kind.EVASION,), end=State.CLOSED, contain_within_s=0.5, actions=("escalate",), escalates=True, witness=False
-    )
-    assert set(a_round(stage, expect=expect).faults) == {
-        "evasion is contained, not closed",
-        "contained after 2 s, within 0.5 s at most",
-        "the timeline shows no escalate",
-        "nobody was called",
-    }
-
-
-def test_steady_means_judged_lately_nothing_open_and_normal_asked(stage: Stage) -> None:
-    cameras = tuple(stage.cameras.values())
-    assert referee.unsteady(stage, cameras, NOON) == ["gate is not judged", "bridge is not judged"]
-    with writing(stage.sessions) as session:
-        judged(session, "gate", 1, 0.0)
-        judged(session, "bridge", 1, 0.0)
-    assert referee.unsteady(stage, cameras, at(3.0)) == []
-    with writing(stage.sessions) as session:
-        incident(session, state=State.CONTAINED)
-        session.get_one(Assignment, Context.URBAN).asked_mode = Mode.SAFE
-    assert referee.unsteady(stage, cameras, at(3.0)) == [
-        "gate has an open incident (evasion)",
-        "urban is not asked to be served by its normal model",
-    ]
-
-
 def outcome(name: str, number: int, detect: float | None, *faults: str) -> Outcome:
     return Outcome(name, number, not faults, faults, kinds=("evasion",), seconds_to_detect=detect, seconds_to_contain=detect)
 
@@ -299,6 +83,72 @@ def test_the_scoreboard_counts_rounds_percentiles_and_each_fault_once() -> None:
         ("dead-worker", False, ("late",)),
     ]
     assert scoreboard.as_json(made)["scenarios"][1]["rounds"] == 1  # type: ignore[index]
+
+
+def test_the_scoreboard_says_how_fast_every_round_was_beside_those_with_a_limit() -> None:
+    known = (parse(FGSM, "x.toml"), parse(DEAD, "y.toml"))
+    rounds = [outcome("evasion-fgsm", 1, 1.0), outcome("dead-worker", 2, 9.0), outcome("dead-worker", 3, None)]
+    made = scoreboard.as_json(scoreboard.board(known, rounds, command="c", machine="m", date="d"))
+    assert made["seconds_to_detect"] == {"p50": 1.0, "p95": 1.0, "rounds": 1}
+    assert made["seconds_to_detect_all"] == {"p50": 5.0, "p95": 8.6, "rounds": 2}
+    assert made["seconds_to_contain_all"] == made["seconds_to_detect_all"]
+
+
+def test_a_scenario_that_is_named_twice_has_one_line() -> None:
+    known = parse(FGSM, "x.toml")
+    rounds = [outcome("evasion-fgsm", n, 1.0) for n in (1, 2)]
+    made = scoreboard.board([known, known], rounds, command="c", machine="m", date="d")
+    assert [(line.name, line.rounds) for line in made.scenarios] == [("evasion-fgsm", 2)]
+
+
+def test_a_drill_without_a_round_has_not_passed() -> None:
+    assert not scoreboard.board([], [], command="c", machine="m", date="d").passed
+
+
+CHAFF = files("streams").joinpath("drill", "scenarios", "43-chaff.toml").read_text(encoding="utf-8")
+
+
+def test_the_hands_wait_for_and_close_what_the_scenario_is_about_not_the_newest(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[list[str]] = []
+    monkeypatch.setattr(staging, "command", lambda words, _settings: said.append(list(words)))
+    chaff = parse(CHAFF, "x.toml")
+    _, wait, close = chaff.method
+    with writing(stage.sessions) as session:
+        incident(session, kind=Kind.DRIFT, state=State.OPEN)
+    with pytest.raises(Unavailable, match=r"gate \(traffic\) has no open incident"):
+        stage.do(close, chaff)
+    with pytest.raises(Unavailable, match=r"gate \(traffic\) came to open"):
+        stage.wait("gate", {Kind.TRAFFIC}, State.OPEN, limit_s=0.0)
+    with writing(stage.sessions) as session:
+        incident(session, kind=Kind.TRAFFIC, state=State.OPEN)
+        session.get_one(IncidentRow, "gate-traffic").opened_at -= timedelta(seconds=60)
+    stage.do(wait, chaff)
+    stage.do(close, chaff)
+    stage.do(Step(do=close.do, resolution=close.resolution, kind=Kind.DRIFT), chaff)
+    assert [words[2] for words in said] == ["gate-traffic", "gate-drift"]
+
+
+def test_clean_hours_and_pictures_in_the_making_end_when_the_drill_does(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Filmed, "start", lambda _: None)
+    threading.Timer(0.2, stage.stop.set).start()
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="ended by hand"):
+        stage.clean(6, 1200.0)
+    assert time.monotonic() - began < 5.0
+    monkeypatch.setattr(chaos, "attack", lambda *_: Nothing())
+    with pytest.raises(Unavailable, match="ended by hand"):
+        prepared.prepare(stage.cameras[Context.URBAN], ["pgd"], 3, cast("chaos.Means", None), stage.meanwhile)
+
+
+class Nothing:
+    """An attack that changes nothing."""
+
+    lossless = False
+
+    def on_picture(self, picture: Picture, *_: object) -> Picture:
+        return picture
 
 
 def test_a_tampered_byte_is_put_back(stage: Stage, tmp_path: Path) -> None:

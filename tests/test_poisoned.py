@@ -360,7 +360,7 @@ def test_the_drills_batch_goes_the_way_of_a_runs_and_a_person_closes_what_it_ope
     assert [step.camera for step in expect.method if step.do is Do.CLOSE] == [row.camera_id]
     told: list[list[str]] = []
     monkeypatch.setattr(staging, "command", lambda words, _: told.append(words))
-    staging.Stage(settings, sessions, {}, {}, lambda _: None).do(expect.method[1], Context.URBAN)
+    staging.Stage(settings, sessions, {}, {}, lambda _: None).do(expect.method[1], expect)
     assert told[0][:3] == ["incidents", "close", row.id]
     sessions.kw["bind"].dispose()
 

@@ -246,14 +246,15 @@ def test_the_drills_people_approve_the_repair_and_the_normal_model_serves_again(
     assert "is contained still. handled: file restored. The safe model serves until repair is approved by R6 (DevOps" in told
     deployment.passes(2)
     assert [row.state for row in deployment.incidents()] == [State.CONTAINED] * 2, "nobody closes it alone"
-    undo = [replace(step, camera="w1") for step in scenario.load()["tampered-normal"].undo if step.do is Do.APPROVE]
+    known = scenario.load()["tampered-normal"]
+    undo = [replace(step, camera="w1") for step in known.undo if step.do is Do.APPROVE]
     assert len(undo) == len(Context)
     for step in undo:
-        stage.do(step, Context.URBAN)
+        stage.do(step, known)
     deployment.passes(4)
     assert [row.state for row in deployment.incidents()] == [State.CLOSED] * 2
     assert deployment.incidents()[0].resolution == "handled"
     status: WorkerStatus = deployment.site.read(topics.WORKER_STATUS)[-1]
     assert {(one.mode, one.weights_digest) for one in status.serving} == {(Mode.NORMAL, deployment.normal)}
     with pytest.raises(Unavailable, match="asks for anybody's approval"):
-        stage.do(undo[0], Context.URBAN)
+        stage.do(undo[0], known)

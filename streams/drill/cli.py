@@ -60,57 +60,95 @@ def drill(
     if unknown:
         raise BadInput(f"no scenario {', '.join(unknown)}; there are {', '.join(known)}")
     chosen = [known[name] for name in scenario] if scenario else [one for one in known.values() if not one.long]
+    if out is not None:
+        _try(out)
     console = Console(stderr=True)
+    made: list[Outcome] = []
+    words = "".join(f" --scenario {name}" for name in scenario or ())
+
+    def counted() -> scoreboard.Board:
+        return scoreboard.board(
+            chosen,
+            made,
+            command=f"kerbwatch drill{words}{f' --rounds {rounds_}' if rounds_ else ''}",
+            machine=machine(),
+            date=f"{datetime.now(UTC):%Y-%m-%d}",
+        )
+
+    def keep(outcome: Outcome) -> None:
+        made.append(outcome)
+        if out is not None:  # after each round: what was played is not lost to what comes later
+            _write(out, counted(), console)
+
     with interrupts() as stop, ExitStack() as left:
         settings = left.enter_context(demo_home(read_settings(), console))
         left.callback(stack.stop, settings)
-        outcomes = play(settings, chosen, rounds_ or len(chosen), stop, console)
-    if stop.is_set() and not outcomes:
+        play(settings, chosen, rounds_ or len(chosen), stop, console, keep)
+    if stop.is_set() and not made:
         raise typer.Exit(130)
-    words = "".join(f" --scenario {name}" for name in scenario or ())
-    made = scoreboard.board(
-        chosen,
-        outcomes,
-        command=f"kerbwatch drill{words}{f' --rounds {rounds_}' if rounds_ else ''}",
-        machine=machine(),
-        date=f"{datetime.now(UTC):%Y-%m-%d}",
-    )
-    told = json.dumps(scoreboard.as_json(made), indent=2)
-    if out is not None:
-        out.write_text(told + "\n", encoding="utf-8")
+    board = counted()
+    _tell(board, as_json=as_json)
+    if stop.is_set() or not board.passed:
+        raise typer.Exit(130 if stop.is_set() else 1)
+
+
+def _tell(board: scoreboard.Board, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(told)
-    else:
-        Console().print(scoreboard.as_table(made))
-        for line in scoreboard.in_words(made):
-            Console().print(f"  {line}", highlight=False)
-    if stop.is_set():
-        raise typer.Exit(130)
-    if not made.passed:
-        raise typer.Exit(1)
+        typer.echo(json.dumps(scoreboard.as_json(board), indent=2))
+        return
+    Console().print(scoreboard.as_table(board))
+    for line in scoreboard.in_words(board):
+        Console().print(f"  {line}", highlight=False)
+
+
+def _try(out: Path) -> None:
+    """Raises BadInput where the board could not be written, before hours are spent on it; a board of before stays as it is."""
+    try:
+        out.open("ab").close()
+    except OSError as error:
+        raise BadInput(f"{out} cannot be written: {error.strerror}; give another file (--out)") from error
+
+
+def _write(out: Path, board: scoreboard.Board, console: Console) -> None:
+    try:
+        out.write_text(json.dumps(scoreboard.as_json(board), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:  # the drill goes on: the board is printed at its end
+        console.print(f"[red]{out} cannot be written[/]: {error.strerror}")
 
 
 def play(
-    settings: Settings, chosen: Sequence[Scenario], number: int, stop: threading.Event, console: Console
-) -> tuple[Outcome, ...]:
-    """So many rounds of these scenarios in turn, on a stack that is started for them. Raises Unavailable if it does not start."""
-    outcomes: list[Outcome] = []
+    settings: Settings,
+    chosen: Sequence[Scenario],
+    number: int,
+    stop: threading.Event,
+    console: Console,
+    keep: Callable[[Outcome], None],
+) -> None:
+    """So many rounds of these scenarios in turn, on a stack that is started for them; each outcome goes to `keep` at once.
+
+    A fault of a round is its outcome, and the next one is played. Raises Unavailable if the stack does not start.
+    """
     weights = stack.start(settings, datetime.now(UTC), lambda step: console.print(f"[dim]setting up:[/] {step}"))
     wait_until_served(settings, stop)
     with _stage(settings, weights, stop, console) as stage:
         over_since = datetime.now(UTC)
         for turn, scenario in enumerate(islice(chain.from_iterable(repeat(chosen)), number), 1):
+            began = datetime.now(UTC)
             with console.status("") as status:
-                if scenario.security:
-                    _relieve(stage, scenario.context, stop, partial(_show, status, f"round {turn} of {number}"))
-                made = rounds.play(stage, scenario, turn, over_since, stop, partial(_show, status, f"round {turn} of {number}"))
+                say = partial(_show, status, f"round {turn} of {number}")
+                made: Outcome | None
+                try:
+                    if scenario.security:
+                        _relieve(stage, scenario.context, stop, say)
+                    made = rounds.play(stage, scenario, turn, over_since, stop, say)
+                except Exception as error:  # noqa: BLE001 - the rounds that were played are not lost to what ended this one
+                    made = rounds.failed(scenario, turn, began, [f"the round broke off: {rounds.words(error)}"])
             over_since = datetime.now(UTC)
-            if made is None:
-                break
-            outcomes.append(made)
+            if made is None or stop.is_set():
+                return
+            keep(made)
             mark = "[green]passed[/]" if made.passed else "[red]failed[/]"
             console.print(f"round {turn} of {number}: {mark} {scenario.name} ({made.took_s:g} s) {'; '.join(made.faults)}")
-    return tuple(outcomes)
 
 
 @contextmanager
@@ -122,14 +160,14 @@ def _stage(settings: Settings, weights: stack.Weights, stop: threading.Event, co
         for place, (context, name) in enumerate(_CAMERAS.items())
     }
     digests = {Mode.NORMAL: weights.normal, Mode.SAFE: weights.safe}
-    stage = Stage(settings, open_database(settings), cameras, digests, lambda line: console.print(f"[dim]{line}[/]"))
+    stage = Stage(settings, open_database(settings), cameras, digests, lambda line: console.print(f"[dim]{line}[/]"), stop)
     try:
         for camera in cameras.values():
             camera.start()
         with console.status("both cameras warm up"):
             while any(camera.shown < _WARM for camera in cameras.values()) and not stop.wait(_LOOK_S):
                 for camera in cameras.values():
-                    camera.entries()
+                    camera.must_play()
         yield stage
     finally:
         stage.end()
@@ -151,7 +189,7 @@ def _relieve(stage: Stage, context: Context, stop: threading.Event, say: Callabl
     fresh.start()
     while fresh.shown < _WARM and not stop.wait(_LOOK_S):
         say(f"{other} takes the place of {camera.camera_id} and warms up, {_WARM - fresh.shown} pictures left")
-        fresh.entries()
+        fresh.must_play()
     camera.stop()
     stage.cameras[context] = fresh
 

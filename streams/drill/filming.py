@@ -87,10 +87,14 @@ class Filmed:
             raise BadInput(f"picture {first} of {self.camera_id} is past: {self.shown} were shown")
         self.schedule.append(Stretch(attack, first, pictures))
 
-    def entries(self) -> list[Entry]:
-        """What it has sent. Raises what the camera ended with, if it ended."""
+    def must_play(self) -> None:
+        """Raises Unavailable, with what the camera ended with, if it ended by itself."""
         if self.failed is not None:
             raise Unavailable(f"camera {self.camera_id} ended: {self.failed}") from self.failed
+
+    def entries(self) -> list[Entry]:
+        """What it has sent. Raises Unavailable if it ended by itself."""
+        self.must_play()
         return read_ledger(self.ledger) if self.ledger.exists() else []
 
     def _play(self) -> None:

@@ -8,8 +8,9 @@ Toolkit's; paper 4.7 (the incident response plan is exercised).
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Annotated
 
@@ -32,7 +33,7 @@ class Do(StrEnum):
     STOP = "stop"  # a process stands still (SIGSTOP)
     RESUME = "resume"  # and goes on
     KILL = "kill"  # a process is killed (SIGKILL); the supervisor starts it again
-    CLOSE = "close"  # a human closes the open incident of the camera, with `resolution`
+    CLOSE = "close"  # a human closes the newest open incident of the camera, with `resolution`
     APPROVE = "approve"  # people in the roles that the playbook asks for approve the step where that incident stands
     STORM = "storm"  # `count` signals on eight cameras that do not exist, as fast as they go
     CALM = "calm"  # the storm's cameras say calm
@@ -46,8 +47,9 @@ class Do(StrEnum):
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One step, `after_s` seconds after the one before it; which of the other keys it needs is in `_NEEDS`.
 
-    `camera` None means the scenario's own; CLOSE and APPROVE take whatever an incident stands under (`training-data`). `attack`
-    is a name of `kerbwatch chaos list` or of `staging.PREPARED`; several joined by "+" act one after the other on each picture.
+    `camera` None means the scenario's own; CLOSE and APPROVE take whatever an incident stands under (`training-data`). `kind` None
+    means the kinds that the scenario expects. `attack` is a name of `kerbwatch chaos list` or of `staging.PREPARED`; several joined
+    by "+" act one after the other on each picture.
     """
 
     do: Do
@@ -61,6 +63,7 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     count: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     mode: Mode | None = None
     state: State | None = None
+    kind: Kind | None = None
 
 
 _NEEDS: Mapping[Do, tuple[str, ...]] = {
@@ -78,23 +81,26 @@ _NEEDS: Mapping[Do, tuple[str, ...]] = {
     Do.POISON: (),
     Do.WAIT: ("state",),
 }
-_MAY = {Do.ATTACK: ("full_after_s",)}
+_MAY = {Do.ATTACK: ("full_after_s",), Do.CLOSE: ("kind",), Do.WAIT: ("kind",), Do.APPROVE: ("kind",)}
 _EVERY = ("do", "after_s", "camera")
 
 
 class Expect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What must be found. Kinds that are neither in `incidents` nor in `allowed` are false incidents.
+    """What must be found. What is neither expected where it was opened nor in `allowed` is a false incident.
 
     incidents: kinds that must be opened on the camera; where several are named all must. any_of: kinds of which one must be.
-    actions: that the timeline of those incidents must show. end: the state that they must reach within `within_s` of the method's
-    last step. detect_within_s, contain_within_s: of the first attacked frame (event time), to the incident and to the workers'
-    report. set_aside: share of the attacked frames that must be in quarantine afterwards. witness: whether the other camera must
-    be served as if nothing were.
+    places: where a kind must be opened instead of on the camera ("*" for any letters). actions: all of them must stand in the
+    timeline of one such incident. end: the state that they must reach within `within_s` of the method's last step.
+    detect_within_s, contain_within_s: of the first attacked frame (event time), to the incident and to the workers' report.
+    set_aside: share of the attacked frames that must be in quarantine afterwards. witness: whether the other camera must be served
+    as if nothing were. interrupted: whether a `kill` must fall between an incident's opening and the workers' report. pages:
+    messages that call people, on each channel.
     """
 
     incidents: tuple[Kind, ...] = ()
     any_of: tuple[Kind, ...] = ()
     allowed: tuple[Kind, ...] = ()
+    places: dict[Kind, str] = {}
     actions: tuple[str, ...] = ()
     end: State | None = None
     within_s: Seconds = 60.0
@@ -106,8 +112,25 @@ class Expect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     answers_within_s: Seconds | None = None
     """What the CLI may take to list incidents meanwhile, its own start included."""
     most_incidents: Annotated[int, Meta(ge=0)] | None = None
+    pages: Annotated[int, Meta(ge=0)] | None = None
+    interrupted: bool = False
     refused: bool = False
     """Whether the poisoned batch must be held back."""
+
+    @property
+    def wanted(self) -> frozenset[Kind]:
+        """The kinds that are expected."""
+        return frozenset((*self.incidents, *self.any_of))
+
+    @property
+    def switches(self) -> bool:
+        """Whether the camera's model may be switched: where that must be on record, or an attack on the model may be found."""
+        return "serve" in self.actions or Kind.EVASION in self.allowed
+
+    def explains(self, kind: str, camera_id: str, subject: str) -> bool:
+        """Whether an incident of `kind` about `camera_id` is one of those expected, where the scenario's camera is `subject`."""
+        known = next((one for one in self.wanted if one == kind), None)
+        return known is not None and fnmatchcase(camera_id, self.places.get(known, subject))
 
 
 class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,6 +152,16 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     method: Annotated[tuple[Step, ...], Meta(min_length=1)]
     expect: Expect = Expect()
     undo: tuple[Step, ...] = ()
+
+    @property
+    def signals(self) -> int:
+        """How many signals its storms send."""
+        return sum(step.count or 0 for step in self.method if step.do is Do.STORM)
+
+    @property
+    def clean(self) -> Sequence[Step]:
+        """Its steps that let more cameras play."""
+        return [step for step in self.method if step.do is Do.CLEAN]
 
 
 def parse(text: str, where: str) -> Scenario:

@@ -51,7 +51,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Board:
-    """The whole drill. Detection and containment over all rounds of scenarios that declare a limit for them."""
+    """The whole drill.
+
+    seconds_to_detect, seconds_to_contain: over the rounds of scenarios that declare a limit for them (recovery: for containment);
+    with `_all`, over every round that has a value, whatever was found and however slow it may be.
+    """
 
     scenarios: tuple[Line, ...]
     rounds: int
@@ -59,6 +63,9 @@ class Board:
     seconds_to_detect: Clock
     seconds_to_contain: Clock
     seconds_to_recover: Clock
+    seconds_to_detect_all: Clock
+    seconds_to_contain_all: Clock
+    seconds_to_recover_all: Clock
     kind_right: int
     disturbed: int
     wrong_weights: int
@@ -70,14 +77,14 @@ class Board:
 
     @property
     def passed(self) -> bool:
-        """Whether every round did."""
-        return self.rounds_passed == self.rounds
+        """Whether every round did, and there was one."""
+        return 0 < self.rounds_passed == self.rounds
 
 
 def board(scenarios: Sequence[Scenario], outcomes: Sequence[Outcome], *, command: str, machine: str, date: str) -> Board:
     """Count the outcomes of these scenarios; a scenario without one does not appear."""
     lines = []
-    for scenario in scenarios:
+    for scenario in {one.name: one for one in scenarios}.values():  # one that is played twice in a turn is one line
         mine = [one for one in outcomes if one.scenario == scenario.name]
         if not mine:
             continue
@@ -109,6 +116,9 @@ def board(scenarios: Sequence[Scenario], outcomes: Sequence[Outcome], *, command
         seconds_to_detect=_clock([one.seconds_to_detect for one in outcomes if one.scenario in limited]),
         seconds_to_contain=_clock([one.seconds_to_contain for one in outcomes if one.scenario in held]),
         seconds_to_recover=_clock([one.seconds_to_recover for one in outcomes if one.scenario in held]),
+        seconds_to_detect_all=_clock([one.seconds_to_detect for one in outcomes]),
+        seconds_to_contain_all=_clock([one.seconds_to_contain for one in outcomes]),
+        seconds_to_recover_all=_clock([one.seconds_to_recover for one in outcomes]),
         kind_right=sum(one.kind_right for one in outcomes),
         disturbed=sum(bool(one.disturbed) for one in outcomes),
         wrong_weights=sum(one.wrong_weights for one in outcomes),
@@ -141,9 +151,11 @@ def as_table(made: Board) -> Table:
         counts = (str(line.wrong_weights or ""), str(line.false_incidents or ""))
         shown.add_row(f"[{colour}]{line.name}[/]", f"{line.rounds_passed}/{line.rounds}", *map(_told, clocks), *counts)
     shown.add_section()
-    clocks = (made.seconds_to_detect, made.seconds_to_contain, made.seconds_to_recover)
+    limited = (made.seconds_to_detect, made.seconds_to_contain, made.seconds_to_recover)
+    every = (made.seconds_to_detect_all, made.seconds_to_contain_all, made.seconds_to_recover_all)
+    shown.add_row("those with a limit", "", *map(_told, limited))
     shown.add_row(
-        "all", f"{made.rounds_passed}/{made.rounds}", *map(_told, clocks), str(made.wrong_weights), str(made.false_incidents)
+        "all", f"{made.rounds_passed}/{made.rounds}", *map(_told, every), str(made.wrong_weights), str(made.false_incidents)
     )
     return shown
 

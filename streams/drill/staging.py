@@ -8,8 +8,9 @@ Source: paper 5.1 (attacks), 4.7 (threats in operation); Principles of Chaos Eng
 
 import os
 import signal as signals
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -28,13 +29,13 @@ from streams.attacks import Attack
 from streams.commands import command
 from streams.drill import deputies, storm
 from streams.drill.filming import FPS, Filmed
-from streams.drill.scenario import Do, Step
+from streams.drill.scenario import Do, Scenario, Step
 from streams.errors import BadInput, Unavailable
-from streams.events import Context, Mode
+from streams.events import Context, Kind, Mode
 from streams.sources.base import Picture, Shot
 from streams.sources.scenery import Weather
 
-_CLEAN_FPS = 2.0
+CLEAN_FPS = 2.0
 _AHEAD = 4
 _LOOK_S = 0.25
 
@@ -43,13 +44,18 @@ Change = Callable[[Picture, Shot], Picture]
 
 @dataclass
 class Stage:
-    """What a drill acts upon. `weights`: digests of the shipped models by mode; `say`: told what is being prepared."""
+    """What a drill acts upon. `weights`: digests of the shipped models by mode; `say`: told what is being prepared.
+
+    `stop`: set when the drill is to end; every step that takes long looks at it. `extras`: clean cameras that played this round.
+    """
 
     settings: Settings
     sessions: Sessions
     cameras: dict[Context, Filmed]
     weights: Mapping[Mode, str]
     say: Callable[[str], None]
+    stop: threading.Event = field(default_factory=threading.Event)
+    extras: list[Filmed] = field(default_factory=list)
     _tampered: list[tuple[Path, int]] = field(default_factory=list)
 
     def camera(self, name: str | None, context: Context) -> Filmed:
@@ -61,6 +67,16 @@ class Stage:
                 return camera
         raise BadInput(f"no camera {name!r} on this stage; there are {', '.join(one.camera_id for one in self.cameras.values())}")
 
+    def pause(self, seconds: float) -> None:
+        """Let so long pass. Raises Unavailable at once when the drill is to end."""
+        if self.stop.wait(seconds):
+            raise Unavailable("the drill was ended by hand")
+
+    def meanwhile(self, line: str) -> None:
+        """Say what is going on in a step that takes long. Raises Unavailable when the drill is to end."""
+        self.say(line)
+        self.pause(0.0)
+
     def attack(self, step: Step, camera: Filmed) -> None:
         """Let attacks (joined by "+") act from a few pictures ahead on, for `for_s` seconds; returns when they have begun."""
         from streams.drill.prepared import PREPARED, prepare  # noqa: PLC0415 - torch takes seconds, and not every drill needs it
@@ -71,25 +87,29 @@ class Stage:
         means = chaos.Means(self.settings, full_after_s=step.full_after_s or for_s, weights=self.weights[Mode.NORMAL])
         made: list[Attack]
         if any(part in PREPARED for part in parts):
-            first, pictures, made = prepare(camera, parts, pictures, means, self.say)
+            first, pictures, made = prepare(camera, parts, pictures, means, self.meanwhile)
         else:
             made = [chaos.attack(part, means) for part in parts]
             first = camera.shown + _AHEAD
         for attack in made:
             camera.add(attack, first, pictures)
         while camera.shown <= first:
-            camera.entries()
-            time.sleep(_LOOK_S / 5)
+            camera.must_play()
+            self.pause(_LOOK_S / 5)
 
-    def do(self, step: Step, context: Context) -> None:
+    def do(self, step: Step, scenario: Scenario) -> None:
         """One step, but for its `after_s`. Raises what doing it raises; Unavailable if a state that is waited for does not come."""
-        if step.do is Do.CLOSE:  # an incident may be about no camera: a worker, training data
-            self.close(step.camera or self.cameras[context].camera_id, str(step.resolution))
-            return
-        if step.do is Do.APPROVE:
-            self.approve(step.camera or self.cameras[context].camera_id)
-            return
-        _HANDS[step.do](self, step, self.camera(step.camera, context))
+        kinds = scenario.expect.wanted if step.kind is None else {step.kind}
+        # An incident may be about no camera: a worker, training data.
+        about = step.camera or self.cameras[scenario.context].camera_id
+        if step.do is Do.CLOSE:
+            self.close(about, kinds, str(step.resolution))
+        elif step.do is Do.APPROVE:
+            self.approve(about, kinds)
+        elif step.do is Do.WAIT:
+            self.wait(about, kinds, step.state or State.OPEN)
+        else:
+            _HANDS[step.do](self, step, self.camera(step.camera, scenario.context))
 
     def end(self) -> None:
         """Stop the cameras and mend what a drill that broke off left behind."""
@@ -100,11 +120,12 @@ class Stage:
             if (pid := supervise.pid(self.settings, service)) is not None:
                 os.kill(pid, signals.SIGCONT)
 
-    def open_incidents(self, camera_id: str) -> list[IncidentRow]:
-        """The incidents about a camera, or whatever stands in its place, that are not closed, the newest first."""
+    def open_incidents(self, camera_id: str, kinds: Collection[Kind] = ()) -> list[IncidentRow]:
+        """Incidents about a camera, or whatever stands in its place, that are not closed, the newest first; of `kinds`, if any."""
         with reading(self.sessions) as session:
             query = select(IncidentRow).where(IncidentRow.camera_id == camera_id, IncidentRow.state != State.CLOSED)
-            return list(session.scalars(query.order_by(IncidentRow.opened_at.desc())))
+            rows = session.scalars(query.order_by(IncidentRow.opened_at.desc()))
+            return [row for row in rows if not kinds or row.kind in kinds]
 
     def signal(self, step: Step, number: signals.Signals) -> None:
         """Send a process of the stack a signal. Raises Unavailable if it does not run."""
@@ -114,51 +135,51 @@ class Stage:
             raise Unavailable(f"process {service} does not run; see `kerbwatch status`")
         os.kill(pid, number)
 
-    def wait(self, camera: Filmed, state: State, limit_s: float = 30.0) -> None:
-        """Return once an incident of the camera is in `state`. Raises Unavailable if none comes there in time."""
+    def wait(self, camera_id: str, kinds: Collection[Kind], state: State, limit_s: float = 30.0) -> None:
+        """Return once an incident of the camera and of one of these kinds is in `state`. Raises Unavailable if none comes there."""
         until = time.monotonic() + limit_s
-        while not any(row.state == state for row in self.open_incidents(camera.camera_id)):
+        while not any(row.state == state for row in self.open_incidents(camera_id, kinds)):
             if time.monotonic() > until:
-                raise Unavailable(f"no incident of {camera.camera_id} came to {state} within {limit_s:.0f} s")
-            time.sleep(_LOOK_S)
+                raise Unavailable(f"no incident of {_about(camera_id, kinds)} came to {state} within {limit_s:.0f} s")
+            self.pause(_LOOK_S)
 
-    def close(self, camera_id: str, resolution: str) -> None:
-        """Close its newest incident as a person would. Raises Unavailable if there is none, or the command fails."""
+    def close(self, camera_id: str, kinds: Collection[Kind], resolution: str) -> None:
+        """Close its newest incident of these kinds as a person would. Raises Unavailable if there is none, or the command fails."""
         rows = [
-            row for row in self.open_incidents(camera_id) if row.state != State.RECOVERING
+            row for row in self.open_incidents(camera_id, kinds) if row.state != State.RECOVERING
         ]  # a human's close is under way there
         if not rows:
-            raise Unavailable(f"{camera_id} has no open incident that a human could close")
-        words = ["incidents", "close", rows[0].id, "--resolution", resolution, "-m", "drill: a human looked, and it was nothing"]
-        command(words, self.settings)
+            raise Unavailable(f"{_about(camera_id, kinds)} has no open incident that a human could close")
+        command(
+            ["incidents", "close", rows[0].id, "--resolution", resolution, "-m", "drill: a human has looked at it"], self.settings
+        )
 
-    def approve(self, camera_id: str) -> None:
-        """Have what its newest incident asks people for approved by them. Raises Unavailable if it asks for nothing."""
-        waiting = [incident for row in self.open_incidents(camera_id) if (incident := incident_of(row)).asks]
-        if not waiting:
-            raise Unavailable(f"{camera_id} has no open incident that asks for anybody's approval")
-        deputies.approve(self.settings, self.sessions, waiting[0].id, waiting[0].asks)
+    def approve(self, camera_id: str, kinds: Collection[Kind]) -> None:
+        """Have what its newest incident of these kinds asks for approved. Raises Unavailable if none asks for anything."""
+        asking = [incident for row in self.open_incidents(camera_id, kinds) if (incident := incident_of(row)).asks]
+        if not asking:
+            raise Unavailable(f"{_about(camera_id, kinds)} has no open incident that asks for anybody's approval")
+        deputies.approve(self.settings, self.sessions, asking[0].id, asking[0].asks)
 
     def clean(self, count: int, seconds: float) -> None:
-        """Let so many more cameras play clean pictures of all weathers."""
+        """Let so many more cameras play clean pictures of all weathers; they are `extras` from then on."""
         kinds = list(product(Weather, Context))
-        cameras = []
         for number in range(count):
             weather, context = kinds[number % len(kinds)]
             name = f"clean-{number + 1}"
             ledger = self.settings.home.resolve() / "cameras" / f"{name}.jsonl"
-            cameras.append(Filmed(name, context, self.settings, ledger, seed=101 + number, weather=weather, fps=_CLEAN_FPS))
+            self.extras.append(Filmed(name, context, self.settings, ledger, seed=101 + number, weather=weather, fps=CLEAN_FPS))
         try:
-            for camera in cameras:
+            for camera in self.extras:
                 camera.start()
             until = time.monotonic() + seconds
             while (left_s := until - time.monotonic()) > 0:
-                self.say(f"{count} clean cameras: {left_s:.0f} s left")
-                time.sleep(min(5.0, left_s))
-                for camera in cameras:
-                    camera.entries()
+                self.meanwhile(f"{count} clean cameras: {left_s:.0f} s left")
+                self.pause(min(1.0, left_s))
+                for camera in self.extras:
+                    camera.must_play()
         finally:
-            for camera in cameras:
+            for camera in self.extras:
                 camera.stop()
 
     def tamper(self, mode: Mode) -> None:
@@ -190,9 +211,12 @@ _HANDS: Mapping[Do, Callable[[Stage, Step, Filmed], None]] = {
     Do.TAMPER: lambda stage, step, _: stage.tamper(step.mode or Mode.SAFE),
     Do.RESTORE: lambda stage, _, __: stage.restore(),
     Do.CLEAN: lambda stage, step, _: stage.clean(step.count or 1, step.for_s or 0.0),
-    Do.WAIT: lambda stage, step, camera: stage.wait(camera, step.state or State.OPEN),
 }
 """How each step is done to a camera or the stack; a poisoned batch is offered by `rounds`, which keeps what vetting said."""
+
+
+def _about(camera_id: str, kinds: Collection[Kind]) -> str:
+    return f"{camera_id} ({' or '.join(sorted(kinds))})" if kinds else camera_id
 
 
 def _flip(path: Path, place: int) -> None:
