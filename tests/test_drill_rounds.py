@@ -282,7 +282,7 @@ def test_one_round_that_breaks_loses_no_board_and_no_later_round(
     out = tmp_path / "board.json"
 
     def played(_stage: Stage, one: Scenario, turn: int, *_: object) -> Outcome:
-        boards.append(json.loads(out.read_text() or '{"rounds": 0}')["rounds"])
+        boards.append(json.loads(out.read_text())["rounds"] if out.exists() else 0)
         if turn == 2:
             raise Unavailable("camera gate ended")
         return Outcome(one.name, turn, passed=True, faults=())
@@ -298,14 +298,18 @@ def test_one_round_that_breaks_loses_no_board_and_no_later_round(
 
 
 def test_a_board_that_could_not_be_written_is_refused_before_anything_is_played(a_drill: list[str], tmp_path: Path) -> None:
+    (tmp_path / "no").write_text("a file, no folder")
     made = CliRunner().invoke(app, ["drill", "--scenario", "evasion-fgsm", "--out", str(tmp_path / "no" / "board.json")])
     assert isinstance(made.exception, BadInput)
     assert "board.json cannot be written" in str(made.exception)
     assert a_drill == []
 
 
-def test_trying_the_file_leaves_a_board_of_before_as_it_is(tmp_path: Path) -> None:
-    out = tmp_path / "board.json"
+def test_trying_the_file_makes_its_folder_and_leaves_what_is_there_as_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "board.json"
+    cli._try(out)
+    assert out.parent.is_dir()
+    assert not out.exists()
     out.write_text("before")
     cli._try(out)
     assert out.read_text() == "before"

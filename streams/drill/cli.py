@@ -102,9 +102,13 @@ def _tell(board: scoreboard.Board, *, as_json: bool) -> None:
 
 
 def _try(out: Path) -> None:
-    """Raises BadInput where the board could not be written, before hours are spent on it; a board of before stays as it is."""
+    """Raises BadInput where the board could not be written, before hours are spent on it; what is there stays as it is."""
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        there = out.exists()
         out.open("ab").close()
+        if not there:  # an empty board would be none
+            out.unlink()
     except OSError as error:
         raise BadInput(f"{out} cannot be written: {error.strerror}; give another file (--out)") from error
 
