@@ -103,10 +103,13 @@ class Settings(BaseSettings):
     deadlines: Path | None = None
     """TOML file of whom an incident may have to be reported to, and within how many hours (`responders/report/deadlines.toml`)."""
 
+    playbooks: Path | None = None
+    """Folder of playbooks of your own, one TOML file a kind; the packaged one serves each kind that has none there."""
+
     def on_its_own(self, home: Path) -> "Settings":
         """The same in another home, sharing nothing with a deployment: no database or broker elsewhere, and nobody is told."""
         nobody = dict.fromkeys(("database_url", "key_file", "webhook_url", "alertmanager_url", "smtp_host", "grafana_url"))
-        here = {"home": home, "kafka_host": _LOOPBACK, "metrics_host": _LOOPBACK}
+        here = {"home": home, "kafka_host": _LOOPBACK, "metrics_host": _LOOPBACK, "playbooks": None}
         return self.model_copy(update={**nobody, **here})
 
     @property

@@ -36,7 +36,7 @@ from responders.engine.store import Store
 from responders.notify.channels import Channel, ChannelName
 from responders.notify.deliveries import deliver, dispatch
 from responders.notify.from_settings import channel_of
-from responders.playbooks import playbooks
+from responders.playbooks.chosen import choose
 from responders.playbooks.playbooks import State
 from responders.rollouts import metrics as rollout_metrics
 from responders.rollouts.store import Rollouts
@@ -61,7 +61,12 @@ class Responder:
     def __init__(self, rim: Rim, settings: Settings) -> None:
         self._rim = rim
         self._sessions = open_database(settings)
-        self._store = Store(self._sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
+        chosen = choose(settings.playbooks)
+        for kind in chosen.own:
+            log.info("a playbook of this deployment's own", kind=kind, version=chosen.books[kind].version, file=chosen.source(kind))
+        for fault in chosen.faults:
+            log.error("a playbook does not hold", fault=fault)
+        self._store = Store(self._sessions, chosen.books, settings.worker_lost_s, settings.clock_allowance_s)
         registry = registry_of(settings)
         self._rollouts = Rollouts(self._store, vouch(self._sessions, registry, settings), going_back(registry, settings))
         self._port = _Port(rim)

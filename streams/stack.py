@@ -24,7 +24,7 @@ from infra.settings import Settings, read_settings
 from responders.engine import assignments
 from responders.engine.store import Store
 from responders.people.login import first_operator
-from responders.playbooks.playbooks import load
+from responders.playbooks.chosen import in_force
 from streams.events import Context, Mode
 from streams.policy import DEMO_MARK
 
@@ -94,7 +94,7 @@ def install_weights(settings: Settings) -> Weights:
 
 def open_store(settings: Settings) -> Store:
     """The incident store of this deployment."""
-    return Store(open_database(settings), load(), settings.worker_lost_s, settings.clock_allowance_s)
+    return Store(open_database(settings), in_force(settings), settings.worker_lost_s, settings.clock_allowance_s)
 
 
 def start(settings: Settings, now: datetime, say: Say, services: Sequence[Service] = tuple(Service)) -> Weights:

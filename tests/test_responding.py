@@ -10,12 +10,14 @@ import pytest
 from incident_events import NORMAL, SAFE, at, signal
 from pydantic import SecretStr
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from infra.db import migrate, reading
 from infra.metrics import EFFECTS_PENDING, Metrics, Service
 from infra.settings import Settings
 from infra.tables import EffectRow, NotificationRow
 from responders.notify.channels import ChannelName
+from responders.playbooks.playbooks import load
 from streams import responding
 from streams.app import Rim
 from streams.errors import BrokenContract, KerbwatchError, Unavailable
@@ -108,3 +110,13 @@ def test_a_channel_whose_settings_do_not_hold_is_told_to_prometheus(tmp_path: Pa
     Responder(Rim(App(), Service.RESPOND, metrics), settings)  # type: ignore[arg-type]
     faulty = {name: metrics.registry.get_sample_value("kerbwatch_channel_faulty", {"channel": name}) for name in ChannelName}
     assert faulty == {"console": 0, "webhook": 1, "email": 0, "alertmanager": 0}
+
+
+def test_a_playbook_of_the_deployments_own_that_does_not_hold_is_told_and_the_packaged_one_serves(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, playbooks=tmp_path)
+    migrate(settings)
+    (tmp_path / "evasion.toml").write_text('kind = "evasion"')
+    with capture_logs() as said:
+        made = Responder(Rim(App(), Service.RESPOND, Metrics(Service.RESPOND)), settings)  # type: ignore[arg-type]
+    assert [f"{tmp_path}/evasion.toml" in line["fault"] for line in said if line["log_level"] == "error"] == [True]
+    assert made._store.playbooks == load()

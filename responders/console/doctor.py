@@ -1,7 +1,7 @@
-"""`kerbwatch doctor`: is this machine fit, and would anybody hear of an incident?
+"""`kerbwatch doctor`: is this machine fit, would anybody hear of an incident, and do its playbooks hold?
 
-It decides what the notifiers' settings are worth, and shows that with what `infra.doctor` finds; it refuses to change or send
-anything. No topic feeds it.
+It decides what the notifiers' settings and the deployment's own playbooks are worth, and shows that with what `infra.doctor` finds;
+it refuses to change or send anything. No topic feeds it.
 
 Source: paper 4.7 (notification).
 """
@@ -18,6 +18,7 @@ from infra.settings import Settings, read_settings
 from responders.console.tables import AsJson, plain, print_json, table
 from responders.notify.channels import ChannelName
 from responders.notify.from_settings import set_up
+from responders.playbooks.chosen import choose
 
 
 def channels(settings: Settings) -> Finding:
@@ -33,10 +34,17 @@ def channels(settings: Settings) -> Finding:
     return Finding("channels", f"{usable}; try each with `kerbwatch notify test`")
 
 
+def playbooks(settings: Settings) -> Finding:
+    """Whether the deployment's own playbooks hold; a kind whose file does not is handled by the packaged one."""
+    chosen = choose(settings.playbooks)
+    own = ", ".join(f"{kind} from {chosen.source(kind)}" for kind in chosen.own)
+    return Finding("playbooks", own or "packaged", "; ".join(chosen.faults))
+
+
 def diagnose(as_json: AsJson = False) -> None:
     """Say what this machine lacks, and the next step for each; exit code 1 if anything. Example: `kerbwatch doctor`."""
     settings = read_settings()
-    findings = (*doctor.examine(settings, utc_now()), channels(settings))
+    findings = (*doctor.examine(settings, utc_now()), channels(settings), playbooks(settings))
     fine = all(finding.met for finding in findings)
     if as_json:
         print_json({"ok": fine, "findings": [asdict(finding) | {"met": finding.met} for finding in findings]})

@@ -25,7 +25,7 @@ from responders.people import people
 from responders.people.access import Deed
 from responders.people.login import Actor, Code, Login, logged_in
 from responders.people.roles import Role, named
-from responders.playbooks import playbooks
+from responders.playbooks.chosen import in_force
 from responders.playbooks.playbooks import State
 from responders.rollouts import rollout
 from responders.rollouts import store as rollout_store
@@ -215,7 +215,7 @@ def _say(login: Login, verb: Verb, incident: str, comment: str, *told: tuple[str
         id_ = records.find(session, incident)
     admitted = login.does(_DEEDS[verb], id_, comment, *told)
     now = datetime.now(UTC)
-    store = Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
+    store = Store(sessions, in_force(settings), settings.worker_lost_s, settings.clock_allowance_s)
     done = store.accept(Act(admitted.id, now, id_, verb, login.name, comment, roles=admitted.roles, **more), now).decisions
     refused = next((decision.what for decision in done if decision.action == "refused"), None)
     if refused is not None:

@@ -1,7 +1,7 @@
 """`kerbwatch playbooks`: what is done about each kind of incident, drawn, checked and exported.
 
 It decides how playbooks are shown; it refuses a file that does not hold, naming file, line and key, and a playbook of another
-standard that breaks it, naming the section. No topic feeds it: the packaged files do.
+standard that breaks it, naming the section. No topic feeds it: files do, the packaged ones and the deployment's own (`chosen.py`).
 
 Source: paper 4.6, 4.7; OASIS CACAO 2.0.
 """
@@ -14,15 +14,16 @@ import msgspec
 import typer
 from rich.console import Console
 
+from infra.settings import read_settings
 from responders.console.tables import AsJson, plain, print_json, table
-from responders.playbooks import cacao, cacao_rules, drawing, playbooks
+from responders.playbooks import cacao, cacao_rules, drawing
+from responders.playbooks.chosen import Chosen, choose, read, text_of
 from responders.playbooks.playbooks import Playbook
-from streams.errors import BadInput
+from streams.errors import BadInput, Unavailable
 from streams.events import Kind
 
 app = typer.Typer(no_args_is_help=True, help="Playbooks: what is done about each kind of incident.")
 
-_LARGEST = 1 << 20
 AKind = Annotated[Kind, typer.Argument(help="The kind of incident.")]
 
 
@@ -36,6 +37,7 @@ class Listed(msgspec.Struct, frozen=True):
     approvals: tuple[str, ...]
     calls: tuple[str, ...]
     techniques: tuple[str, ...]
+    source: str
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -48,22 +50,31 @@ class Checked(msgspec.Struct, frozen=True):
 @app.command("list")
 def list_playbooks(as_json: AsJson = False) -> None:
     """List all playbooks. Example: kerbwatch playbooks list."""
-    rows = [_listed(one) for one in playbooks.load().values()]
+    chosen = _chosen()
+    rows = [_listed(one, chosen.source(kind)) for kind, one in chosen.books.items()]
     if as_json:
         print_json(rows)
         return
-    shown = table("kind", "version", "steps", "approvals", "calls", "what it is for")
+    shown = table("kind", "version", "from", "steps", "approvals", "calls", "what it is for")
     for row in rows:
-        shown.add_row(
-            row.kind, str(row.version), str(len(row.steps)), " ".join(row.approvals), " ".join(row.calls), plain(row.title)
-        )
+        asked, called = " ".join(row.approvals), " ".join(row.calls)
+        shown.add_row(row.kind, str(row.version), plain(row.source), str(len(row.steps)), asked, called, plain(row.title))
     Console().print(shown)
 
 
-def _listed(book: Playbook) -> Listed:
+def _chosen() -> Chosen:
+    """What is in force; what is wrong in the settings' folder is said on the way."""
+    chosen = choose(read_settings().playbooks)
+    for fault in chosen.faults:
+        typer.secho(f"kerbwatch: {fault}", err=True, fg=typer.colors.RED)
+    return chosen
+
+
+def _listed(book: Playbook, source: str) -> Listed:
     asked = tuple(dict.fromkeys(role for step in book.steps for role in step.approval))
     names = tuple(step.name for step in book.steps)
-    return Listed(book.kind, book.version, book.title, names, asked, tuple(one.role for one in book.calls), book.techniques)
+    calls = tuple(one.role for one in book.calls)
+    return Listed(book.kind, book.version, book.title, names, asked, calls, book.techniques, source)
 
 
 @app.command()
@@ -73,9 +84,12 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a playbook's steps. Example: kerbwatch playbooks show evasion --drawing evasion.svg."""
-    book = playbooks.load()[kind]
+    chosen = _chosen()
+    book = chosen.books[kind]
+    if kind in chosen.own:
+        typer.echo(f"from {chosen.source(kind)}", err=True)
     if drawn is not None:
-        drawn.write_text(drawing.svg(book), encoding="utf-8")
+        _write(drawn, drawing.svg(book).encode())
         typer.echo(f"drawn to {drawn}: open it in a browser", err=True)
     if as_json:
         print_json(book)
@@ -87,15 +101,12 @@ def show(
 def check(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Files to check: ours (.toml), or CACAO 2.0 (.json). Ours, and their export, if none."),
+        typer.Argument(help="Files to check: ours (.toml), or CACAO 2.0 (.json). Those in force, and their export, if none."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check playbooks; 1 if one does not hold. Example: kerbwatch playbooks check my-evasion.toml."""
-    if files:
-        found = [Checked(str(file), _faults(file)) for file in files]
-    else:
-        found = [Checked(f"{kind} and its export", tuple(cacao_rules.faults(cacao.export(book)))) for kind, book in _packaged()]
+    found = [Checked(str(file), _faults(file)) for file in files] if files else _in_force()
     if as_json:
         print_json(found)
     else:
@@ -105,22 +116,33 @@ def check(
         raise typer.Exit(1)
 
 
-def _packaged() -> list[tuple[Kind, Playbook]]:
-    return sorted(playbooks.load().items())
+def _in_force() -> list[Checked]:
+    settings = read_settings()
+    chosen = choose(settings.playbooks)
+    found = [
+        Checked(f"{kind} ({chosen.source(kind)}) and its export", tuple(cacao_rules.faults(cacao.export(book))))
+        for kind, book in sorted(chosen.books.items())
+    ]
+    return [*found, Checked(str(settings.playbooks), chosen.faults)] if chosen.faults else found
 
 
 def _faults(file: Path) -> tuple[str, ...]:
     try:
-        with file.open("rb") as opened:
-            body = opened.read(_LARGEST + 1)
-        if len(body) > _LARGEST:
-            return (f"{file} has more than {_LARGEST} bytes: no playbook is so long",)
         if file.suffix == ".json":
-            return tuple(cacao_rules.faults(json.loads(body)))
-        playbooks.parse(body.decode(), str(file))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, BadInput) as error:
+            return tuple(cacao_rules.faults(json.loads(text_of(file))))
+        read(file)
+    except RecursionError:
+        return (f"{file}: brackets in brackets, deeper than any playbook goes",)
+    except (json.JSONDecodeError, BadInput) as error:
         return (str(error),)
     return ()
+
+
+def _write(file: Path, body: bytes) -> None:
+    try:
+        file.write_bytes(body)
+    except OSError as error:
+        raise Unavailable(f"{file} cannot be written: {error.strerror}; name a place where you may write") from error
 
 
 @app.command()
@@ -131,14 +153,18 @@ def export(
     ] = None,
 ) -> None:
     """Export playbooks as CACAO 2.0 JSON. Example: kerbwatch playbooks export evasion --out playbooks."""
-    books = playbooks.load()
-    wanted = kinds or sorted(books)
+    chosen = _chosen()
+    books, wanted = chosen.books, kinds or sorted(chosen.books)
     if out is None:
         if len(wanted) != 1:
             raise BadInput("several playbooks need a folder: give --out FOLDER, or name one kind")
         typer.echo(cacao.as_bytes(books[wanted[0]]).decode(), nl=False)
         return
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"{out} cannot be made: {error.strerror}; name a folder where you may write") from error
     for kind in wanted:
-        (out / f"{kind}.cacao.json").write_bytes(cacao.as_bytes(books[kind]))
-    typer.echo(f"{len(wanted)} playbooks written to {out}")
+        _write(out / f"{kind}.cacao.json", cacao.as_bytes(books[kind]))
+    own = "".join(f"; {kind} is from {chosen.source(kind)}" for kind in wanted if kind in chosen.own)
+    typer.echo(f"{len(wanted)} playbooks written to {out}{own}")

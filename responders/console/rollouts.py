@@ -18,7 +18,7 @@ from responders.console.tables import AsJson, completed, opened, plain, print_js
 from responders.engine.store import Store
 from responders.people.login import Login
 from responders.people.roles import Role, named
-from responders.playbooks import playbooks
+from responders.playbooks.chosen import in_force
 from responders.rollouts import store as rollout_store
 from responders.rollouts.comparison import figures
 from responders.rollouts.rollout import DEEDS, Rollout, State, Verb
@@ -104,7 +104,7 @@ def act(
         found = rollout_store.find(session, text)
     told = () if role is None else (("role", role.value),)
     admitted = login.does(DEEDS[verb], found.id, comment, *told)
-    store = Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s)
+    store = Store(sessions, in_force(settings), settings.worker_lost_s, settings.clock_allowance_s)
     after = Rollouts(store, former=former).act(found.id, verb, login.name, comment, role, datetime.now(UTC), id_=admitted.id)
     if as_json:
         print_json(after)

@@ -31,7 +31,7 @@ from responders.engine import outbox
 from responders.engine.incident import RESPONDER
 from responders.engine.store import Store
 from responders.notify.deliveries import remind
-from responders.playbooks import playbooks
+from responders.playbooks.chosen import in_force
 from responders.playbooks.playbooks import State
 from responders.proof import auditing, sealings
 from responders.proof.evidence import verify
@@ -346,6 +346,6 @@ def _tell(name: str, fault: str, run: Run) -> None:
     signal = checks.found(name, fault, run.now)
     if signal is None:
         return
-    store = Store(run.sessions, playbooks.load(), run.settings.worker_lost_s, run.settings.clock_allowance_s)
+    store = Store(run.sessions, in_force(run.settings), run.settings.worker_lost_s, run.settings.clock_allowance_s)
     with suppress(Unavailable):  # nothing was ever set up here, so there is nothing to respond with
         store.accept(signal, run.now)

@@ -19,7 +19,7 @@ from responders.people import desk
 from responders.people.access import Deed
 from responders.people.login import Actor, Code, logged_in
 from responders.people.roles import named
-from responders.playbooks import playbooks
+from responders.playbooks.chosen import in_force
 from responders.rollouts.store import Rollouts
 from streams import promotion
 from streams.console.models import Model, find
@@ -82,7 +82,7 @@ def rollback(
     with logged_in(actor) as login:
         act = login.does(Deed.ROLL_BACK, f"{context}/{mode}", comment)
         now, settings = datetime.now(UTC), login.settings
-        rollouts = Rollouts(Store(login.sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s))
+        rollouts = Rollouts(Store(login.sessions, in_force(settings), settings.worker_lost_s, settings.clock_allowance_s))
         with writing(login.sessions) as session:
             changed = promotion.rollback(
                 session, rollouts, registry_of(settings), settings, context, mode,

@@ -38,7 +38,7 @@ from responders.engine import assignments, records
 from responders.engine.store import Store
 from responders.people.access import Deed
 from responders.people.login import Actor, Login, logged_in
-from responders.playbooks import playbooks
+from responders.playbooks.chosen import in_force
 from responders.quarantine.quarantine import Place, Standing, kept_out
 from responders.quarantine.unfit import unfit
 from responders.rollouts import rollout
@@ -83,7 +83,7 @@ def retrain(
         settings, sessions = login.settings, login.sessions
         with reading(sessions) as session:
             incident_id = records.find(session, reason)
-        rollouts = Rollouts(Store(sessions, playbooks.load(), settings.worker_lost_s, settings.clock_allowance_s))
+        rollouts = Rollouts(Store(sessions, in_force(settings), settings.worker_lost_s, settings.clock_allowance_s))
         under_way = rollouts.under_way(incident_id)
         if under_way is None and go_on:
             raise BadInput(f"no run for incident {incident_id[:8]} was stopped; `kerbwatch retrain` without --go-on asks for one")
