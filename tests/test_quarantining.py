@@ -325,6 +325,30 @@ def test_a_candidate_that_learnt_from_what_was_set_aside_meanwhile_never_reaches
     assert (after.state, after.candidate_digest) == (State.FAILED, "")
 
 
+def test_a_candidate_whose_pictures_are_set_aside_while_the_gate_runs_is_asked_no_approval_for(
+    site: Site, database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.judge(*range(40, 60))
+    [reason] = site.store.accept(signal(Phase.RAISED, 200, 204, detector="other", camera="cam2"), at(50)).incident_ids
+    rollouts = Rollouts(site.store)
+    asked = rollouts.request(reason, "science-1", short=True, now=at(60))
+    folder = database.home / "training" / asked.id
+    folder.mkdir(parents=True)
+    (folder / "live.json").write_bytes(msgspec.json.encode([Place(frame(n).id, n, 2, 100 + n) for n in range(40, 60)]))
+
+    def gated(*_: object) -> tuple[bool, str]:
+        site.store.accept(signal(Phase.ONGOING, 10, 42), at(61))
+        return True, "passed"
+
+    monkeypatch.setattr(retraining, "read_frames", lambda *_: ())
+    monkeypatch.setattr(retraining, "candidate", lambda *_, **__: "c" * 64)
+    monkeypatch.setattr(retraining, "gated", gated)
+    with pytest.raises(BadInput, match="3 pictures that it learnt from were set aside meanwhile"):
+        retraining._run(database, site.sessions, retraining._Reporter(rollouts, asked.id, lambda *_: None), asked)
+    with reading(site.sessions) as session:
+        assert rollout_of(session.get_one(RolloutRow, asked.id)).state is State.FAILED
+
+
 def test_the_order_names_the_incident_that_is_told(site: Site) -> None:
     strange = replace(site.order, id="another", incident_id=event_id("incident", "gone"))
     with pytest.raises(Unavailable):

@@ -1,7 +1,7 @@
 """`kerbwatch retrain`: answers an incident with a new model, in a process of its own that gives way to everything else.
 
 It decides which live pictures a run may see (those of the context's cameras from before the incident, none that any incident
-ordered into quarantine), asks that again before the candidate counts, and reports how far the run is; what is trained and how it is
+ordered into quarantine), asks that again before and after the gate, and reports how far the run is; what is trained and how it is
 tested is decided in `inference.lifecycle.retrain`, what comes of it in `responders.rollouts.rollout`. A killed run goes on where it
 stood when the command is given again, and a paused one ends between two steps. It refuses a second run beside the first.
 
@@ -194,6 +194,7 @@ def _run(settings: Settings, sessions: Sessions, report: _Reporter, asked: Rollo
         _require_fit(settings, sessions, plan, places)
         report.tell(Staged(datetime.now(UTC), digest))
         passed, why = gated(plan, settings, registry, digest, report, rules)
+        _require_fit(settings, sessions, plan, places)  # the gate takes minutes
         return report.tell(Gated(datetime.now(UTC), digest, passed, why))
     except (BadInput, Tampered) as error:
         report.tell(Failed(datetime.now(UTC), str(error)))
