@@ -1,14 +1,15 @@
 """The database: opening it, reading, writing, migrating; SQLite in `home` by default, PostgreSQL by address.
 
 It decides how transactions run so that both databases behave alike: a writer on SQLite takes the lock at once (BEGIN IMMEDIATE)
-and so never loses work half-way, writers take turns, readers never wait (WAL). It refuses to let a driver's error out: what cannot
-be reached is `Unavailable`, and no message shows a password. No topic feeds it.
+and so never loses work half-way, writers take turns, readers never wait (WAL). It refuses to let a driver's error out, and to make
+a database where one is merely looked for: what cannot be reached is `Unavailable`, and no message shows a password. No topic feeds
+it.
 
 Source: design (infra), https://www.sqlite.org/wal.html, SQLAlchemy 2.0 "pysqlite: transactional DDL and SAVEPOINT".
 """
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,22 @@ def open_database(settings: Settings) -> Sessions:
     return sessionmaker(engine_of(settings), expire_on_commit=False)
 
 
-def engine_of(settings: Settings) -> Engine:
-    """The engine behind `open_database`. Raises BadInput for an address that does not hold."""
+def engine_of(settings: Settings, *, make: bool = False) -> Engine:
+    """The engine behind `open_database`. Raises BadInput for an address that does not hold.
+
+    Where it is SQLite and there is no file, connecting raises Unavailable; with `make` it makes file and folder.
+    """
     url = _address(settings)
     try:
         if url.get_backend_name() == "postgresql":
             return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_S})
-        if url.database:
+        if url.database and make:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         engine = create_engine(url, connect_args={"timeout": _BUSY_S})
     except (ArgumentError, NoSuchModuleError) as error:
         raise BadInput(f"database address does not hold: {error}; mend KERBWATCH_DATABASE_URL") from error
+    if not make:
+        event.listen(engine, "do_connect", _require_file)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -68,6 +74,13 @@ def _address(settings: Settings) -> URL:
     if url.get_backend_name() not in {"sqlite", "postgresql"}:
         raise BadInput(f"database {url.get_backend_name()} is not supported: mend KERBWATCH_DATABASE_URL (sqlite or postgresql)")
     return url.set(drivername="postgresql+psycopg") if url.get_backend_name() == "postgresql" else url
+
+
+def _require_file(_dialect: object, _record: object, arguments: Sequence[Any], _options: object) -> None:
+    """A wrong path must not look like an empty database."""
+    path = arguments[0]
+    if not path.startswith((":memory:", "file:")) and not Path(path).exists():
+        raise Unavailable(f"there is no database {path}: mend KERBWATCH_HOME or KERBWATCH_DATABASE_URL, or make it: `kerbwatch up`")
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -163,7 +176,7 @@ def migrate(settings: Settings) -> None:
     from alembic.config import Config  # noqa: PLC0415 - same
     from alembic.util.exc import CommandError  # noqa: PLC0415 - same
 
-    engine = engine_of(settings)
+    engine = engine_of(settings, make=True)
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")

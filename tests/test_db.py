@@ -1,6 +1,8 @@
 """The database holds what it promises, on SQLite and PostgreSQL alike."""
 
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from alembic.migration import MigrationContext
 from pydantic import SecretStr
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from infra.db import Sessions, engine_of, migrate, open_database, reading, writing
 from infra.settings import Settings
@@ -18,6 +21,7 @@ from streams.errors import BadInput, BrokenContract, Unavailable
 
 pytest_plugins = ["databases"]
 
+Look = Callable[[Sessions], AbstractContextManager[Session]]
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
 
 
@@ -113,8 +117,21 @@ def test_only_our_own_errors_come_out_of_an_outage(tmp_path: Path) -> None:
         migrate(settings)
     assert "s3cret" not in str(caught.value)
     unmigrated = open_database(Settings(home=tmp_path))
+    (tmp_path / "kerbwatch.db").touch()
     with pytest.raises(Unavailable, match="kerbwatch up"), reading(unmigrated) as session:
         session.scalar(select(InboxRow.event_id))
+
+
+@pytest.mark.parametrize("look", [reading, writing])
+def test_a_wrong_path_is_told_and_makes_no_database(tmp_path: Path, look: Look) -> None:
+    settings = Settings(home=tmp_path / "wrong")
+    sessions = open_database(settings)
+    with pytest.raises(Unavailable, match=r"no database .*/wrong/kerbwatch\.db.*KERBWATCH_HOME"), look(sessions) as session:
+        session.scalar(select(InboxRow.event_id))
+    assert list(tmp_path.iterdir()) == []
+    migrate(settings)
+    with look(open_database(settings)) as session:
+        assert session.scalar(select(InboxRow.event_id)) is None
 
 
 def test_a_database_of_a_newer_kerbwatch_is_left_alone(database: Settings, sessions: Sessions) -> None:
