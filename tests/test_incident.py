@@ -15,6 +15,7 @@ from responders.engine.incident import (
     Decision,
     Happening,
     Incident,
+    Outcome,
     Page,
     Record,
     Resolution,
@@ -191,6 +192,26 @@ def test_a_humans_close_undoes_safe_mode_in_the_closed_loop_first() -> None:
     assert evolve(incident, signal(Phase.RAISED, 41, 44)).state is State.CONTAINING
     done = evolve(incident, tick(7, Mode.NORMAL))
     assert (done.state, done.resolution) == (State.CLOSED, Resolution.FALSE_ALARM)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("moments", [(2,), (4,), (6,), (2, 6), (6, 8)], ids=str)
+def test_whenever_people_close_no_step_is_passed_without_an_outcome(kind: Kind, moments: tuple[int, ...]) -> None:
+    raised = signal(Phase.RAISED, 10, 14, kind=kind, time_s=1)
+    events: list[Happening] = [tick(3, Mode.SAFE), tick(5, Mode.SAFE), tick(7, Mode.NORMAL)]
+    events += [act(Verb.CLOSE, "x", second) for second in moments]
+    incident, _ = run(raised, *sorted(events, key=lambda event: event.time), kind=kind)
+    passed = incident.playbook.steps[: incident.position + (incident.closed_at is not None)]
+    assert {step.name for step in passed} <= {one.step for one in incident.ended}
+
+
+def test_a_wait_that_a_close_ends_was_ended_by_people_and_what_was_not_done_is_skipped() -> None:
+    incident, _ = run(*CONTAINED, act(Verb.CLOSE, "x", 6), tick(7, Mode.NORMAL))
+    assert {one.step: one.outcome for one in incident.ended}["watch"] is Outcome.MANUAL
+    early, _ = run(RAISED, act(Verb.CLOSE, "x", 2), act(Verb.CLOSE, "x", 3))
+    outcomes = {one.step: one.outcome for one in early.ended}
+    assert (outcomes["await_safe_mode"], outcomes["watch"]) == (Outcome.MANUAL, Outcome.SKIPPED)
+    assert (outcomes["await_normal_mode"], outcomes["close"]) == (Outcome.MANUAL, Outcome.SUCCESS)
 
 
 def test_a_second_close_by_a_human_does_not_wait_for_the_workers() -> None:

@@ -197,7 +197,7 @@ def _serve(turn: Turn, _event: Happening) -> bool:
 def _await_onset(turn: Turn, event: Happening) -> bool:
     if turn.incident.calm:
         turn.incident = replace(turn.incident, resolution=Resolution.PASSED)
-        turn.go(len(turn.incident.playbook.steps) - 1)
+        turn.skip_to(len(turn.incident.playbook.steps) - 1)
         return True
     if not _lasts(turn.incident, event):
         return False
@@ -242,6 +242,7 @@ def _manual(turn: Turn, _event: Happening) -> bool:
 def _shut(turn: Turn, event: Happening) -> bool:
     resolution = turn.incident.resolution or (Resolution.RECOVERED if turn.incident.calm else Resolution.HANDLED)
     turn.incident = replace(turn.incident, resolution=resolution, needs_safe=False, closed_at=event.time)
+    turn.note(turn.incident.step.name, Outcome.SUCCESS)
     turn.record("closed", f"closed: {resolution}")
     return False
 

@@ -12,7 +12,7 @@ Source: paper 4.6 (approval by roles), 4.7 (defined roles and immediate actions)
 
 from msgspec.structs import replace
 
-from responders.engine.incident import Act, Incident, Resolution, Verb, Voice, lacking
+from responders.engine.incident import Act, Incident, Outcome, Resolution, Verb, Voice, lacking
 from responders.engine.replanning import replanned
 from responders.engine.severity import grade, holds
 from responders.engine.turn import Turn
@@ -126,14 +126,20 @@ def _close(turn: Turn, act: Act) -> None:
         turn.record("close", what + alarming, act.actor)
         turn.incident = replace(turn.incident, resolution=act.resolution)
         if incident.step.action is not Action.AWAIT_REPORTS:  # that the safe model serves is waited for yet
-            turn.go(incident.playbook.position(owed.name))
+            _pass_on(turn, incident.playbook.position(owed.name))
         return
     turn.record("close", f"{act.resolution}: {act.comment}{alarming}", act.actor)
     turn.incident = replace(turn.incident, resolution=act.resolution)
     restore = incident.playbook.on_human_close
     if restore is not None and incident.needs_safe:
-        turn.go(incident.playbook.position(restore))
+        _pass_on(turn, incident.playbook.position(restore))
     elif incident.state is State.RECOVERING and not asked_before:
         return  # the normal model is asked for already; the reports close it, or a second close does
     else:
-        turn.go(len(incident.playbook.steps) - 1)
+        _pass_on(turn, len(incident.playbook.steps) - 1)
+
+
+def _pass_on(turn: Turn, position: int) -> None:
+    """Go on to where a close leads; a wait was ended by people, what people or the system were to do was not done."""
+    waited = turn.incident.step.action in {Action.AWAIT_ONSET, Action.AWAIT_REPORTS, Action.AWAIT_CALM}
+    turn.skip_to(position, here=Outcome.MANUAL if waited else Outcome.SKIPPED)

@@ -35,7 +35,7 @@ class Turn:
 
     def end(self, outcome: Outcome) -> None:
         """The step is over; stand at the next one."""
-        self._note(self.incident.step.name, outcome)
+        self.note(self.incident.step.name, outcome)
         self.go(self.incident.position + 1)
 
     def leave_out(self, outcome: Outcome = Outcome.SKIPPED) -> None:
@@ -44,8 +44,15 @@ class Turn:
         for _ in range(2 if serves else 1):
             step = self.incident.step
             if not self.incident.did(step.name):
-                self._note(step.name, outcome)
+                self.note(step.name, outcome)
             self.go(self.incident.position + 1)
+
+    def skip_to(self, position: int, here: Outcome = Outcome.SKIPPED) -> None:
+        """Stand at a later step; that where it stood ends as `here`, those between are not done."""
+        for n, step in enumerate(self.incident.playbook.steps[self.incident.position : position]):
+            if not self.incident.did(step.name):
+                self.note(step.name, here if n == 0 else Outcome.SKIPPED)
+        self.go(position)
 
     def go_back(self, name: str, why: str) -> None:
         """Begin again from an earlier step; too often, and only people may let it go on from there."""
@@ -72,11 +79,12 @@ class Turn:
         position = self.incident.playbook.position(step.on_failure)
         self.end(Outcome.FAILURE)
         if position > here:
-            self.go(position)
+            self.skip_to(position)
         else:
             self.go_back(step.on_failure, why)
 
-    def _note(self, step: str, outcome: Outcome) -> None:
+    def note(self, step: str, outcome: Outcome) -> None:
+        """How a step ended."""
         self.incident = replace(self.incident, ended=(*self.incident.ended, Ended(step, outcome, self.now)))
 
     def record(self, action: str, what: str, actor: str = RESPONDER) -> None:
@@ -105,7 +113,7 @@ class Turn:
         """Ask for a mode; what that takes back is undone from then on."""
         undone = self.incident.playbook.undone_by(self.incident.step.name)
         if undone is not None and self.incident.did(undone.name):
-            self._note(undone.name, Outcome.UNDONE)
+            self.note(undone.name, Outcome.UNDONE)
         self.incident = replace(self.incident, needs_safe=mode is Mode.SAFE)
         what = f"{self.incident.context} is to be served by its {mode} model"
         if again:
