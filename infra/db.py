@@ -12,10 +12,10 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
@@ -25,6 +25,9 @@ from infra.people_tables import PersonRow  # noqa: F401 - same
 from infra.settings import Settings
 from infra.tables import Table
 from streams.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
 
 Sessions = sessionmaker[Session]
 
@@ -192,6 +195,10 @@ def migrate(settings: Settings) -> None:
         engine.dispose()
 
 
-def insert_into(session: Session, table: type[Table]) -> sqlite.Insert | postgresql.Insert:
+def insert_into(session: Session, table: type[Table]) -> "sqlite.Insert | postgresql.Insert":
     """An INSERT of the session's own dialect, which knows ON CONFLICT."""
-    return postgresql.insert(table) if _is_postgres(session.get_bind()) else sqlite.insert(table)
+    if not _is_postgres(session.get_bind()):
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - a command on SQLite does not wait for it
+
+    return postgresql.insert(table)
