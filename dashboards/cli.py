@@ -8,7 +8,7 @@ import typer
 
 from infra.settings import read_settings
 
-app = typer.Typer(no_args_is_help=True, help="Grafana dashboards, made from the metric definitions.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Grafana dashboards, made from the metric definitions.")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

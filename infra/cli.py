@@ -19,8 +19,12 @@ from infra import certificates, clients, kafka, keys, provision, supervise
 from infra.certificates import utc_now
 from infra.settings import Settings, read_settings
 
-kafka_app = typer.Typer(no_args_is_help=True, help="The local broker: real Apache Kafka, from packages.")
-keys_app = typer.Typer(no_args_is_help=True, help="Certificates per role, cameras' and models' signing keys, the quarantine's key.")
+kafka_app = typer.Typer(no_args_is_help=True, add_completion=False, help="The local broker: real Apache Kafka, from packages.")
+keys_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Certificates per role, cameras' and models' signing keys, the quarantine's key.",
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 

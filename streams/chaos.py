@@ -43,7 +43,11 @@ from streams.events import Context, Mode
 from streams.sources.base import Person, Picture
 from streams.sources.open import open_source
 
-app = typer.Typer(no_args_is_help=True, help="Attack on purpose: list attacks, play a source under one, send only bad messages.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Attack on purpose: list attacks, play a source under one, send only bad messages.",
+)
 
 
 @dataclass(frozen=True)

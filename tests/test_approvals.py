@@ -649,8 +649,9 @@ def test_a_rollouts_id_is_completed_and_a_wrong_one_brings_the_nearest(site: Sit
 
 def test_what_is_not_there_is_said_so(site: Site, command: Command) -> None:
     assert "no rollout so far" in command("rollouts", "list").stdout
+    code = site.phones["trainer-1"].code()
     with pytest.raises(BadInput, match="kerbwatch retrain"):
-        command("incidents", "approve", site.incident_id, "--actor", "trainer-1", "--code", "1", "-m", "what?")
+        command("incidents", "approve", site.incident_id, "--what", "model", "--actor", "trainer-1", "--code", code, "-m", "what?")
 
 
 def test_the_demos_people_log_in_with_key_and_code(site: Site, database: Settings) -> None:

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from inference.experiments.cli import app as experiments
+from inference.lifecycle.cli import data
 from infra.metrics import Service
 from infra.settings import Settings
 from infra.supervise import environment
@@ -70,6 +72,15 @@ def test_no_message_sends_an_operator_to_a_command_that_does_not_exist() -> None
     assert len(sent) > 20
     groups = {name.split()[0] for name in ALL if " " in name}
     assert [words for words in sent if words not in ALL and words.split()[0] not in set(ALL) - groups and words not in groups] == []
+
+
+def test_no_group_offers_a_completion_of_its_own_that_would_displace_the_whole_commands() -> None:
+    groups = [group.typer_instance for group in app.registered_groups]
+    assert len(groups) > 10
+    for group in (*groups, experiments, data):
+        assert group is not None
+        options = {option for parameter in typer.main.get_command(group).params for option in parameter.opts}
+        assert "--install-completion" not in options, group.info.help
 
 
 def test_help_of_the_whole_command_loads_neither_torch_nor_faust() -> None:

@@ -17,7 +17,7 @@ from infra.people_tables import ActRow
 from infra.settings import Settings
 from infra.tables import EffectRow, TimelineRow
 from responders.console.incidents import app
-from responders.console.tables import complete_incident
+from responders.console.tables import complete_incident, complete_person
 from responders.console.watch import follow
 from responders.engine.incident import Verb
 from responders.engine.store import Store
@@ -26,6 +26,7 @@ from responders.people.acts import Signed, public_of
 from responders.people.roles import Role
 from responders.playbooks import playbooks
 from streams import codec
+from streams.command_line import app as everything
 from streams.console.quarantine import app as quarantine_app
 from streams.errors import BadInput, Unavailable
 from streams.events import AuditEntry, Context, Kind, ModelState, Phase
@@ -275,6 +276,26 @@ def test_a_step_is_approved_by_the_roles_it_names_each_with_a_code(
     command("reject", id_, "-m", "nothing to trace", "--actor", "security-1", "--code", phones["security-1"].code())
 
 
+@pytest.mark.parametrize("verb", ["approve", "reject"])
+@pytest.mark.parametrize("step", [(), ("--step", "safe_mode")], ids=["no step", "step"])
+def test_an_answer_that_nobody_asks_for_is_refused_on_record_and_a_mistyped_id_brings_the_nearest(
+    store: Store, command: Command, phones: dict[str, Phone], verb: str, step: tuple[str, ...]
+) -> None:
+    id_ = str(only(command)["id"])
+    wrong = id_[:5] + ("0" if id_[5] != "0" else "1")
+
+    def answer(incident: str) -> None:
+        command(verb, incident, "-m", "looked", "--actor", "security-1", "--code", phones["security-1"].code(), *step)
+
+    with pytest.raises(BadInput, match=rf"no incident '{wrong}'; did you mean {id_}"):
+        answer(wrong)
+    with pytest.raises(BadInput, match=r"asks for nobody's approval\. This is on record"):
+        answer(id_)
+    assert [(entry.actor, entry.action, entry.target) for entry in refusals(store.sessions)] == [
+        ("security-1", "incident.refused", id_)
+    ]
+
+
 def test_who_has_lost_the_role_since_has_approved_nothing(
     store: Store, command: Command, phones: dict[str, Phone], sessions: Sessions
 ) -> None:
@@ -363,8 +384,39 @@ def test_the_shell_completes_ids_from_the_database(store: Store, command: Comman
     id_ = str(only(command)["id"])
     assert complete_incident(id_[:3]) == [(id_, "evasion on cam1, containing")]
     assert complete_incident("zzz") == []
-    asked = {"_KERBWATCH_COMPLETE": "complete_bash", "COMP_WORDS": f"kerbwatch show {id_[:4]}", "COMP_CWORD": "2"}
-    assert CliRunner().invoke(app, prog_name="kerbwatch", env=asked).stdout.split() == [id_]
+
+    def completed(*words: str) -> list[str]:
+        typed = {"COMP_WORDS": f"kerbwatch {' '.join(words)}", "COMP_CWORD": str(len(words))}
+        asked = {"_KERBWATCH_COMPLETE": "complete_bash", **typed}
+        return CliRunner().invoke(everything, prog_name="kerbwatch", env=asked).stdout.split()
+
+    assert completed("incidents", "show", id_[:4]) == [id_]
+    assert completed("incidents", "assign", id_, "--to", "op") == ["operator-1", "operator-2"]
+    assert completed("people", "remove", "operator-2") == ["operator-2"]
+    assert completed("schedule", "run", "ba") == ["backup"]
     monkeypatch.setenv("KERBWATCH_DATABASE_URL", "sqlite:////nowhere/at/all.db")
     assert complete_incident(id_[:3]) == []
+    assert complete_person("operator") == []
     assert store.playbooks
+
+
+def test_in_eighty_columns_nothing_but_a_cameras_name_is_broken(
+    store: Store, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "a-camera-with-a-name-of-forty-characters"
+    for _ in range(2):  # the second closes it at once
+        command("close", str(only(command)["id"]), "-m", "a bus", "--resolution", "false_alarm")
+    store.accept(signal(Phase.RAISED, 20, 21, camera=name, kind=Kind.COMPROMISE, detector="answers"), at(5))
+    store.accept(status("w1", 59, None), at(59))
+    for second in (60, 61, 90):  # the reports of the safe model are late
+        store.tick(at(second))
+    text = command("list").stdout
+    rows = json.loads(command("list", "--json").stdout)
+    assert [bool(row["escalated"]) for row in rows] == [True, False]
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for row in rows:
+        [line] = [line for line in text.splitlines() if line.startswith(row["id"][:8])]
+        assert {row["kind"], row["state"], row["severity"], "11-21", "12:00"} <= set(line.split())
+    assert name in "".join(part for line in text.splitlines() for part in line.split() if part in name)

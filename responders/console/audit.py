@@ -41,7 +41,9 @@ from streams.errors import BadInput, Tampered
 from streams.events import AuditEntry
 from streams.topics import AUDIT
 
-app = typer.Typer(no_args_is_help=True, help="The audit log: check it, copy it, prove an entry, sign where it stands.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="The audit log: check it, copy it, prove an entry, sign where it stands."
+)
 
 _COMPLETED = 1000
 _SHOWN = 5

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from infra.db import reading
 from infra.tables import IncidentRow
 from responders.console import rollouts as rollout_cli
-from responders.console.tables import AsJson, Comment, Id, app, plain, print_json
+from responders.console.tables import AsJson, Comment, Id, app, complete_person, plain, print_json
 from responders.engine import records
 from responders.engine.incident import Act, Resolution, Verb
 from responders.engine.past import incident_of
@@ -76,7 +76,7 @@ def note(incident: Id, comment: Comment, actor: Actor = None, as_json: AsJson = 
 def assign(
     incident: Id,
     comment: Comment,
-    to: Annotated[str, typer.Option(help="Who looks after it from now on.")],
+    to: Annotated[str, typer.Option(help="Who looks after it from now on.", autocompletion=complete_person)],
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
@@ -180,18 +180,25 @@ def reject(  # noqa: PLR0917 - typer makes options of them
 
 
 def _waiting(login: Login, text: str, what: What | None) -> What:
-    """What of an incident waits for approval. Raises BadInput where both do and nobody says which."""
+    """What of an incident waits for approval: its step where there is no model, so that the refusal is on record.
+
+    Raises BadInput where both wait and nobody says which, and where there is neither incident nor rollout.
+    """
+    asks: tuple[Role, ...] = ()
+    unknown: BadInput | None = None
     with reading(login.sessions) as session:
         try:
             asks = incident_of(session.get_one(IncidentRow, records.find(session, text))).asks
-        except BadInput:
-            asks = ()  # a rollout's own id
+        except BadInput as error:
+            unknown = error  # or a rollout's own id
         try:
             model = rollout_store.find(session, text).state is rollout.State.AWAITING_APPROVAL
-        except BadInput:
-            if not asks:
+        except BadInput as error:
+            if what is What.MODEL:
                 raise
-            model = False
+            if unknown is not None:
+                raise unknown from error
+            return What.STEP
     if asks and model and what is None:
         raise BadInput(f"a step (by {named(asks)}) and a retrained model wait: say which, --what step or --what model")
     return what or (What.STEP if asks else What.MODEL)

@@ -22,7 +22,7 @@ from infra import totp
 from infra.db import reading, writing
 from infra.keys import people_key, person_key_file, read_person_key, replace_person_key
 from infra.settings import read_settings
-from responders.console.tables import AsJson, Comment, opened, plain, print_json, table, utc
+from responders.console.tables import AsJson, Comment, complete_person, opened, plain, print_json, table, utc
 from responders.people import desk, people
 from responders.people.access import RULES, Deed
 from responders.people.acts import key_id, public_of
@@ -30,9 +30,10 @@ from responders.people.login import Actor, Code, asked_for_code, logged_in, syst
 from responders.people.roles import Role, named
 from streams.errors import BadInput, KerbwatchError, Tampered
 
-app = typer.Typer(no_args_is_help=True, help="Who may act: people, roles, keys, second factors.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Who may act: people, roles, keys, second factors.")
 
 Name = Annotated[str, typer.Argument(help="Who: letters, digits, '.', '_', '-'.")]
+Known = Annotated[str, typer.Argument(help="Who: the name that `list` shows.", autocompletion=complete_person)]
 _TRIES = 3
 
 
@@ -99,7 +100,7 @@ def _new_key(path: Path) -> Iterator[bytes]:
 
 
 @app.command("remove")
-def remove_person(name: Name, actor: Actor = None, code: Code = None) -> None:
+def remove_person(name: Known, actor: Actor = None, code: Code = None) -> None:
     """Let somebody act no longer; what they did stays on record. Example: kerbwatch people remove data-scientist."""
     with logged_in(actor, code) as login:
         admitted = login.does(Deed.REMOVE_PERSON, name, "removed")
@@ -226,7 +227,7 @@ def rotate_key(actor: Actor = None, code: Code = None) -> None:
 
 @app.command()
 def recover(
-    name: Name,
+    name: Known,
     comment: Comment,
     key_file: Annotated[Path | None, typer.Option(help="Where the key goes; keys/people/NAME.key in the home otherwise.")] = None,
 ) -> None:

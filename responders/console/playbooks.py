@@ -22,7 +22,7 @@ from responders.playbooks.playbooks import Playbook
 from streams.errors import BadInput, Unavailable
 from streams.events import Kind
 
-app = typer.Typer(no_args_is_help=True, help="Playbooks: what is done about each kind of incident.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Playbooks: what is done about each kind of incident.")
 
 AKind = Annotated[Kind, typer.Argument(help="The kind of incident.")]
 

@@ -24,7 +24,7 @@ from responders.rollouts.comparison import figures
 from responders.rollouts.rollout import DEEDS, Rollout, State, Verb
 from responders.rollouts.store import Former, Rollouts, nobody_goes_back
 
-app = typer.Typer(no_args_is_help=True, help="Retrained models on their way into service.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Retrained models on their way into service.")
 
 
 def complete_rollout(incomplete: str) -> list[tuple[str, str]]:

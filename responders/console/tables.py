@@ -1,7 +1,7 @@
 """`kerbwatch incidents list|show`: what is wrong and what was done about it; and how all our lists look.
 
-It decides how incidents are shown, and completes their ids for the shell; it refuses somebody else's words any power over the
-terminal. What people say to an incident stands in `incidents_cli.py`.
+It decides how incidents are shown, and completes their ids and people's names for the shell; it refuses somebody else's words any
+power over the terminal. What people say to an incident stands in `incidents_cli.py`.
 
 Source: paper 4.7 (defined roles and immediate actions), SC-10.
 """
@@ -26,15 +26,17 @@ from responders.engine.records import Listed, Shown
 from responders.notify import deliveries
 from responders.notify.deliveries import Notification
 from responders.notify.notices import Sort
+from responders.people import people
 from responders.people.roles import named
 from streams.errors import KerbwatchError
 from streams.events import Severity
 
-app = typer.Typer(no_args_is_help=True, help="Incidents: see them, take note of them, decide, close them.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Incidents: see them, take note of them, decide, close them.")
 
 _COLOUR = {Severity.LOW: "dim", Severity.MEDIUM: "yellow", Severity.HIGH: "red", Severity.CRITICAL: "bold red"}
 _COMPLETED = 200
 _CALLS = 100
+_WIDE = 120
 _DELIVERED = {
     deliveries.DONE: "yes",
     deliveries.WAITING: "[yellow]waits[/]",
@@ -59,6 +61,11 @@ def complete_incident(incomplete: str) -> list[tuple[str, str]]:
         return [(row.id, f"{row.kind} on {row.camera}, {row.state}") for row in records.listed(session, limit=_COMPLETED)]
 
     return completed(incomplete.lower(), known)
+
+
+def complete_person(incomplete: str) -> list[tuple[str, str]]:
+    """Names of the people who may act, that begin so."""
+    return completed(incomplete, lambda session: [(one.name, " ".join(one.roles)) for one in people.listed(session)])
 
 
 Id = Annotated[str, typer.Argument(help="The incident's id, or the beginning of it.", autocompletion=complete_incident)]
@@ -124,14 +131,33 @@ def list_incidents(
     if not rows:
         typer.echo("no open incident" if only_open else "no incident so far")
         return
-    # What fits a terminal of 80 characters; the rest is in `show` and `--json`.
+    console = Console()
+    console.print(_wide(rows) if console.width >= _WIDE else _narrow(rows))
+
+
+def _wide(rows: Iterable[Listed]) -> Table:
     shown = table("id", "kind", "camera", "state", "severity", "detected (UTC)", "contained", "note")
     for row in rows:
         note = f"[bold red]escalated: {plain(row.escalated)}[/]" if row.escalated else (row.resolution or "")
-        severity = f"[{_COLOUR[row.severity]}]{row.severity}[/]"
         after = _seconds(row.seconds_to_contain)
-        shown.add_row(row.id[:8], row.kind, plain(row.camera), row.state, severity, utc(row.detected_at), after, note)
-    Console().print(shown)
+        shown.add_row(row.id[:8], row.kind, plain(row.camera), row.state, _severity(row), utc(row.detected_at), after, note)
+    return shown
+
+
+def _narrow(rows: Iterable[Listed]) -> Table:
+    """What fits a terminal of 80 characters; only cameras' names are ever broken. The rest is in `show` and `--json`."""
+    shown = table("id", "kind", "camera", "state", "severity", "UTC", "note")
+    for column in shown.columns:
+        column.no_wrap, column.overflow = column.header != "camera", "fold"
+    for row in rows:
+        note = "[bold red]escalated[/]" if row.escalated else (row.resolution or "")
+        detected = f"{row.detected_at:%m-%d %H:%M}"
+        shown.add_row(row.id[:8], row.kind, plain(row.camera), row.state, _severity(row), detected, note)
+    return shown
+
+
+def _severity(row: Listed) -> str:
+    return f"[{_COLOUR[row.severity]}]{row.severity}[/]"
 
 
 @app.command()

@@ -24,7 +24,7 @@ from responders.notify.from_settings import set_up, wanted
 from responders.notify.notices import trial
 from streams.errors import Unavailable
 
-app = typer.Typer(no_args_is_help=True, help="How people are told of incidents: see it, try it.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="How people are told of incidents: see it, try it.")
 
 
 @app.command("test")

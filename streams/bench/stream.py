@@ -51,7 +51,7 @@ from streams.sources.base import Shot
 from streams.sources.street import Street
 from streams.topics import Role
 
-app = typer.Typer(no_args_is_help=True, help="Honest timings on this machine.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Honest timings on this machine.")
 
 WIDTH_PX, HEIGHT_PX = 640, 320
 _CAMERAS = (("gate", Context.URBAN), ("bridge", Context.HIGHWAY), ("square", Context.URBAN), ("tunnel", Context.HIGHWAY))

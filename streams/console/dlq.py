@@ -42,7 +42,9 @@ _DECIDE = "mend the cause, and let the responder decide anew"
 _CAUSE = 80
 """Characters of a cause that a list shows; `show` has it all."""
 
-app = typer.Typer(no_args_is_help=True, help="What could not be read: list it, look into it, send it once more.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="What could not be read: list it, look into it, send it once more."
+)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

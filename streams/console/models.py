@@ -35,7 +35,9 @@ from streams.console.late import LATE, call
 from streams.errors import BadInput, KerbwatchError, Tampered, Unavailable
 from streams.events import Context, Digest, Mode
 
-app = typer.Typer(no_args_is_help=True, help="Models: what they are, what is proven of them, what they serve.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Models: what they are, what is proven of them, what they serve."
+)
 
 _SHORT = 12
 

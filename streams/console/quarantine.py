@@ -30,7 +30,9 @@ from responders.quarantine.quarantine import Standing
 from streams.console import held_review
 from streams.errors import BadInput, KerbwatchError
 
-app = typer.Typer(no_args_is_help=True, help="Frames and training samples that were set aside: see, release, discard.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Frames and training samples that were set aside: see, release, discard."
+)
 
 _SHORT = 12
 

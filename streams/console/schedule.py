@@ -23,7 +23,15 @@ from responders.regular import schedule
 from responders.regular.schedule import Job, Outcome
 from streams.console import jobs
 
-app = typer.Typer(no_args_is_help=True, help="Regular work: checks, back-ups, retention, drills, reminders.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Regular work: checks, back-ups, retention, drills, reminders.")
+
+
+def complete_job(incomplete: str) -> list[tuple[str, str]]:
+    """Jobs that begin so."""
+    return [(job.name, job.what) for job in schedule.JOBS if job.name.startswith(incomplete)]
+
+
+JobName = Annotated[str, typer.Argument(help="Which job; `list` names them.", autocompletion=complete_job)]
 
 
 @app.command("list")
@@ -46,7 +54,7 @@ def list_jobs(as_json: AsJson = False) -> None:
 
 
 @app.command("run")
-def run_job(name: Annotated[str, typer.Argument(help="Which job; `list` names them.")], as_json: AsJson = False) -> None:
+def run_job(name: JobName, as_json: AsJson = False) -> None:
     """Do one job now; 1 if it fails. Example: kerbwatch schedule run backup."""
     job = schedule.job_of(name)
     settings, began = read_settings(), datetime.now(UTC)
