@@ -431,7 +431,7 @@ def test_after_going_back_the_next_roll_back_does_not_return_to_what_was_left(he
 
 def test_what_older_versions_kept_is_carried_into_the_history(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    engine = engine_of(settings)
+    engine = engine_of(settings, make=True)
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")
