@@ -1,7 +1,8 @@
 """`kerbwatch incidents ack|note|assign|snooze|reclassify|approve|reject|close`: what people say to an incident, signed.
 
 It turns a command into an act and gives it to the desk (`desk.py`) and, once admitted, to the store, like every other event; what
-follows from it is sent by the responder. It refuses an act without a comment, and says in plain words why another was refused.
+follows from it is sent by the responder. What only an act needs, the act loads: a list does not wait for it. It refuses an act
+without a comment, and says in plain words why another was refused.
 
 Source: paper 4.7 (defined roles and immediate actions), SC-10.
 """
@@ -15,20 +16,15 @@ from msgspec.structs import replace
 
 from infra.db import reading
 from infra.tables import IncidentRow
-from responders.console import rollouts as rollout_cli
 from responders.console.tables import AsJson, Comment, Id, app, complete_person, plain, print_json
 from responders.engine import records
 from responders.engine.incident import Act, Resolution, Verb
 from responders.engine.past import incident_of
-from responders.engine.store import Store
 from responders.people import people
 from responders.people.access import Deed
 from responders.people.login import Actor, Code, Login, logged_in
 from responders.people.roles import Role, named
-from responders.playbooks.chosen import in_force
 from responders.playbooks.playbooks import State
-from responders.rollouts import rollout
-from responders.rollouts import store as rollout_store
 from streams.errors import BadInput
 from streams.events import Kind
 
@@ -158,7 +154,10 @@ def approve(  # noqa: PLR0917 - typer makes options of them
         if _waiting(login, incident, What.STEP if step else what) is What.STEP:
             _answer(login, Verb.APPROVE, incident, comment, step, as_json=as_json)
         else:
-            rollout_cli.act(login, rollout.Verb.APPROVE, incident, comment, role, as_json=as_json)
+            from responders.console import rollouts
+            from responders.rollouts import rollout
+
+            rollouts.act(login, rollout.Verb.APPROVE, incident, comment, role, as_json=as_json)
 
 
 @app.command()
@@ -176,7 +175,10 @@ def reject(  # noqa: PLR0917 - typer makes options of them
         if _waiting(login, incident, What.STEP if step else what) is What.STEP:
             _answer(login, Verb.REJECT, incident, comment, step, as_json=as_json)
         else:
-            rollout_cli.act(login, rollout.Verb.REJECT, incident, comment, as_json=as_json)
+            from responders.console import rollouts
+            from responders.rollouts import rollout
+
+            rollouts.act(login, rollout.Verb.REJECT, incident, comment, as_json=as_json)
 
 
 def _waiting(login: Login, text: str, what: What | None) -> What:
@@ -184,6 +186,9 @@ def _waiting(login: Login, text: str, what: What | None) -> What:
 
     Raises BadInput where both wait and nobody says which, and where there is neither incident nor rollout.
     """
+    from responders.rollouts import rollout
+    from responders.rollouts import store as rollout_store
+
     asks: tuple[Role, ...] = ()
     unknown: BadInput | None = None
     with reading(login.sessions) as session:
@@ -222,6 +227,9 @@ def _say(login: Login, verb: Verb, incident: str, comment: str, *told: tuple[str
         id_ = records.find(session, incident)
     admitted = login.does(_DEEDS[verb], id_, comment, *told)
     now = datetime.now(UTC)
+    from responders.engine.store import Store
+    from responders.playbooks.chosen import in_force
+
     store = Store(sessions, in_force(settings), settings.worker_lost_s, settings.clock_allowance_s)
     done = store.accept(Act(admitted.id, now, id_, verb, login.name, comment, roles=admitted.roles, **more), now).decisions
     refused = next((decision.what for decision in done if decision.action == "refused"), None)
