@@ -35,10 +35,11 @@ def process(words: Sequence[str], settings: Settings, log: Path) -> Iterator["su
             _end(started)
 
 
-def command(words: Sequence[str], settings: Settings, limit_s: float = _LIMIT_S) -> str:
+def command(words: Sequence[str], settings: Settings, limit_s: float = _LIMIT_S, *, apart: bool = False) -> str:
     """What `kerbwatch WORDS` printed. Raises Unavailable with its words if it did not succeed within `limit_s`.
 
-    What takes longer, or is interrupted with us, is asked to end and given time to stop what it started.
+    What takes longer, or is interrupted with us, is asked to end and given time to stop what it started. `apart`: as somebody types
+    it in a terminal of their own, which Linux gives as much of the machine as all of ours together (sched(7), autogroup).
     """
     with subprocess.Popen(  # noqa: S603 - our own command
         _ours(words),
@@ -47,6 +48,7 @@ def command(words: Sequence[str], settings: Settings, limit_s: float = _LIMIT_S)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=apart,
     ) as started:
         try:
             told, fault = started.communicate(timeout=limit_s)
