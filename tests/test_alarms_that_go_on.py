@@ -86,6 +86,17 @@ def test_an_attack_that_goes_on_after_somebody_closed_as_handled_is_an_incident_
     assert town.hears(goes_on(510, 131)) == (again,)
 
 
+def test_an_alarm_that_fades_slowly_has_the_time_that_its_playbook_gives_it(town: Town) -> None:
+    def chaff(phase: Phase, seconds: float) -> Signal:
+        return signal(phase, 10, round(14 + seconds), kind=Kind.TRAFFIC, detector="chaff", time_s=seconds)
+
+    [id_] = town.hears(chaff(Phase.RAISED, 3))
+    town.store.accept(act(Verb.CLOSE, id_, 6, resolution=Resolution.HANDLED), at(6))
+    assert town.row(id_).state == State.CLOSED
+    assert [town.hears(chaff(Phase.ONGOING, seconds)) for seconds in (130, 1_800, 5_400)] == [()] * 3
+    assert len(town.hears(chaff(Phase.ONGOING, 5_500))) == 1
+
+
 def test_what_people_called_a_false_alarm_does_not_come_back_by_going_on_but_another_finding_does(town: Town) -> None:
     closed_meanwhile(town, Resolution.FALSE_ALARM)
     assert town.hears(goes_on(9_000, 4_000)) == ()

@@ -21,8 +21,6 @@ from responders.playbooks.playbooks import State
 from streams.errors import BrokenContract
 from streams.events import Mode, Signal, Window
 
-_AFTER_CLOSE = timedelta(seconds=120)
-"""So long may an alarm go on after a close before it counts anew: detectors need tens of seconds to see that it is over."""
 _LOOKED_AT = 20
 """Incidents of a camera among which the last one of a kind is looked for."""
 
@@ -72,14 +70,14 @@ def former(session: Session, signal: Signal, within_s: float | None) -> list[Inc
 def is_settled(session: Session, signal: Signal) -> bool:
     """Whether an alarm that goes on, and belongs to no open incident, needs none.
 
-    So where its incident closed less than two minutes ago, where people called this very finding a false alarm, and where the
-    detector has said something later since.
+    So where its incident closed less than the playbook's `alarm_may_last_s` ago, where people called this very finding a false
+    alarm, and where the detector has said something later since.
     """
     newest = select(IncidentRow).where(*_closed_at(signal)).order_by(IncidentRow.closed_at.desc()).limit(_LOOKED_AT)
     last = next((one for one in readable(session.scalars(newest)) if one.takes(signal.kind)), None)
     if last is None or last.closed_at is None:
         return False
-    if signal.time - last.closed_at < _AFTER_CLOSE or not last.hears(signal):
+    if signal.time - last.closed_at < timedelta(seconds=last.playbook.alarm_may_last_s) or not last.hears(signal):
         return True
     first = signal.window.first_sequence
     seen = any(one.epoch == signal.window.epoch and one.first_sequence <= first <= one.last_sequence for one in last.seen)

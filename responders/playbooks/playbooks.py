@@ -150,8 +150,9 @@ class Playbook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `on_relapse` names the step to go back to when the finding comes back after calm, at most `max_relapses` times before a
     human has to decide; what begins on the same camera within `relapse_within_s` seconds after the safe model was left by itself
-    counts as coming back too. `on_human_close` names the step from which a human's close proceeds, so that safe mode is undone in
-    the closed loop. `calls` is the chain of people, empty where nobody is called. `changed` is the day of this version.
+    counts as coming back too. An alarm may go on for `alarm_may_last_s` after the incident is closed; then it opens one anew.
+    `on_human_close` names the step from which a human's close proceeds, so that safe mode is undone in the closed loop. `calls` is
+    the chain of people, empty where nobody is called. `changed` is the day of this version.
     """
 
     kind: Kind
@@ -163,6 +164,7 @@ class Playbook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_relapse: StepName | None = None
     max_relapses: Annotated[int, Meta(ge=0)] = 0
     relapse_within_s: Seconds | None = None
+    alarm_may_last_s: Seconds = 120.0
     on_human_close: StepName | None = None
     grading: Grading = Grading()
     calls: tuple[Call, ...] = ()
