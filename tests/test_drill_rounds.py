@@ -240,7 +240,8 @@ def test_the_cli_is_timed_until_the_storm_is_worked_off(
 ) -> None:
     said: list[Sequence[str]] = []
 
-    def slow_once(words: Sequence[str], _settings: Settings) -> str:
+    def slow_once(words: Sequence[str], _settings: Settings, *, apart: bool) -> str:
+        assert apart
         said.append(words)
         time.sleep(0.2 if len(said) == 7 else 0.0)
         return "[]"
