@@ -8,8 +8,8 @@ from sqlalchemy import select
 from infra.db import Sessions, reading, writing
 from infra.tables import EffectRow, IncidentRow, NoticeRow, TimelineRow
 from responders.engine import records
-from responders.engine.deciding import evolve
-from responders.engine.incident import Incident, Resolution, Tick, Verb, opened
+from responders.engine.deciding import decide, evolve
+from responders.engine.incident import Decision, Incident, Resolution, Tick, Verb, opened
 from responders.engine.store import Store
 from responders.people.roles import Role
 from responders.playbooks import playbooks
@@ -87,14 +87,21 @@ def test_an_attack_that_goes_on_after_somebody_closed_as_handled_is_an_incident_
 
 
 def test_an_alarm_that_fades_slowly_has_the_time_that_its_playbook_gives_it(town: Town) -> None:
-    def chaff(phase: Phase, seconds: float) -> Signal:
-        return signal(phase, 10, round(14 + seconds), kind=Kind.TRAFFIC, detector="chaff", time_s=seconds)
+    def chaff(phase: Phase, seconds: float, detector: str = "chaff") -> Signal:
+        return signal(phase, 10, round(14 + seconds), kind=Kind.TRAFFIC, detector=detector, time_s=seconds)
 
     [id_] = town.hears(chaff(Phase.RAISED, 3))
     town.store.accept(act(Verb.CLOSE, id_, 6, resolution=Resolution.HANDLED), at(6))
     assert town.row(id_).state == State.CLOSED
     assert [town.hears(chaff(Phase.ONGOING, seconds)) for seconds in (130, 1_800, 5_400)] == [()] * 3
-    assert len(town.hears(chaff(Phase.ONGOING, 5_500))) == 1
+    assert len(town.hears(chaff(Phase.ONGOING, 200, "senders"))) == 1, "nobody has closed that one"
+
+
+def test_a_slow_alarm_that_lasts_longer_than_it_may_is_an_incident_again(town: Town) -> None:
+    raised = signal(Phase.RAISED, 10, 14, kind=Kind.TRAFFIC, detector="chaff", time_s=3)
+    [id_] = town.hears(raised)
+    town.store.accept(act(Verb.CLOSE, id_, 6, resolution=Resolution.HANDLED), at(6))
+    assert len(town.hears(signal(Phase.ONGOING, 10, 9_000, kind=Kind.TRAFFIC, detector="chaff", time_s=5_500))) == 1
 
 
 def test_what_people_called_a_false_alarm_does_not_come_back_by_going_on_but_another_finding_does(town: Town) -> None:
@@ -138,12 +145,21 @@ def test_a_close_while_the_safe_model_is_not_reported_yet_does_not_end_the_wait_
     said = act(Verb.CLOSE, incident.id, 4, roles=(Role.DEVOPS_ENGINEER,), resolution=Resolution.HANDLED)
     incident = evolve(incident, answering(said, incident))
     assert (incident.state, incident.step.name) == (State.CONTAINING, "await_safe_mode")
+    incident = evolve(incident, Tick(at(6), Mode.SAFE, ("w1",), ("w1",)))
+    assert (incident.contained_at, incident.step.name, incident.needs_safe) == (at(6), "roll_back", True)
+
+
+def test_a_closed_incident_goes_on_to_what_people_owe_when_the_workers_never_report_the_safe_model() -> None:
+    raised = signal(Phase.RAISED, 10, 14, kind=Kind.COMPROMISE, detector="answers")
+    incident = evolve(opened(raised, BOOKS[Kind.COMPROMISE]), raised)
+    said = act(Verb.CLOSE, incident.id, 4, roles=(Role.DEVOPS_ENGINEER,), resolution=Resolution.HANDLED)
+    incident = evolve(incident, answering(said, incident))
+    told: list[Decision] = []
     for second in range(5, 25):
+        told += decide(incident, Tick(at(second), Mode.SAFE, ("w1",), ()))
         incident = evolve(incident, Tick(at(second), Mode.SAFE, ("w1",), ()))
-    assert "not reported by w1" in incident.escalated
-    assert incident.contained_at is None
-    incident = evolve(incident, Tick(at(30), Mode.SAFE, ("w1",), ("w1",)))
-    assert (incident.contained_at, incident.step.name, incident.needs_safe) == (at(30), "roll_back", True)
+    assert any("not reported by w1" in one.what for one in told if one.action == "escalate")
+    assert (incident.contained_at, incident.step.name, incident.needs_safe) == (None, "roll_back", True)
 
 
 def test_an_incident_that_cannot_be_read_stops_neither_the_others_time_nor_its_cameras_alarms(town: Town) -> None:

@@ -102,6 +102,11 @@ def test_a_fault_is_named_by_the_line_on_which_it_stands(name: str, old: str, ne
     assert found in {key, headers[-1] if headers else 0}
 
 
+def test_a_number_of_thousands_of_digits_is_no_toml() -> None:
+    with pytest.raises(BadInput, match="is no TOML"):
+        playbooks.parse(f"version = {'9' * 5_000}", "long.toml")
+
+
 @pytest.mark.parametrize("seconds", ["inf", "1e12", "nan"])
 def test_no_call_waits_for_ever(seconds: str) -> None:
     wait = re.search(r"wait_s = \d+", EVASION)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from incident_events import act, at, signal, status
 from pydantic import SecretStr
-from receivers import Authority, Web, authority, mail_server, web_server
+from receivers import Authority, Post, Web, authority, mail_server, web_server
 from sqlalchemy import select
 from test_notify import Desk, notice
 
@@ -16,7 +16,7 @@ from infra.settings import Settings
 from infra.tables import EffectRow, IncidentRow
 from responders.engine.incident import Resolution, Verb
 from responders.notify.alertmanager import alertmanager_of
-from responders.notify.deliveries import INTERVAL, WAIT
+from responders.notify.deliveries import INTERVAL, WAIT, deliver, dispatch
 from responders.notify.notices import Notice, Sort
 from responders.notify.smtp import email_of
 from responders.people.roles import Role
@@ -134,17 +134,22 @@ def trusted(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return authority(tmp_path_factory.mktemp("authority"))
 
 
+def mail_settings(post: Post, to: str) -> Settings:
+    """A mail server, and who is written to."""
+    return Settings(
+        smtp_host="localhost",
+        smtp_port=post.port,
+        smtp_user="kerbwatch",
+        smtp_password=SecretStr("of the test's own server"),
+        mail_from="kerbwatch@example.org",
+        mail_to=to,
+    )
+
+
 def test_a_busy_mailbox_is_tried_again_alone_until_it_takes_the_mail(trusted: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted.trusted))
     with mail_server(trusted) as post:
-        settings = Settings(
-            smtp_host="localhost",
-            smtp_port=post.port,
-            smtp_user="kerbwatch",
-            smtp_password=SecretStr("of the test's own server"),
-            mail_from="kerbwatch@example.org",
-            mail_to="archive@example.org, R8=duty@example.org",
-        )
+        settings = mail_settings(post, "archive@example.org, R8=duty@example.org")
         mail = email_of(settings)
         assert mail is not None
         post.busy_for = "duty@example.org"
@@ -156,3 +161,24 @@ def test_a_busy_mailbox_is_tried_again_alone_until_it_takes_the_mail(trusted: Au
         mail.send([notice()])
         mail.send([notice(key="another")])
     assert post.recipients == [["archive@example.org"], ["duty@example.org"], ["archive@example.org", "duty@example.org"]]
+
+
+def test_a_dead_mailbox_beside_a_living_one_of_the_role_holds_up_no_page_and_is_on_record(
+    trusted: Authority, monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted.trusted))
+    with mail_server(trusted) as post:
+        mail = email_of(mail_settings(post, "R8=duty@example.org, R8=gone@example.org"))
+        assert mail is not None
+        post.busy_for = "gone@example.org"
+        for camera in ("cam1", "cam2", "cam3"):
+            desk.attack(camera)
+            desk.passes(WAIT)
+            dispatch(desk.sessions, [mail.name], desk.now)
+            deliver(desk.sessions, mail, desk.clock, "one")
+        rows = desk.rows()
+        desk.passes(INTERVAL)
+        deliver(desk.sessions, mail, desk.clock, "one")
+    assert post.recipients == [["duty@example.org"]] * 2, "one at once, two together a minute later"
+    assert [row.state for row in rows] == ["done", "waiting", "waiting"]
+    assert "refused 1 of 2 recipients (450)" in rows[0].error

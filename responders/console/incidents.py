@@ -228,9 +228,12 @@ def _say(login: Login, verb: Verb, incident: str, comment: str, *told: tuple[str
     admitted = login.does(_DEEDS[verb], id_, comment, *told)
     now = datetime.now(UTC)
     from responders.engine.store import Store
-    from responders.playbooks.chosen import in_force
+    from responders.playbooks.chosen import choose
 
-    store = Store(sessions, in_force(settings), settings.worker_lost_s, settings.clock_allowance_s)
+    chosen = choose(settings.playbooks)
+    for fault in chosen.faults if verb is Verb.RECLASSIFY else ():
+        typer.echo(fault, err=True)
+    store = Store(sessions, chosen.books, settings.worker_lost_s, settings.clock_allowance_s)
     done = store.accept(Act(admitted.id, now, id_, verb, login.name, comment, roles=admitted.roles, **more), now).decisions
     refused = next((decision.what for decision in done if decision.action == "refused"), None)
     if refused is not None:

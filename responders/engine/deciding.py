@@ -67,7 +67,7 @@ def _after(state: Incident, event: Happening, *, more: bool = False) -> Turn:
 def _ask(turn: Turn) -> None:
     """Tell those whose approval is asked for, once an asking; the calls of the chain go to others."""
     incident = turn.incident
-    if incident.asks and (not turn.before.asks or incident.asking != turn.before.asking):
+    if incident.asks and (not turn.before.asks or turn.before.signals == 0 or incident.asking != turn.before.asking):
         turn.record("ask", f"{incident.step.name} waits for {named(incident.asks)}: {incident.step.text}")
 
 
@@ -307,13 +307,23 @@ def _check_time(turn: Turn, tick: Tick) -> bool:
     if waited_s >= limit_s:
         turn.incident = replace(incident, overdue=True)
         turn.escalate(f"{step.name} took longer than {limit_s:g} s: {_lacking(incident, tick)}")
-        if step.on_failure is not None:
-            turn.fail(f"{step.name} failed")
-            return True
-    elif incident.tries < step.retries and waited_s >= limit_s * (incident.tries + 1) / (step.retries + 1):
+        return _fail(turn)
+    if incident.tries < step.retries and waited_s >= limit_s * (incident.tries + 1) / (step.retries + 1):
         assert step.mode is not None  # only reports are asked for again; the playbook was checked
         turn.incident = replace(incident, tries=incident.tries + 1)
         turn.serve(step.mode, again=True)
+    return False
+
+
+def _fail(turn: Turn) -> bool:
+    """A step's limit has passed: where the incident stands at another one because of it, True."""
+    incident, step = turn.incident, turn.incident.step
+    if step.on_failure is not None:
+        turn.fail(f"{step.name} failed")
+        return True
+    if step.action is Action.AWAIT_REPORTS and incident.resolution is not None and incident.owed:
+        turn.end(Outcome.FAILURE)  # somebody has closed it: what people owe comes next, whatever the workers say
+        return True
     return False
 
 

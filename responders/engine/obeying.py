@@ -122,10 +122,12 @@ def _close(turn: Turn, act: Act) -> None:
     alarming = f". Still alarming: {', '.join(loud)}" if loud else ""
     owed = next((step for step in incident.owed if holds(step.when, incident)), None)
     if owed is not None:  # what was approved so far was approved for another reason
-        what = f"{act.resolution}: {act.comment}. The safe model serves until {owed.name} is approved by {named(owed.approval)}"
+        waits = incident.step.action is Action.AWAIT_REPORTS and not incident.overdue
+        first = "Every worker's report of the safe model is waited for; it" if waits else "The safe model"
+        what = f"{act.resolution}: {act.comment}. {first} serves until {owed.name} is approved by {named(owed.approval)}"
         turn.record("close", what + alarming, act.actor)
         turn.incident = replace(turn.incident, resolution=act.resolution)
-        if incident.step.action is not Action.AWAIT_REPORTS:  # that the safe model serves is waited for yet
+        if not waits:
             _pass_on(turn, incident.playbook.position(owed.name))
         return
     turn.record("close", f"{act.resolution}: {act.comment}{alarming}", act.actor)

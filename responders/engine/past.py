@@ -21,6 +21,8 @@ from responders.playbooks.playbooks import State
 from streams.errors import BrokenContract
 from streams.events import Mode, Signal, Window
 
+_MAY_LAST_S = 120.0
+"""An alarm that goes on so long after a close counts anew: detectors need tens of seconds to see that it is over."""
 _LOOKED_AT = 20
 """Incidents of a camera among which the last one of a kind is looked for."""
 
@@ -67,17 +69,22 @@ def former(session: Session, signal: Signal, within_s: float | None) -> list[Inc
     return readable(session.scalars(rows))
 
 
-def is_settled(session: Session, signal: Signal) -> bool:
-    """Whether an alarm that goes on, and belongs to no open incident, needs none.
-
-    So where its incident closed less than the playbook's `alarm_may_last_s` ago, where people called this very finding a false
-    alarm, and where the detector has said something later since.
-    """
+def last_closed(session: Session, signal: Signal) -> Incident | None:
+    """The incident of the signal's camera and context to which its kind belonged and that closed last."""
     newest = select(IncidentRow).where(*_closed_at(signal)).order_by(IncidentRow.closed_at.desc()).limit(_LOOKED_AT)
-    last = next((one for one in readable(session.scalars(newest)) if one.takes(signal.kind)), None)
-    if last is None or last.closed_at is None:
+    return next((one for one in readable(session.scalars(newest)) if one.takes(signal.kind)), None)
+
+
+def is_settled(last: Incident | None, signal: Signal) -> bool:
+    """Whether an alarm that goes on, and belongs to no open incident, needs none, by the one that closed last.
+
+    So where that one had heard this detector, and closed less than the playbook's `alarm_may_last_s` ago, or was called a false
+    alarm for this very finding, or has heard something later since.
+    """
+    if last is None or last.closed_at is None or all(one.detector != signal.detector for one in last.findings):
         return False
-    if signal.time - last.closed_at < timedelta(seconds=last.playbook.alarm_may_last_s) or not last.hears(signal):
+    may_last = timedelta(seconds=last.playbook.alarm_may_last_s.get(signal.detector, _MAY_LAST_S))
+    if signal.time - last.closed_at < may_last or not last.hears(signal):
         return True
     first = signal.window.first_sequence
     seen = any(one.epoch == signal.window.epoch and one.first_sequence <= first <= one.last_sequence for one in last.seen)

@@ -108,6 +108,7 @@ class Store:
             session.expire_all()
             new = first_times(session, [signal.id for signal in signals], now)
             known: dict[tuple[str, Context], dict[str, Incident]] = {}
+            closed: dict[tuple[str, Context, Kind], Incident | None] = {}
             unsaved: dict[str, Incident] = {}
             outcomes: list[Accepted] = []
             taken = {signal.id: n for n, signal in reversed(list(enumerate(signals))) if signal.id in new}
@@ -119,7 +120,7 @@ class Store:
                 place = (signal.camera_id, signal.context)
                 if place not in known:
                     known[place] = {one.id: one for one in _open_at(session, *place)}
-                before = self._concerned(session, known[place].values(), signal)
+                before = self._concerned(session, known[place].values(), signal, closed)
                 if before is None:
                     outcomes.append(Accepted(new=True))
                     continue
@@ -130,22 +131,33 @@ class Store:
                     unsaved[after.id] = after
                     continue
                 unsaved.pop(after.id, None)
+                if after.state is State.CLOSED:
+                    closed.clear()
                 model = models[signal.context]
                 _follow(session, before, after, decisions, cause_id=signal.id, time=signal.time, model=model, now=now)
             for incident in unsaved.values():
                 _save(session, incident, now)
             return tuple(outcomes)
 
-    def _concerned(self, session: Session, known: Iterable[Incident], signal: Signal) -> Incident | None:
+    def _concerned(
+        self, session: Session, known: Iterable[Incident], signal: Signal, closed: dict[tuple[str, Context, Kind], Incident | None]
+    ) -> Incident | None:
         """The open incident that a signal belongs to, or a new one; None where there is none and the signal opens none.
 
-        An alarm that goes on opens one too: its first word may be lost, or its incident have been closed while it went on.
+        An alarm that goes on opens one too: its first word may be lost, or its incident have been closed while it went on. `closed`
+        is what this batch has looked up of those.
         """
         here = [one for one in known if one.state is not State.CLOSED and one.takes(signal.kind)]
         if here:
             return next((one for one in here if one.kind is signal.kind), here[0])
-        if signal.phase is Phase.CALM or (signal.phase is Phase.ONGOING and past.is_settled(session, signal)):
+        if signal.phase is Phase.CALM:
             return None
+        place = (signal.camera_id, signal.context, signal.kind)
+        if signal.phase is Phase.ONGOING:
+            if place not in closed:
+                closed[place] = past.last_closed(session, signal)
+            if past.is_settled(closed[place], signal):
+                return None
         mine = (IncidentRow.kind == signal.kind, *_is_open_at(signal.camera_id, signal.context))
         if (hidden := session.scalar(select(IncidentRow).where(*mine))) is not None:
             incident_of(hidden)  # it is among the known ones if it can be read: the signal waits as a dead letter

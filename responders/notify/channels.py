@@ -32,6 +32,9 @@ class Channel(Protocol):
         """Which one."""
         ...
 
-    def send(self, notices: Sequence[Notice]) -> None:
-        """Deliver notices of one sort and role as one message; return once the other side has taken it. Raises Unavailable."""
+    def send(self, notices: Sequence[Notice]) -> str | None:
+        """Deliver notices of one sort and role as one message; return once the other side has taken it.
+
+        Returns what is to be put on record beside that: who was not reached, where others were. Raises Unavailable.
+        """
         ...

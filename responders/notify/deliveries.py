@@ -186,8 +186,8 @@ def deliver(sessions: Sessions, channel: Channel, clock: Callable[[], datetime],
     tasks = _take(sessions, channel.name, runner, clock())
     if not tasks:
         return Delivered()
-    error = _send(channel, [task.notice for task in tasks])
-    _settle(sessions, runner, tasks, error, clock())
+    error, remark = _send(channel, [task.notice for task in tasks])
+    _settle(sessions, runner, tasks, error, clock(), remark)
     return Delivered(sent=0 if error else len(tasks), delayed=len(tasks) if error else 0)
 
 
@@ -202,22 +202,22 @@ def attempt(sessions: Sessions, channel: Channel, notice: Notice, clock: Callabl
         session.flush()
         if not _add(session, notice, channel.name, now, not_before=now, runner=runner):
             return ""
-    error = _send(channel, [notice])
+    error, remark = _send(channel, [notice])
     with writing(sessions) as session:
         row = and_(NotificationRow.key == notice.key, NotificationRow.channel == channel.name)
-        outcome = {"state": FAILED if error else DONE, "error": error, "attempts": 1, "done_at": clock(), "leased_by": ""}
+        outcome = {"state": FAILED if error else DONE, "error": error or remark, "attempts": 1, "done_at": clock(), "leased_by": ""}
         session.execute(update(NotificationRow).where(row).values(outcome))
     return error
 
 
-def _send(channel: Channel, notices: Sequence[Notice]) -> str:
+def _send(channel: Channel, notices: Sequence[Notice]) -> tuple[str, str]:
+    """Why it was not told, and what is to be remarked where it was; "" for none."""
     try:
-        channel.send(notices)
+        return "", (channel.send(notices) or "")[:_ERROR_CHARS]
     except KerbwatchError as error:
-        return str(error)[:_ERROR_CHARS] or type(error).__name__
+        return str(error)[:_ERROR_CHARS] or type(error).__name__, ""
     except Exception as error:  # noqa: BLE001 - whatever a channel does, its notices are kept and the others go on
-        return f"{channel.name} failed by its own fault ({type(error).__name__}): report it"
-    return ""
+        return f"{channel.name} failed by its own fault ({type(error).__name__}): report it", ""
 
 
 def _take(sessions: Sessions, channel: ChannelName, runner: str, now: datetime) -> list[_Task]:
@@ -261,11 +261,11 @@ def _due(channel: ChannelName, runner: str, now: datetime) -> ColumnElement[bool
     )
 
 
-def _settle(sessions: Sessions, runner: str, tasks: Sequence[_Task], error: str, now: datetime) -> None:
+def _settle(sessions: Sessions, runner: str, tasks: Sequence[_Task], error: str, now: datetime, remark: str) -> None:  # noqa: PLR0917 - only `deliver` calls it
     with writing(sessions) as session:
         for task in tasks:
             mine = and_(NotificationRow.number == task.number, NotificationRow.leased_by == runner)
-            free = {"attempts": task.attempts + 1, "error": error, "leased_by": "", "leased_until": None}
+            free = {"attempts": task.attempts + 1, "error": error or remark, "leased_by": "", "leased_until": None}
             if not error:  # also where it was withdrawn meanwhile: it was told
                 session.execute(update(NotificationRow).where(mine).values(free | {"state": DONE, "done_at": now}))
                 continue

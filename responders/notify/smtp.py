@@ -46,9 +46,10 @@ class Email:
     _told: set[tuple[str, str]] = field(default_factory=set)
     """Keys of notices that are not told to all yet, with the addresses that have them: another try goes to the others."""
 
-    def send(self, notices: Sequence[Notice]) -> None:
-        """As `Channel.send`; one refused recipient is an error, and the only one written to at the next try."""
-        to = [one for one in self.written_to(notices[0].role) if any((notice.key, one) not in self._told for notice in notices)]
+    def send(self, notices: Sequence[Notice]) -> str:
+        """As `Channel.send`. It is told once one of those that it is meant for has it; another try goes to nobody a second time."""
+        role = notices[0].role
+        to = [one for one in self.written_to(role) if any((notice.key, one) not in self._told for notice in notices)]
         where = f"mail server {self.host}:{self.port}"
         try:
             with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT_S) as server:
@@ -64,10 +65,16 @@ class Email:
             raise Unavailable(f"{where} answered {error.smtp_code} ({type(error).__name__})") from None
         except (OSError, smtplib.SMTPException) as error:
             raise Unavailable(f"{where} cannot be used: {error or type(error).__name__}") from None
-        if refused:
+        fault = f"{where} refused {len(refused)} of {len(to)} recipients ({_codes(refused)}): see {_SETTING}" if refused else ""
+        if refused and all(one in refused for one in self._meant(role) if one in to):
             self._told.update((notice.key, one) for notice in notices for one in to if one not in refused)
-            raise Unavailable(f"{where} refused {len(refused)} of {len(to)} recipients ({_codes(refused)}): see {_SETTING}")
+            raise Unavailable(fault)
         self._told.difference_update([told for told in self._told if told[0] in {notice.key for notice in notices}])
+        return fault
+
+    def _meant(self, role: str) -> tuple[str, ...]:
+        """Those of the called role by name; all that are written to where nobody is."""
+        return tuple(one.address for one in self.recipients if role and one.role == role) or self.written_to(role)
 
     def written_to(self, role: str) -> tuple[str, ...]:
         """The addresses without a role and those of the called one; all of them rather than nobody."""

@@ -150,7 +150,8 @@ class Playbook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `on_relapse` names the step to go back to when the finding comes back after calm, at most `max_relapses` times before a
     human has to decide; what begins on the same camera within `relapse_within_s` seconds after the safe model was left by itself
-    counts as coming back too. An alarm may go on for `alarm_may_last_s` after the incident is closed; then it opens one anew.
+    counts as coming back too. By detector, an alarm may go on for `alarm_may_last_s` after the incident is closed before it opens
+    one anew, for two minutes where not given.
     `on_human_close` names the step from which a human's close proceeds, so that safe mode is undone in the closed loop. `calls` is
     the chain of people, empty where nobody is called. `changed` is the day of this version.
     """
@@ -164,7 +165,7 @@ class Playbook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_relapse: StepName | None = None
     max_relapses: Annotated[int, Meta(ge=0)] = 0
     relapse_within_s: Seconds | None = None
-    alarm_may_last_s: Seconds = 120.0
+    alarm_may_last_s: dict[str, Seconds] = {}
     on_human_close: StepName | None = None
     grading: Grading = Grading()
     calls: tuple[Call, ...] = ()
@@ -185,13 +186,13 @@ def parse(text: str, where: str) -> Playbook:
     """A playbook from TOML; `where` names the file in messages. Raises BadInput naming file, line and key of each fault."""
     try:
         playbook = msgspec.convert(tomllib.loads(text), Playbook)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{where} is no TOML: {error}") from error
     except RecursionError:
         deepest = max(enumerate(text.splitlines(), start=1), key=lambda line: line[1].count("[") + line[1].count("{"))
         raise BadInput(f"{where}, line {deepest[0]}: brackets in brackets, deeper than any playbook goes") from None
     except msgspec.ValidationError as error:
         raise BadInput(f"{where}, line {_line(text, _named(str(error)))}: {error}") from error
+    except ValueError as error:  # also of a number with thousands of digits
+        raise BadInput(f"{where} is no TOML: {error}") from error
     faults = [f"line {_line(text, fault.partition(':')[0])}: {fault}" for fault in _faults(playbook)]
     if faults:
         raise BadInput(f"{where} does not hold: {'; '.join(faults)}")
@@ -242,6 +243,7 @@ def _faults(playbook: Playbook) -> list[str]:
         for name in named
         if (wrong := stranger(name))
     ]
+    faults += [f"alarm_may_last_s.{name}: {wrong}" for name in playbook.alarm_may_last_s if (wrong := stranger(name))]
     served = [step.mode for step in steps if step.action is Action.SERVE]
     if served and served[-1] is not Mode.NORMAL:
         faults.append("steps: the last serve must be normal, or the context stays in safe mode for ever")
