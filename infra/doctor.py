@@ -16,10 +16,11 @@ from sqlalchemy import text
 
 from infra import certificates, db, jars, kafka, metrics, processes, supervise
 from infra.settings import Settings
+from streams import topics
 from streams.errors import KerbwatchError
 
-_DISK_BYTES = 2 * 1024**3
-"""Broker data, database and logs of a few hours."""
+REST_BYTES = 2 * topics.GIB
+"""Database and logs of a first while, and what comes between two looks of the broker at its bounds."""
 
 
 @dataclass(frozen=True)
@@ -134,5 +135,16 @@ def _disk(settings: Settings) -> Finding:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    step = "" if free >= _DISK_BYTES else f"free {_DISK_BYTES / 1024**3:.0f} GB there, or set KERBWATCH_HOME"
-    return Finding("disk", f"{free / 1024**3:.1f} GB free at {place}", step)
+    found = f"{free / topics.GIB:.1f} GiB free at {place}"
+    if free < REST_BYTES:
+        return Finding("disk", found, f"free {REST_BYTES / topics.GIB:.0f} GiB there, or set KERBWATCH_HOME")
+    if settings.kafka_host not in kafka.LOCAL_HOSTS:
+        return Finding("disk", found)
+    used, most = kafka.used_bytes(settings), topics.most_bytes()
+    short = most + REST_BYTES - used - free
+    warning = (
+        f"a flood can fill it: Kafka has {used / topics.GIB:.1f} GiB and may take {most / topics.GIB:.1f}; "
+        f"{short / topics.GIB:.1f} GiB are lacking: free them, set KERBWATCH_HOME, or lower `retention_bytes` in streams/topics.py and run "
+        "`kerbwatch kafka provision` (docs/topics.md)"
+    )
+    return Finding("disk", found, warning=warning if short > 0 else "")

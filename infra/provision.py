@@ -26,14 +26,14 @@ from kafka.admin import (
 )
 
 from streams.errors import BrokenContract, Unavailable
-from streams.topics import ALL, EVERY_ROLE, Role, Topic
+from streams.topics import ALL, EVERY_ROLE, SEGMENT_BYTES, Role, Topic
 
 AGENTS = (Role.WATCHER, Role.RESPONDER, Role.KEEPER)
 """The Faust apps; each keeps changelogs under its own prefix."""
 
 _SETTLE_S = 15.0
-_SEGMENT_BYTES = 256 * 1024**2
-"""Kafka lets whole segments go: where bytes are bounded, that is by how much the bound is exceeded."""
+_DELETE_DELAY_MS = 1000
+"""From when a segment is let go to when its bytes are free; a minute by default, in which a flood goes on."""
 
 
 @dataclass(frozen=True, order=True)
@@ -84,7 +84,7 @@ def topic_settings(topic: Topic) -> dict[str, str]:
     if topic.compacted:
         return settings | {"cleanup.policy": "compact", "segment.ms": "3600000"}
     if topic.retention_bytes > 0:
-        settings |= {"segment.bytes": str(_SEGMENT_BYTES)}
+        settings |= {"segment.bytes": str(SEGMENT_BYTES), "file.delete.delay.ms": str(_DELETE_DELAY_MS)}
     bounds = {"retention.ms": str(topic.retention_ms), "retention.bytes": str(topic.retention_bytes)}
     return settings | {"cleanup.policy": "delete"} | bounds
 

@@ -28,6 +28,8 @@ MAX_FRAME_BYTES = 4 * 1024 * 1024
 MAX_EVENT_BYTES = 1024 * 1024
 """Largest event other than a picture."""
 GIB = 1024**3
+SEGMENT_BYTES = 256 * 1024**2
+"""Kafka lets whole segments go: where bytes are bounded, that is by how much the bound is exceeded."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,31 @@ FRAMES = Topic(
     retention_bytes=4 * GIB,  # an hour of all that one worker judges (docs/topics.md)
     max_bytes=MAX_FRAME_BYTES,
 )
-DETECTIONS = Topic("detections", events.Detections, "camera_id", (Role.INFERENCE,), (Role.WATCHER, Role.KEEPER, Role.OPERATOR))
-WORKER_STATUS = Topic(
-    "worker-status", events.WorkerStatus, "worker_id", (Role.INFERENCE,), (Role.RESPONDER, Role.OPERATOR), partitions=1
+DETECTIONS = Topic(
+    "detections",
+    events.Detections,
+    "camera_id",
+    (Role.INFERENCE,),
+    (Role.WATCHER, Role.KEEPER, Role.OPERATOR),
+    retention_bytes=3 * GIB,  # a day of all that one worker judges, as long as any picture lies in `frames`
 )
-SIGNALS = Topic("signals", events.Signal, "camera_id", (Role.WATCHER, Role.INFERENCE), (Role.RESPONDER, Role.OPERATOR))
+WORKER_STATUS = Topic(
+    "worker-status",
+    events.WorkerStatus,
+    "worker_id",
+    (Role.INFERENCE,),
+    (Role.RESPONDER, Role.OPERATOR),
+    partitions=1,
+    retention_bytes=GIB,
+)
+SIGNALS = Topic(
+    "signals",
+    events.Signal,
+    "camera_id",
+    (Role.WATCHER, Role.INFERENCE),
+    (Role.RESPONDER, Role.OPERATOR),
+    retention_bytes=GIB,
+)
 INCIDENTS = Topic("incidents", events.IncidentChange, "incident_id", (Role.RESPONDER,), (Role.OPERATOR,))
 MODEL_STATE = Topic(
     "model-state", events.ModelState, "context", (Role.RESPONDER,), (Role.INFERENCE, Role.OPERATOR), partitions=1, compacted=True
@@ -91,3 +113,13 @@ DEAD_LETTER = Topic(
 
 ALL = (FRAMES, DETECTIONS, WORKER_STATUS, SIGNALS, INCIDENTS, MODEL_STATE, QUARANTINE, AUDIT, DEAD_LETTER)
 BY_NAME = {topic.name: topic for topic in ALL}
+
+
+def most_bytes() -> int:
+    """Most bytes on a broker's disk of all that grows with what cameras send, whatever they send (docs/topics.md).
+
+    Of each partition that is bounded: its bound and a segment. Of the watcher's memory (Faust's changelog, compacted, a partition
+    for each of `detections`): the segment that is written and the one before it. What grows with incidents is not in it.
+    """
+    bounded = sum(topic.partitions * (topic.retention_bytes + SEGMENT_BYTES) for topic in ALL if topic.retention_bytes > 0)
+    return bounded + DETECTIONS.partitions * 2 * SEGMENT_BYTES

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from infra import certificates, cli, supervise
+from infra import certificates, cli, kafka, supervise
 from infra.certificates import utc_now
+from infra.doctor import REST_BYTES
 from infra.settings import Settings
 from responders.console import doctor
-from streams.topics import ALL
+from streams.topics import ALL, GIB, most_bytes
 
 app = typer.Typer()
 cli.mount(app)
@@ -97,6 +99,35 @@ def test_the_doctor_says_whether_anybody_would_be_told(own: Settings) -> None:
     reached = said(smtp_host="mail.example.org", mail_from="k@example.org", mail_to="oncall@example.org")
     assert reached["met"]
     assert not reached["warning"]
+
+
+def test_the_doctor_warns_of_a_disk_that_kafka_s_bounds_do_not_fit_on_and_refuses_only_where_nothing_would_run(
+    own: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(free: int, settings: Settings = own) -> dict[str, Any]:
+        left = shutil.disk_usage(own.home.parent)._replace(free=free)
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "disk_usage", lambda _: left)
+            findings = answer(run(settings, "doctor", "--json"))["findings"]
+        return next(finding for finding in findings if finding["need"] == "disk")
+
+    log = own.home / "kafka" / "data" / "frames-0" / "0.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(bytes(range(256)) * 4096 * 3)
+    index = log.with_suffix(".index")
+    index.touch()
+    os.truncate(index, GIB)  # Kafka makes its indexes so; they take nothing
+    used = kafka.used_bytes(own)
+    assert log.stat().st_size <= used < 2 * log.stat().st_size
+    enough = most_bytes() + REST_BYTES - used
+    assert said(enough)["met"]
+    assert not said(enough)["warning"]
+    short = said(enough - 10 * GIB)
+    assert short["met"], "a small machine runs all the same"
+    assert "10.0 GiB are lacking" in short["warning"]
+    assert "`kerbwatch kafka provision`" in short["warning"]
+    assert not said(3 * GIB, own.model_copy(update={"kafka_host": "kafka.example"}))["warning"], "Kafka's disk is elsewhere"
+    assert not said(REST_BYTES - 1)["met"]
 
 
 def test_no_report_shows_the_databases_password(own: Settings) -> None:
