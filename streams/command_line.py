@@ -27,7 +27,7 @@ from streams.baselines import baselines
 from streams.bench import stream as bench
 from streams.bench.protection import protection, sanitise
 from streams.camera import replay_command
-from streams.console import dlq, models, naming, quarantine_show, rolling, schedule
+from streams.console import catching_up, dlq, models, naming, quarantine_show, rolling, schedule
 from streams.console import quarantine as quarantine_cli
 from streams.console.detect import detect_command
 from streams.console.incidents import app as incidents
@@ -63,6 +63,7 @@ rollout_cli.app.command("pause")(rolling.pause)
 rollout_cli.app.command("resume")(rolling.resume)
 app.add_typer(people_cli.app, name="people")
 app.add_typer(audit_cli.app, name="audit")
+audit_cli.app.command("catch-up")(catching_up.catch_up)
 app.add_typer(models.app, name="models")
 models.app.command("promote")(naming.promote)
 models.app.command("rollback")(naming.rollback)

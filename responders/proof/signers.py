@@ -57,10 +57,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Judged:
-    """What does not hold, in the log's order, and which entries somebody disowned, with what would be wrong with them."""
+    """What does not hold, in the log's order, and which entries somebody disowned, with what would be wrong with them.
+
+    lost: acts that hold and that table `acts` no longer has; they are among the faults.
+    """
 
     faults: tuple[str, ...]
     disowned: tuple[str, ...]
+    lost: tuple[Signed, ...] = ()
 
 
 @dataclass
@@ -115,10 +119,14 @@ class Signers:
         for which, entry in self._acts:
             if which not in odd and (why := self._fault(entry, disowned)):
                 odd[which] = f"({entry.actor}): {why}"
-        if session is not None:
-            others += self._against_acts(session, odd)
+        lost = [] if session is None else self._lost(session, odd)
+        others += [
+            f"act {entry.cause_id[:8]} by {entry.actor} is in the log (entry {which.number}), but no longer in table acts"
+            for which, entry in lost
+        ]
         named = [f"audit entry {which.number} {why}" for which, why in sorted(odd.items()) if which not in disowned]
-        return Judged((*named, *others), tuple(_told(which, said, odd) for which, said in sorted(disowned.items())))
+        told = tuple(_told(which, said, odd) for which, said in sorted(disowned.items()))
+        return Judged((*named, *others), told, tuple(_read(entry)[0] for _, entry in lost))
 
     def _disowned(self) -> dict[Entry, Statement]:
         """By any key that their person ever had: a stranger's entry about that very person may be what is disowned."""
@@ -171,13 +179,9 @@ class Signers:
             if told.get(id_) != row.public_key
         ]
 
-    def _against_acts(self, session: Session, odd: Container[Entry]) -> list[str]:
+    def _lost(self, session: Session, odd: Container[Entry]) -> list[tuple[Entry, AuditEntry]]:
         kept = set(session.scalars(select(ActRow.id)))
-        return [
-            f"act {entry.cause_id[:8]} by {entry.actor} is in the log (entry {which.number}), but no longer in table acts"
-            for which, entry in self._acts
-            if which not in odd and entry.cause_id not in kept
-        ]
+        return [(which, entry) for which, entry in self._acts if which not in odd and entry.cause_id not in kept]
 
 
 def entry_of(number: int, body: bytes) -> Entry:
