@@ -144,7 +144,7 @@ def _disk(settings: Settings) -> Finding:
     short = most + REST_BYTES - used - free
     warning = (
         f"a flood can fill it: Kafka has {used / topics.GIB:.1f} GiB and may take {most / topics.GIB:.1f}; "
-        f"{short / topics.GIB:.1f} GiB are lacking: free them, set KERBWATCH_HOME, or lower `retention_bytes` in streams/topics.py and run "
-        "`kerbwatch kafka provision` (docs/topics.md)"
+        f"{short / topics.GIB:.1f} GiB are lacking: free them, set KERBWATCH_HOME, or lower `retention_bytes` in "
+        "streams/topics.py and run `kerbwatch kafka provision` (docs/topics.md)"
     )
     return Finding("disk", found, warning=warning if short > 0 else "")
