@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from kafka import TopicPartition
 from rich.console import Console
@@ -33,7 +34,7 @@ from responders.proof.trail import follow
 from responders.quarantine.quarantine import Place
 from streams import codec, topics
 from streams.console.held_evidence import with_samples
-from streams.errors import BadInput, Tampered, Unavailable
+from streams.errors import BadInput, BrokenContract, Tampered, Unavailable
 from streams.events import Detections, Event, ModelState, Signal
 from streams.frame_log import read_frames
 from streams.topics import Role, Topic
@@ -71,9 +72,10 @@ def seal_incident(sessions: Sessions, settings: Settings, incident_id: str, now:
     with reading(sessions) as session:  # one moment: what is decided meanwhile is in neither timeline nor log
         try:
             bare = gathering.gather(session, settings, incident_id)
-        except ValueError as error:
+        except (ValueError, BrokenContract) as error:
             raise Tampered(
-                f"the rows of incident {incident_id[:8]} cannot be read ({error}): restore them from a backup"
+                f"the rows of incident {incident_id[:8]} cannot be read ({error}); if no version of kerbwatch that ever ran here "
+                "reads them they were changed: restore them from a backup"
             ) from error
         trail = follow(session, settings, incident_id)
     trail = replace(trail, faults=(*trail.faults, *sealings.gone(trail.sealings, settings, incident_id)))
@@ -116,6 +118,8 @@ def _events(settings: Settings, about: Material) -> tuple[list[Logged], list[str
     for topic in (topics.SIGNALS, topics.DETECTIONS, topics.QUARANTINE, topics.INCIDENTS, topics.MODEL_STATE):
         read = [_logged(topic, record) for record in _records(settings, topic, about) if _is(record, topic, ours)]
         found += read[:MOST]
+        if topic is topics.DETECTIONS and (gone := frames - {_seen(one) for one in read}):
+            missing.append(f"{len(gone)} of {len(frames)} frames: what was found in them is in no log any more")
         if len(read) > MOST:
             missing.append(f"{len(read) - MOST} of {len(read)} events of topic {topic.name}: only the first {MOST} are kept")
     return found, missing
@@ -130,6 +134,10 @@ def _is(record: Any, topic: Topic, ours: Callable[[Event], bool]) -> bool:
 
 def _logged(topic: Topic, record: Any) -> Logged:
     return Logged(topic=topic.name, partition=record.partition, offset=record.offset, value=record.value.decode())
+
+
+def _seen(one: Logged) -> str:
+    return msgspec.json.decode(one.value, type=Detections).frame_id
 
 
 def _records(settings: Settings, topic: Topic, about: Material) -> Iterator[Any]:
