@@ -3,6 +3,7 @@
 import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,19 +14,28 @@ from sqlalchemy.orm import Session
 from test_evidence import PUBLIC, a_bundle, an_incident, asked, audit
 from typer.testing import CliRunner
 
-from infra.checkpoints import Checkpoint, evidence_key, kept_notes, public_key_file, read_note, read_public_key, write_note
+from infra.checkpoints import (
+    Checkpoint,
+    evidence_key,
+    keep_note,
+    kept_notes,
+    public_key_file,
+    read_note,
+    read_public_key,
+    write_note,
+)
 from infra.db import Sessions, reading, writing
 from infra.merkle import leaf_hash
 from infra.people_tables import ActRow, PersonKeyRow
 from infra.settings import Settings
-from infra.tables import AuditRow, EffectRow, IncidentRow, RolloutRow, TimelineRow
+from infra.tables import AuditRow, EffectRow, IncidentRow, NoticeRow, RolloutRow, TimelineRow
 from responders.engine import outbox
 from responders.engine.store import Store
 from responders.people import people
 from responders.people.access import Deed
 from responders.people.acts import Signed, Statement, key_id, public_of, sign
 from responders.playbooks import playbooks
-from responders.proof import auditing, evidence
+from responders.proof import auditing, evidence, sealings
 from responders.proof.evidence import About, Proven, Verified, seal, verify
 from responders.proof.keeping import record_audit
 from responders.regular.schedule import Outcome
@@ -231,7 +241,7 @@ def test_a_bundle_that_was_deleted_and_a_timeline_that_was_rewritten_are_told_wh
         rows[1].what = "nothing happened"
     said = job(database, sessions, LATER + timedelta(minutes=10))
     assert (said.outcome, bundle.is_file()) == (Outcome.FAILED, True)
-    assert f"incident {id_[:8]} is sealed, with 4 doubts" in said.waits
+    assert f"incident {id_[:8]} is sealed, with 4 doubts" in said.text
     doubts = verify(bundle.read_bytes(), evidence_key(database).public_key()).doubts
     for part in ("was deleted", "taken away or reworded", "'nothing happened'"):
         assert any(part in doubt for doubt in doubts), part
@@ -295,6 +305,104 @@ def test_one_damaged_incident_stops_no_other_and_is_named(sessions: Sessions, da
     said = job(database, sessions)
     assert [place(database, id_).is_file() for id_ in ids] == [False, True, True]
     assert (said.outcome, said.text.startswith("2 bundles sealed")) == (Outcome.FAILED, True)
-    assert f"incident {ids[0][:8]} is not sealed" in said.waits
-    assert f"incident {ids[1][:8]} is sealed, with" in said.waits
-    assert "is not the one that was written" in said.waits
+    assert f"incident {ids[0][:8]} is not sealed" in said.text
+    assert "if no version of kerbwatch that ever ran here reads them they were changed" in said.text
+    assert f"incident {ids[1][:8]} is sealed, with" in said.text
+    assert "is not the one that was written" in said.text
+    with pytest.raises(Tampered, match="restore them from a backup"):
+        seal_incident(sessions, database, ids[0], LATER)
+    again = job(database, sessions, LATER + timedelta(minutes=10))
+    assert again.outcome is Outcome.FAILED
+    assert [sum(id_[:8] in one for one in reminded(sessions)) for id_ in ids] == [1, 1, 1], "each once, whichever run says it first"
+    job(database, sessions, LATER + timedelta(days=1))
+    assert [sum(id_[:8] in one for one in reminded(sessions)) for id_ in ids] == [2, 1, 1], "what is not sealed, every day"
+
+
+def test_a_doubt_is_told_though_another_was_told_the_same_day(sessions: Sessions, database: Settings) -> None:
+    id_ = an_incident(sessions)
+    with writing(sessions) as session:
+        body = session.get_one(IncidentRow, id_).body
+        session.get_one(IncidentRow, id_).body = b"{}"
+    job(database, sessions)
+    with writing(sessions) as session:
+        session.get_one(IncidentRow, id_).body = body
+    rewrite(sessions, 0)
+    auditing_note = Checkpoint(1, b"\x11" * 32)
+    keep_note(database, auditing_note, write_note(evidence_key(database), auditing_note))
+    job(database, sessions, LATER + timedelta(minutes=10))
+    first, second = reminded(sessions)
+    assert "is not sealed" in first
+    assert "is sealed, with" in second
+
+
+def test_a_bundle_that_was_sealed_again_just_before_a_crash_is_named_by_the_next_run(
+    sessions: Sessions, database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = an_incident(sessions)
+    job(database, sessions)
+    place(database, id_).unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(sealings, "name", killed)
+        with pytest.raises(KeyboardInterrupt):
+            job(database, sessions, LATER + timedelta(minutes=10))
+    assert (place(database, id_).is_file(), reminded(sessions)) == (True, [])
+    job(database, sessions, LATER + timedelta(minutes=20))
+    with pytest.raises(Tampered, match="was deleted") as told:
+        verified(database, monkeypatch, place(database, id_))
+    assert "does not tell that this bundle" not in str(told.value)
+    assert ["with 1 doubts" in one for one in reminded(sessions)] == [True], "and what it doubts is told then"
+    assert job(database, sessions, LATER + timedelta(minutes=30)).outcome is Outcome.DONE
+
+
+def test_a_bundle_that_only_the_log_tells_of_is_not_named_again(sessions: Sessions, database: Settings) -> None:
+    id_ = an_incident(sessions)
+    job(database, sessions)
+    sealed_again = select(EffectRow.id).where(EffectRow.lane == "audit/schedule")
+    with writing(sessions) as session:  # as after a restore, when the log was taken in again
+        assert session.scalars(sealed_again).all()
+        session.execute(delete(EffectRow).where(EffectRow.lane == "audit/schedule"))
+    assert job(database, sessions, LATER + timedelta(minutes=10)).text == "0 bundles sealed"
+    with reading(sessions) as session:
+        assert session.scalars(sealed_again).all() == [], f"an entry of another time would take the place of the one about {id_}"
+
+
+def test_another_bundle_in_the_place_of_one_is_not_named(sessions: Sessions, database: Settings) -> None:
+    id_ = an_incident(sessions)
+    other = seal_incident(sessions, database, id_, at(1))
+    job(database, sessions)
+    place(database, id_).unlink()
+    place(database, id_).write_bytes(other)
+    said = job(database, sessions, LATER + timedelta(minutes=10))
+    assert "is not named in the log" in said.text
+    assert "is not in its place any more" in said.text
+
+
+def test_bundles_are_named_a_few_a_run_and_after_what_is_newly_closed_is_sealed(
+    sessions: Sessions, database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_SEALED_AT_ONCE", 1)
+    id_ = an_incident(sessions)
+    order: list[str] = []
+
+    def seal_and_say(*given: Any, **how: Any) -> bytes:
+        order.append("sealed")
+        return seal_incident(*given, **how)
+
+    def look(*_: object) -> tuple[str, ...]:
+        order.append("looked")
+        return (id_, "the next run's")
+
+    monkeypatch.setattr(jobs, "seal_incident", seal_and_say)
+    monkeypatch.setattr(sealings, "unnamed", look)
+    assert (job(database, sessions).text, order) == ("1 bundles sealed", ["sealed", "looked"])
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def reminded(sessions: Sessions) -> list[str]:
+    """What the job told people, oldest first."""
+    with reading(sessions) as session:
+        said = [msgspec.json.decode(row.body)["what"] for row in session.scalars(select(NoticeRow).order_by(NoticeRow.created_at))]
+    return [one for one in said if one.startswith("scheduled job evidence: ")]

@@ -7,11 +7,13 @@ Source: paper 4.7 (evidence preservation), SC-10 (audit trails).
 """
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy import select
@@ -31,6 +33,7 @@ from streams.topics import AUDIT
 KEEPER = "schedule"
 """Who seals what lies in `evidence/` of the home; any other bundle is a copy that somebody asked for."""
 _BATCH = 1000
+_SAME_S = 1.0
 _WHY = re.compile(r"bundle of \d+ bytes, SHA-256 (?P<digest>[0-9a-f]{64})")
 
 
@@ -46,12 +49,23 @@ def name(session: Session, incident_id: str, bundle: bytes, actor: str, now: dat
     outbox.post_sealed(session, incident_id, digest, actor, why, now)
 
 
-def told(session: Session, incident_id: str) -> tuple[AuditEntry, ...]:
-    """What the log, or what is on its way into it, tells of bundles of an incident."""
-    logged = select(AuditRow.body).order_by(AuditRow.number).execution_options(yield_per=_BATCH)
+def mark(settings: Settings, incident_id: str, now: datetime) -> None:
+    """Give the keeper's bundle the time under which it was named, so that `unnamed` need not read it again."""
+    os.utime(standing(settings, incident_id), (now.timestamp(), now.timestamp()))
+
+
+def told(session: Session, incident_ids: Collection[str]) -> dict[str, tuple[AuditEntry, ...]]:
+    """What the log, or what is on its way into it, tells of bundles of each of these incidents. Reads the whole log, once."""
     sent = select(EffectRow.payload).where(EffectRow.topic == AUDIT.name).order_by(EffectRow.number)
-    found = _read(one for rows in (logged, sent) for one in session.scalars(rows) if incident_id.encode() in one)
-    return tuple({entry.id: entry for entry in found if entry.target == incident_id}.values())
+    found: dict[str, dict[str, AuditEntry]] = {id_: {} for id_ in incident_ids}
+    for entry in _read(chain(_logged(session), session.scalars(sent))):
+        if entry.target in found:
+            found[entry.target][entry.id] = entry
+    return {id_: tuple(entries.values()) for id_, entries in found.items()}
+
+
+def _logged(session: Session) -> Iterable[bytes]:
+    return session.scalars(select(AuditRow.body).order_by(AuditRow.number).execution_options(yield_per=_BATCH))
 
 
 def _read(bodies: Iterable[bytes]) -> Iterator[AuditEntry]:
@@ -81,11 +95,33 @@ def gone(entries: Sequence[AuditEntry], settings: Settings, incident_id: str) ->
     )
 
 
-def unnamed(session: Session, incident_ids: Sequence[str]) -> tuple[str, ...]:
-    """Those of these incidents of which the outbox tells of no bundle."""
+def replaced(entries: Sequence[AuditEntry], settings: Settings, incident_id: str, found: Verified) -> tuple[str, ...]:
+    """What `gone` says, but of bundles that the one that stands there tells of itself: it was sealed because they were gone."""
+    faults = gone(entries, settings, incident_id)
+    return tuple(fault for fault in faults if not any(doubt.startswith(fault.partition(")")[0]) for doubt in found.doubts))
+
+
+def unnamed(session: Session, settings: Settings, incident_ids: Collection[str]) -> tuple[str, ...]:
+    """Those of these incidents whose bundle, as it stands, no entry tells of; the log is read only if the outbox does not tell."""
     sent = select(EffectRow.payload).where(EffectRow.lane == f"{AUDIT.name}/{KEEPER}")
-    known = {entry.target for entry in _read(session.scalars(sent))}
-    return tuple(id_ for id_ in incident_ids if id_ not in known)
+    left = _unlike(settings, incident_ids, session.scalars(sent))
+    return _unlike(settings, left, _logged(session)) if left else ()
+
+
+def _unlike(settings: Settings, incident_ids: Collection[str], bodies: Iterable[bytes]) -> tuple[str, ...]:
+    entries: dict[str, list[AuditEntry]] = {id_: [] for id_ in incident_ids}
+    for entry in _read(bodies):
+        if entry.target in entries:
+            entries[entry.target].append(entry)
+    return tuple(id_ for id_, known in entries.items() if not _is_one(standing(settings, id_), known))
+
+
+def _is_one(path: Path, known: Sequence[AuditEntry]) -> bool:
+    """A file of the very time that an entry tells of is taken for it: to hash every old bundle at each run would cost too much."""
+    written = path.stat().st_mtime
+    if any(abs(entry.time.timestamp() - written) < _SAME_S for entry in known if entry.actor == KEEPER):
+        return True
+    return bool(known) and hashlib.sha256(path.read_bytes()).hexdigest() in digests(known)
 
 
 @dataclass(frozen=True)
@@ -105,7 +141,7 @@ def against_log(session: Session, bundle: bytes, found: Verified) -> Standing:
         except Tampered as error:
             faults.append(str(error))
     id_, digest = found.about.incident_id, hashlib.sha256(bundle).hexdigest()
-    known = digests(told(session, id_))
+    known = digests(told(session, [id_])[id_])
     if digest in known:
         entry = known[digest]
         return Standing(f"named in the audit log by {entry.actor} at {entry.time:%Y-%m-%d %H:%M:%S} UTC", tuple(faults))

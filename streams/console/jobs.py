@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,8 @@ from responders.engine import outbox
 from responders.engine.incident import RESPONDER
 from responders.engine.store import Store
 from responders.notify.deliveries import remind
+from responders.notify.notices import Notice, reminder
+from responders.people.roles import Role
 from responders.playbooks.chosen import in_force
 from responders.playbooks.playbooks import State
 from responders.proof import auditing, sealings
@@ -51,6 +54,7 @@ _PATIENCE = timedelta(hours=12)
 """So long is evidence left unsealed while the broker is away or the audit trail is late; then it is sealed as it is."""
 _REVIEW = timedelta(days=90)
 _WAITING = timedelta(days=7)
+_MOST_SAID = 4000
 _ROWS = 10_000
 _SAME = 0.005
 """The same weights on the same pictures answer the same, but for rounding on other hardware (performance, 0..1)."""
@@ -78,14 +82,16 @@ class Said:
 
 
 def evidence(run: Run) -> Said:
-    """Seal every closed incident that has no bundle yet, name each bundle in the audit log; what fails for one stops no other."""
+    """Seal every closed incident that has no bundle yet, name each bundle in the audit log; what fails for one stops no other.
+
+    Each incident that is doubted, not sealed or not named has a reminder of its own: what one run says the next does not repeat.
+    """
     with reading(run.sessions) as session:
         closed = session.execute(
             select(IncidentRow.id, IncidentRow.closed_at).where(IncidentRow.state == State.CLOSED).order_by(IncidentRow.closed_at)
         ).all()
     there = {row.id for row in closed if sealings.standing(run.settings, row.id).is_file()}
-    wrong = _name(run, there)
-    sealed, later = 0, list[str]()
+    sealed, later, wrong = 0, list[str](), list[str]()
     for row in closed:
         if row.id in there:
             continue
@@ -93,47 +99,61 @@ def evidence(run: Run) -> Said:
             break
         whole = row.closed_at is not None and run.now - row.closed_at < _PATIENCE
         try:
-            doubts = _seal(run, row.id, whole=whole)
+            bundle = seal_incident(run.sessions, run.settings, row.id, run.now, whole=whole)
+            write_whole(sealings.standing(run.settings, row.id), bundle, 0o400)
+            wrong += _name(run, row.id, bundle)  # after the file: a crash between the two is made good by `_name_others`
         except Unavailable as error:
             later.append(str(error))
         except KerbwatchError as error:
-            wrong.append(f"incident {row.id[:8]} is not sealed: {error}")
+            wrong.append(_fails(run, row.id, f"incident {row.id[:8]} is not sealed: {error}"))
         else:
             sealed += 1
-            wrong += [f"incident {row.id[:8]} is sealed, with {len(doubts)} doubts in its bundle: {doubts[0]}"] if doubts else []
+    wrong += _name_others(run, there)
     left = f", {len(later)} are tried again: {later[0]}" if later else ""
     text = f"{sealed} bundles sealed{left}"
-    if not wrong:
-        return Said(text)
-    text = "; ".join([text, *wrong])
-    return Said(text, Outcome.FAILED, waits=f"scheduled job evidence: {text}; see docs/evidence.md")
+    return Said("; ".join([text, *wrong]), Outcome.FAILED if wrong else Outcome.DONE)
 
 
-def _seal(run: Run, incident_id: str, *, whole: bool) -> tuple[str, ...]:
-    """One bundle, in its place and named; the doubts that stand in it."""
-    bundle = seal_incident(run.sessions, run.settings, incident_id, run.now, whole=whole)
-    write_whole(sealings.standing(run.settings, incident_id), bundle, 0o400)
-    with writing(run.sessions) as session:  # after the file: a crash between the two is made good by `_name`
+def _name(run: Run, incident_id: str, bundle: bytes) -> list[str]:
+    """Name a bundle in the log, and at the same moment tell of the doubts that stand in it: once for each bundle."""
+    doubts = verify(bundle, evidence_key(run.settings).public_key()).doubts
+    said = [f"incident {incident_id[:8]} is sealed, with {len(doubts)} doubts in its bundle: {doubts[0]}"] if doubts else []
+    with writing(run.sessions) as session:
         sealings.name(session, incident_id, bundle, ACTOR, run.now)
-    return verify(bundle, evidence_key(run.settings).public_key()).doubts
+        for one in said:
+            remind(session, _notice(f"{incident_id} {sha256(bundle).hexdigest()}", one, run.now), run.now)
+    sealings.mark(run.settings, incident_id, run.now)
+    return said
 
 
-def _name(run: Run, there: Collection[str]) -> list[str]:
-    """Name bundles that no entry tells of: sealed by an earlier version, or just before a crash. Returns what went wrong."""
+def _name_others(run: Run, there: Collection[str]) -> list[str]:
+    """Name bundles that no entry tells of: sealed by an earlier version, or just before a crash. Returns what is wrong."""
     with reading(run.sessions) as session:
-        bare = sealings.unnamed(session, sorted(there))
+        bare = sealings.unnamed(session, run.settings, sorted(there))[:_SEALED_AT_ONCE]
+        told = sealings.told(session, bare) if bare else {}
     wrong = []
     for id_ in bare:
         try:
             bundle = sealings.standing(run.settings, id_).read_bytes()
-            verify(bundle, evidence_key(run.settings).public_key())
-            with writing(run.sessions) as session:
-                if faults := sealings.gone(sealings.told(session, id_), run.settings, id_):
-                    raise Tampered("; ".join(faults))
-                sealings.name(session, id_, bundle, ACTOR, run.now)
+            found = verify(bundle, evidence_key(run.settings).public_key())
+            if faults := sealings.replaced(told[id_], run.settings, id_, found):
+                raise Tampered("; ".join(faults))
+            wrong += _name(run, id_, bundle)
         except (KerbwatchError, OSError) as error:
-            wrong.append(f"the bundle of incident {id_[:8]} is not named in the log: {error}")
+            wrong.append(_fails(run, id_, f"the bundle of incident {id_[:8]} is not named in the log: {error}"))
     return wrong
+
+
+def _fails(run: Run, incident_id: str, what: str) -> str:
+    """Remind of an incident's evidence once a day for as long as it fails."""
+    with writing(run.sessions) as session:
+        remind(session, _notice(f"{incident_id} {run.now:%Y-%m-%d}", what, run.now), run.now)
+    return what
+
+
+def _notice(key: str, what: str, now: datetime) -> Notice:
+    said = f"scheduled job evidence: {what[:_MOST_SAID]}; see docs/evidence.md"
+    return reminder(f"evidence {key}", said, Role.SECMLOPS_ENGINEER, now)
 
 
 def checkpoint(run: Run) -> Said:
