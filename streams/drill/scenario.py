@@ -35,7 +35,9 @@ class Do(StrEnum):
     KILL = "kill"  # a process is killed (SIGKILL); the supervisor starts it again
     CLOSE = "close"  # a human closes the newest open incident of the camera, with `resolution`
     APPROVE = "approve"  # people in the roles that the playbook asks for approve the step where that incident stands
-    STORM = "storm"  # `count` signals on eight cameras that do not exist, as fast as they go
+    STORM = (
+        "storm"  # `count` signals within `for_s` seconds on eight cameras that do not exist; the next step does not wait for them
+    )
     CALM = "calm"  # the storm's cameras say calm
     TAMPER = "tamper"  # a byte of the registry's weights of `mode` changes, and the worker starts again
     RESTORE = "restore"  # the byte is as it was
@@ -73,7 +75,7 @@ _NEEDS: Mapping[Do, tuple[str, ...]] = {
     Do.KILL: ("process",),
     Do.CLOSE: ("resolution",),
     Do.APPROVE: (),
-    Do.STORM: ("count",),
+    Do.STORM: ("count", "for_s"),
     Do.CALM: (),
     Do.TAMPER: ("mode",),
     Do.RESTORE: (),

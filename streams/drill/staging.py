@@ -11,6 +11,7 @@ import signal as signals
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -57,6 +58,7 @@ class Stage:
     stop: threading.Event = field(default_factory=threading.Event)
     extras: list[Filmed] = field(default_factory=list)
     _tampered: list[tuple[Path, int]] = field(default_factory=list)
+    _storms: list[Future[None]] = field(default_factory=list)
 
     def camera(self, name: str | None, context: Context) -> Filmed:
         """The camera of that name, else the context's. Raises BadInput for an unknown one."""
@@ -195,6 +197,18 @@ class Stage:
         if (pid := supervise.pid(self.settings, Service.INFER)) is not None:
             os.kill(pid, signals.SIGKILL)
 
+    def begin_storm(self, count: int, seconds: float) -> None:
+        """Send so many signals within so many seconds, beside what comes next."""
+        aside = ThreadPoolExecutor(1, "storm")
+        self._storms.append(aside.submit(storm.storm, self.settings, count, seconds, self.pause))
+        aside.shutdown(wait=False)  # `calm` waits for what was begun
+
+    def calm(self) -> None:
+        """Let the storms be over. Raises what ended one before its time."""
+        while self._storms:
+            self._storms.pop().result()
+        storm.calm(self.settings)
+
     def restore(self) -> None:
         """Put every tampered byte back."""
         while self._tampered:
@@ -206,8 +220,8 @@ _HANDS: Mapping[Do, Callable[[Stage, Step, Filmed], None]] = {
     Do.STOP: lambda stage, step, _: stage.signal(step, signals.SIGSTOP),
     Do.RESUME: lambda stage, step, _: stage.signal(step, signals.SIGCONT),
     Do.KILL: lambda stage, step, _: stage.signal(step, signals.SIGKILL),
-    Do.STORM: lambda stage, step, _: storm.storm(stage.settings, step.count or 1),
-    Do.CALM: lambda stage, _, __: storm.calm(stage.settings),
+    Do.STORM: lambda stage, step, _: stage.begin_storm(step.count or 1, step.for_s or 1.0),
+    Do.CALM: lambda stage, _, __: stage.calm(),
     Do.TAMPER: lambda stage, step, _: stage.tamper(step.mode or Mode.SAFE),
     Do.RESTORE: lambda stage, _, __: stage.restore(),
     Do.CLEAN: lambda stage, step, _: stage.clean(step.count or 1, step.for_s or 0.0),

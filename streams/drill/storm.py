@@ -5,6 +5,8 @@ It decides nothing about what should follow. Writes `signals`, as the watcher.
 Source: MITRE ATLAS AML.T0046 (chaff); detection-storm control in paper 4.7's response plan.
 """
 
+import time
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -18,14 +20,20 @@ from streams.topics import Role
 
 CAMERAS = 8
 PREFIX = "storm-"
+_TICK_S = 0.02
 
 
-def storm(settings: Settings, count: int) -> None:
-    """`count` signals of the watcher's, on eight cameras that do not exist, each with a window of its own, as fast as they go."""
-    now = datetime.now(UTC)
+def storm(settings: Settings, count: int, seconds: float, pause: Callable[[float], object]) -> None:
+    """`count` signals of the watcher's over so many seconds, on eight cameras that do not exist, each with a window of its own.
+
+    `pause` waits for so many seconds, and ends the storm by an exception.
+    """
+    now, began_s = datetime.now(UTC), time.monotonic()
     epoch = int(now.timestamp() * 1000)
     with closing(producer(settings, Role.WATCHER)) as line:
         for number in range(count):
+            if (early_s := began_s + seconds * number / count - time.monotonic()) > _TICK_S:
+                pause(early_s)
             camera = f"{PREFIX}{number % CAMERAS + 1}"
             line.send(topics.SIGNALS.name, codec.encode(_alarm(camera, epoch, number, now)), key=camera.encode())
         line.flush()
