@@ -366,6 +366,28 @@ def test_a_bundle_that_only_the_log_tells_of_is_not_named_again(sessions: Sessio
         assert session.scalars(sealed_again).all() == [], f"an entry of another time would take the place of the one about {id_}"
 
 
+def test_where_the_brokers_log_is_lost_as_well_new_bundles_hold_and_old_ones_say_whose_they_are(
+    sessions: Sessions, database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = an_incident(sessions)
+    with reading(sessions) as session:
+        copied = session.query(AuditRow).count()
+    job(database, sessions)
+    old = Path(shutil.copy(place(database, id_), database.home / "old.tar"))
+    with writing(sessions) as session:
+        session.execute(delete(AuditRow).where(AuditRow.number >= copied - 1))
+    assert any("entries were removed" in doubt for doubt in sealed(database, sessions, id_).doubts)
+    lost = database.home / "checkpoints" / "lost"  # as docs/schedule.md says
+    lost.mkdir()
+    for note in kept_notes(database):
+        if int(note.stem) > copied - 1:
+            note.rename(lost / note.name)
+    assert not any("entries were removed" in doubt for doubt in sealed(database, sessions, id_).doubts)
+    assert "holds" in verified(database, monkeypatch, old, "--key", str(public_key_file(database)))
+    with pytest.raises(Tampered, match="the audit log is not the one that the checkpoint over"):
+        verified(database, monkeypatch, old)
+
+
 def test_another_bundle_in_the_place_of_one_is_not_named(sessions: Sessions, database: Settings) -> None:
     id_ = an_incident(sessions)
     other = seal_incident(sessions, database, id_, at(1))
