@@ -205,7 +205,9 @@ def _show(status: Status, turn: str, line: str) -> None:
 def _list(scenarios: Sequence[Scenario], *, as_json: bool) -> None:
     if as_json:
         keys = ("name", "title", "hypothesis", "techniques", "long")
-        typer.echo(json.dumps([{key: getattr(one, key) for key in keys} for one in scenarios]))
+        timed = [one.expect.answers_within_s is not None for one in scenarios]
+        known = [{key: getattr(one, key) for key in keys} | {"timed": by} for one, by in zip(scenarios, timed, strict=True)]
+        typer.echo(json.dumps(known))
         return
     table = Table("scenario", "what is done", "ATLAS", title=f"{len(scenarios)} scenarios", title_justify="left")
     for one in scenarios:
