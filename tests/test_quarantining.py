@@ -26,7 +26,7 @@ from responders.proof.keeping import record_judged
 from responders.quarantine.quarantine import Place, Standing, listed
 from responders.quarantine.review import chosen
 from responders.quarantine.unfit import unfit
-from responders.rollouts.rollout import State
+from responders.rollouts.rollout import Rollout, State
 from responders.rollouts.store import Rollouts, rollout_of
 from streams import codec, quarantining
 from streams.console import retraining
@@ -300,9 +300,8 @@ def test_a_run_takes_no_picture_from_a_window_that_any_incident_ordered_away(sit
         assert not learnt.exists(), "it has learnt from what was set aside since"
 
 
-def test_a_candidate_that_learnt_from_what_was_set_aside_meanwhile_never_reaches_the_gate(
-    site: Site, database: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def learning(site: Site, database: Settings) -> tuple[Rollouts, Rollout]:
+    """A retraining under way that learns from frames 40 to 59."""
     site.judge(*range(40, 60))
     [reason] = site.store.accept(signal(Phase.RAISED, 200, 204, detector="other", camera="cam2"), at(50)).incident_ids
     rollouts = Rollouts(site.store)
@@ -310,6 +309,13 @@ def test_a_candidate_that_learnt_from_what_was_set_aside_meanwhile_never_reaches
     folder = database.home / "training" / asked.id
     folder.mkdir(parents=True)
     (folder / "live.json").write_bytes(msgspec.json.encode([Place(frame(n).id, n, 2, 100 + n) for n in range(40, 60)]))
+    return rollouts, asked
+
+
+def test_a_candidate_that_learnt_from_what_was_set_aside_meanwhile_never_reaches_the_gate(
+    site: Site, database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollouts, asked = learning(site, database)
 
     def candidate(*_: object, **__: object) -> str:
         site.store.accept(signal(Phase.ONGOING, 10, 42), at(61))
@@ -328,13 +334,7 @@ def test_a_candidate_that_learnt_from_what_was_set_aside_meanwhile_never_reaches
 def test_a_candidate_whose_pictures_are_set_aside_while_the_gate_runs_is_asked_no_approval_for(
     site: Site, database: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site.judge(*range(40, 60))
-    [reason] = site.store.accept(signal(Phase.RAISED, 200, 204, detector="other", camera="cam2"), at(50)).incident_ids
-    rollouts = Rollouts(site.store)
-    asked = rollouts.request(reason, "science-1", short=True, now=at(60))
-    folder = database.home / "training" / asked.id
-    folder.mkdir(parents=True)
-    (folder / "live.json").write_bytes(msgspec.json.encode([Place(frame(n).id, n, 2, 100 + n) for n in range(40, 60)]))
+    rollouts, asked = learning(site, database)
 
     def gated(*_: object) -> tuple[bool, str]:
         site.store.accept(signal(Phase.ONGOING, 10, 42), at(61))
