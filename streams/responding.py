@@ -49,6 +49,8 @@ from streams.promotion import going_back, vouch
 
 _TICK_S = 0.5
 _TELL_S = 1.0
+_REST_S = 0.1
+"""Between two batches of signals: in a storm they are larger and a third as many, and leave the machine to those who look at it."""
 _SEND_LIMIT_S = 5.0
 """Half an effect's lease (`responders.engine.effects.LEASE`): nobody else takes an effect over while it is being sent."""
 
@@ -103,6 +105,7 @@ class Responder:
             for event in whole:
                 await self._rim.guard("respond", event, accept)
         await self._rim.until_available("respond", topics.SIGNALS.name, self._act)
+        await asyncio.sleep(_REST_S)
 
     async def _hear_workers(self, batch: Batch) -> None:
         async def accept(message: Message) -> None:
