@@ -108,7 +108,6 @@ class IncidentRow(Table):
             "kind",
             unique=True,
             sqlite_where=text("state != 'closed'"),
-            postgresql_where=text("state != 'closed'"),
         ),
     )
 
@@ -321,7 +320,6 @@ class RolloutRow(Table):
             "context",
             unique=True,
             sqlite_where=text("NOT over"),
-            postgresql_where=text("NOT over"),
         ),
     )
 

@@ -10,13 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from sqlalchemy.orm import Session
 
 from infra.db import Sessions, open_database, reading
@@ -26,10 +23,13 @@ from responders.engine.records import Listed, Shown
 from responders.notify import deliveries
 from responders.notify.deliveries import Notification
 from responders.notify.notices import Sort
-from responders.people import people
 from responders.people.roles import named
 from streams.errors import KerbwatchError
 from streams.events import Severity
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Incidents: see them, take note of them, decide, close them.")
 
@@ -65,6 +65,8 @@ def complete_incident(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_person(incomplete: str) -> list[tuple[str, str]]:
     """Names of the people who may act, that begin so."""
+    from responders.people import people
+
     return completed(incomplete, lambda session: [(one.name, " ".join(one.roles)) for one in people.listed(session)])
 
 
@@ -92,6 +94,8 @@ def opened(settings: Settings) -> Iterator[Sessions]:
 
 def plain(text: str) -> str:
     """Somebody else's words, without power over the terminal."""
+    from rich.markup import escape
+
     return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
@@ -100,8 +104,10 @@ def print_json(value: object) -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+def table(*columns: str, title: str | None = None) -> "Table":
     """Without lines: what there is to read fits a terminal of 80 characters."""
+    from rich.table import Table
+
     return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
 
 
@@ -131,11 +137,13 @@ def list_incidents(
     if not rows:
         typer.echo("no open incident" if only_open else "no incident so far")
         return
+    from rich.console import Console
+
     console = Console()
     console.print(_wide(rows) if console.width >= _WIDE else _narrow(rows))
 
 
-def _wide(rows: Iterable[Listed]) -> Table:
+def _wide(rows: Iterable[Listed]) -> "Table":
     shown = table("id", "kind", "camera", "state", "severity", "detected (UTC)", "contained", "note")
     for row in rows:
         note = f"[bold red]escalated: {plain(row.escalated)}[/]" if row.escalated else (row.resolution or "")
@@ -144,7 +152,7 @@ def _wide(rows: Iterable[Listed]) -> Table:
     return shown
 
 
-def _narrow(rows: Iterable[Listed]) -> Table:
+def _narrow(rows: Iterable[Listed]) -> "Table":
     """What fits a terminal of 80 characters; only cameras' names are ever broken. The rest is in `show` and `--json`."""
     shown = table("id", "kind", "camera", "state", "severity", "UTC", "note")
     for column in shown.columns:
@@ -169,6 +177,8 @@ def show(incident: Id, as_json: AsJson = False) -> None:
     if as_json:
         print_json(full)
         return
+    from rich.console import Console
+
     console = Console()
     _print_head(console, full)
     _print_calls(console, full, told)
@@ -188,7 +198,7 @@ def show(incident: Id, as_json: AsJson = False) -> None:
     console.print(f"{full.frames_quarantined} frames in quarantine")
 
 
-def _print_head(console: Console, full: Shown) -> None:
+def _print_head(console: "Console", full: Shown) -> None:
     short = full.incident
     console.print(f"[bold]incident {short.id}[/]  {short.kind} on {plain(short.camera)} ({short.context})")
     console.print(f"state {short.state}, severity {short.severity}, {short.signals} signals, {full.relapses} relapses")
@@ -208,7 +218,7 @@ def _print_head(console: Console, full: Shown) -> None:
             console.print(f"  - {plain(words)}")
 
 
-def _print_asked(console: Console, full: Shown) -> None:
+def _print_asked(console: "Console", full: Shown) -> None:
     """What is to be done and approved now, in commands that can be pasted."""
     short = full.incident
     console.print(f"[bold]step {full.step} waits for approval by {named(full.asks)}[/]")
@@ -221,7 +231,7 @@ def _print_asked(console: Console, full: Shown) -> None:
     console.print("  [dim](as somebody else than this system's user: --actor NAME, or KERBWATCH_PERSON)[/]")
 
 
-def _print_calls(console: Console, full: Shown, told: Sequence[Notification]) -> None:
+def _print_calls(console: "Console", full: Shown, told: Sequence[Notification]) -> None:
     """Who was called, and what became of that on each channel."""
     if not full.called:
         return
@@ -236,7 +246,7 @@ def _print_calls(console: Console, full: Shown, told: Sequence[Notification]) ->
     console.print(calls)
 
 
-def _print_steps(console: Console, full: Shown) -> None:
+def _print_steps(console: "Console", full: Shown) -> None:
     outcomes = {one.step: one.outcome for one in full.ended}
     steps = table("", "step", "does", "state", "NIST", "outcome", title=f"playbook {full.playbook} ({', '.join(full.techniques)})")
     for step in full.steps:
@@ -246,7 +256,7 @@ def _print_steps(console: Console, full: Shown) -> None:
     console.print(steps)
 
 
-def _print_clocks(console: Console, short: Listed, acknowledged_by: str) -> None:
+def _print_clocks(console: "Console", short: Listed, acknowledged_by: str) -> None:
     clocks = table("clock", "time (UTC)", "after impact")
     clocks.add_row("impact start", utc(short.impact_at, millis=True), "")
     clocks.add_row("detected", utc(short.detected_at, millis=True), _seconds(short.seconds_to_detect))

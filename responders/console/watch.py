@@ -12,7 +12,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from sqlalchemy import func, select
 
 from infra.db import Sessions, reading
@@ -88,6 +87,8 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Follow incidents live, a line for each change, until Ctrl-C; with --json a JSON line. Example: kerbwatch incidents watch."""
+    from rich.console import Console
+
     console = Console(highlight=False, soft_wrap=True)
     with opened(read_settings()) as sessions:
         with reading(sessions) as session:
