@@ -80,7 +80,7 @@ def _address(settings: Settings) -> str:
 def _token(settings: Settings) -> str:
     if settings.grafana_token is None:
         raise BadInput("no token for Grafana: make one under Administration > Service accounts and set KERBWATCH_GRAFANA_TOKEN")
-    return settings.grafana_token.get_secret_value()
+    return settings.grafana_token.reveal()
 
 
 def _refusal(error: GrafanaException, title: str, address: str) -> BadInput | Unavailable:

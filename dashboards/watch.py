@@ -274,7 +274,7 @@ TROUBLE = Row(
             "Seconds since each worker was last heard of. Above the line it counts as dead and nothing is asked of it.",
             "s",
             (Query(f"time() - {now(m.WORKER_REPORTED, 'worker', how='max')}", "{{worker}}"),),
-            threshold=Settings.model_fields["worker_lost_s"].default,
+            threshold=Settings().worker_lost_s,
         ),
     ),
 )

@@ -11,7 +11,8 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from pydantic import SecretStr
+
+from infra.settings import Secret
 
 _SECRET_NAME = re.compile(r"passw|secret|token|private|credential|authorization", re.IGNORECASE)
 _PASSWORD_IN_ADDRESS = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
@@ -80,7 +81,7 @@ def hide_secrets(_logger: object, _method: str, event: MutableMapping[str, Any])
 
 
 def _hidden(value: object) -> object:
-    if isinstance(value, SecretStr | bytes):
+    if isinstance(value, Secret | bytes):
         return _HIDDEN
     if isinstance(value, str):
         return _PASSWORD_IN_ADDRESS.sub(rf"\1{_HIDDEN}@", value)

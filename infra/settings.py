@@ -1,26 +1,51 @@
 """Every setting, typed, read once (by the command line) from `KERBWATCH_*` variables and passed down.
 
-Secrets are `SecretStr`, so that no log or error shows them. Where no default would be safe there is none.
+Secrets are `Secret`, so that no log or error shows them. Where no default would be safe there is none.
 """
 
-from functools import cached_property
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from msgspec import Meta, Struct, ValidationError, convert
+from msgspec.structs import fields, replace
 
 from streams.errors import BadInput
 
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=365 * 86400)]
 
+_PREFIX = "KERBWATCH_"
 _LOOPBACK = "127.0.0.1"
 
 
-class Settings(BaseSettings):
-    """What a deployment may differ in. Durations in seconds."""
+class Secret:
+    """Text that nothing prints, logs or encodes; only `reveal` gives it."""
 
-    model_config = SettingsConfigDict(env_prefix="KERBWATCH_", frozen=True, extra="ignore")
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, for whom it is meant."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What a deployment may differ in. Durations in seconds."""
 
     home: Path = Path("var")
     """Keys, broker data, database, registry, quarantine and logs; made on first use."""
@@ -32,9 +57,9 @@ class Settings(BaseSettings):
     kafka_host: str = "localhost"
     kafka_port: Port = 19092
     kafka_controller_port: Port = 19093
-    kafka_heap_mb: PositiveInt = 384
+    kafka_heap_mb: Count = 384
 
-    database_url: SecretStr | None = None
+    database_url: Secret | None = None
     """SQLAlchemy address; SQLite in `home` if not given."""
 
     person: str = ""
@@ -49,12 +74,12 @@ class Settings(BaseSettings):
 
     grafana_url: str | None = None
     """Where `kerbwatch dashboards push` puts the dashboards, e.g. http://localhost:3000."""
-    grafana_token: SecretStr | None = None
+    grafana_token: Secret | None = None
     """Token of a Grafana service account that may edit dashboards."""
 
-    webhook_url: SecretStr | None = None
+    webhook_url: Secret | None = None
     """Where notices go as signed JSON (`responders.notify.webhook`); many such addresses are secrets by themselves."""
-    webhook_secret: SecretStr | None = None
+    webhook_secret: Secret | None = None
     """whsec_ and 24 to 64 random bytes in base64; the receiver checks signatures with it."""
     alertmanager_url: str | None = None
     """An Alertmanager that notices go to, e.g. http://localhost:9093."""
@@ -62,43 +87,43 @@ class Settings(BaseSettings):
     """The server that notices are mailed through; it must offer STARTTLS."""
     smtp_port: Port = 587
     smtp_user: str | None = None
-    smtp_password: SecretStr | None = None
+    smtp_password: Secret | None = None
     mail_from: str = ""
     mail_to: str = ""
     """Who is written to: addresses, or ROLE=ADDRESS for the pages of one role, with commas between."""
 
-    worker_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "worker-1"
+    worker_id: Name = "worker-1"
     """Tells workers apart; of two that run under one name, the older is put out."""
-    responder_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "responder-1"
+    responder_id: Name = "responder-1"
     """What a responder is called in the tables; two that run under one name hold their work apart (`responders.engine.runner`)."""
-    worker_batch: PositiveInt = 8
+    worker_batch: Count = 8
     """Most frames read and judged at once, under backlog; one at a time where they come slowly."""
-    backlog_s: PositiveFloat = 60.0
+    backlog_s: Seconds = 60.0
     """A frame that waited longer is left out and counted, unless it may be evidence."""
     newest_first: bool = False
     """Too far behind, go on with fresh frames rather than with the next oldest."""
-    worker_threads: PositiveInt = 2
+    worker_threads: Count = 2
     device: str = "cpu"
     """cpu or cuda."""
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     """What networks calculate in. float16 is for CUDA; bfloat16 on a CPU is allowed, and slower than float32 there."""
-    score_every: PositiveInt = 32
+    score_every: Count = 32
     """One frame in so many of a calm camera is scored for adversarial input; more of a new one, all while one looks suspicious."""
-    compare_every: PositiveInt = 4
+    compare_every: Count = 4
     """One frame in so many is judged by a candidate too, while one is on its way into service."""
     sanitise_normal: str = ""
     """How pictures are cleaned before the normal model sees them (`inference.service.sanitise.chain`); not at all by default."""
     sanitise_safe: str = "jpeg-75"
     """The same before the safe model."""
-    clock_allowance_s: PositiveFloat = 5.0
+    clock_allowance_s: Seconds = 5.0
     """How far a camera's clock may run ahead of ours."""
-    status_every_s: PositiveFloat = 1.0
+    status_every_s: Seconds = 1.0
     """Between two heartbeats of a worker."""
-    worker_lost_s: PositiveFloat = 6.0
+    worker_lost_s: Seconds = 6.0
     """A worker not heard of for so long is not alive, and nothing is asked of it."""
-    quarantine_days: PositiveInt = 180
+    quarantine_days: Count = 180
     """A frame in quarantine is destroyed when it is so old, unless an open incident of its camera may need it."""
-    records_days: PositiveInt = 400
+    records_days: Count = 400
     """A judged frame's record goes when it is so old, unless an open incident of its camera may need it."""
     deadlines: Path | None = None
     """TOML file of whom an incident may have to be reported to, and within how many hours (`responders/report/deadlines.toml`)."""
@@ -110,25 +135,36 @@ class Settings(BaseSettings):
         """The same in another home, sharing nothing with a deployment: no database or broker elsewhere, and nobody is told."""
         nobody = dict.fromkeys(("database_url", "key_file", "webhook_url", "alertmanager_url", "smtp_host", "grafana_url"))
         here = {"home": home, "kafka_host": _LOOPBACK, "metrics_host": _LOOPBACK, "playbooks": None}
-        return self.model_copy(update={**nobody, **here})
+        return replace(self, **nobody, **here)
 
     @property
     def bootstrap(self) -> str:
         """The broker's address as clients want it."""
         return f"{self.kafka_host}:{self.kafka_port}"
 
-    @cached_property
+    @property
     def database(self) -> str:
         """The database's address; holds a password where PostgreSQL is used, so never log it."""
         if self.database_url is not None:
-            return self.database_url.get_secret_value()
+            return self.database_url.reveal()
         return f"sqlite:///{self.home.resolve() / 'kerbwatch.db'}"
 
 
-def read_settings() -> Settings:
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings from the environment. Raises BadInput naming each variable that does not hold."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        faults = "; ".join(f"KERBWATCH_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors())
-        raise BadInput(f"settings do not hold: {faults}") from error
+    given, faults = {}, []
+    for field in fields(Settings):
+        variable = f"{_PREFIX}{field.name.upper()}"
+        if variable in environment:
+            try:
+                given[field.name] = convert(environment[variable], field.type, strict=False, dec_hook=_made)
+            except ValidationError as error:
+                faults.append(f"{variable}: {error}")
+    if faults:
+        raise BadInput(f"settings do not hold: {'; '.join(faults)}")
+    return Settings(**given)
+
+
+def _made(kind: type, text: Any) -> Any:
+    """A path or a secret: what JSON's types do not know."""
+    return kind(text)

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
-from pydantic import SecretStr
 from supervisor.xmlrpc import SupervisorTransport
 
 from infra import processes
 from infra.files import alone, write_whole
 from infra.metrics import Service
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from streams.errors import BadInput, Unavailable
 
 ROLES = tuple(Service)
@@ -107,10 +106,10 @@ def environment(settings: Settings) -> dict[str, str]:
     # torch's waiting threads sleep: where they spin beside other processes, a gradient takes twenty times as long (0.25 s, 5.6 s)
     inherited.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ours = {}
-    for name in type(settings).model_fields:
+    for name in settings.__struct_fields__:
         value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            value = value.get_secret_value()
+        if isinstance(value, Secret):
+            value = value.reveal()
         if isinstance(value, Path):
             value = value.resolve()  # the processes may stand elsewhere
         if value is not None:

@@ -75,7 +75,7 @@ def quarantine_command(
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.chdir(folder)
     if settings.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", settings.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", settings.database_url.reveal())
 
     def run(*words: str, actor: str = "", coded: bool = True) -> Result:
         more = ["--actor", actor] if actor else []

@@ -1,5 +1,6 @@
 """What several test files share: a clean environment, and the real broker, started once a run."""
 
+import gc
 import os
 import shutil
 import socket
@@ -10,18 +11,21 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from infra import clients, kafka
 from infra.provision import provision
-from infra.settings import Settings
+from infra.settings import Settings, read_settings
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees the developer's own settings."""
     for name in list(os.environ):
         if name.startswith("KERBWATCH_") and name not in {"KERBWATCH_CACHE", "KERBWATCH_SHARED_DATA"}:
             monkeypatch.delenv(name)
+    yield
+    gc.unfreeze()  # a test that calls `main` must not keep the others' garbage
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +59,7 @@ def home() -> Iterator[Path]:
 def broker(home: Path, free_ports: Callable[[int], tuple[int, ...]]) -> Iterator[Settings]:
     """The settings of a real broker that runs, with topics and permissions, for the whole run."""
     port, controller = free_ports(2)
-    settings = Settings(home=home, kafka_port=port, kafka_controller_port=controller)
+    settings = replace(read_settings(), home=home, kafka_port=port, kafka_controller_port=controller)
     try:
         kafka.up(settings)
         yield settings

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from pydantic import SecretStr
 
 from infra.db import Sessions, migrate, open_database
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a folder of its own is made in it
 DIALECTS = ("sqlite", "postgresql")
@@ -73,7 +72,7 @@ def postgresql() -> Iterator[str]:
     try:
         _wait_for(server, f"{address}/postgres")
         _create(address, "template", "template1")
-        migrate(Settings(database_url=SecretStr(f"{address}/template")))
+        migrate(Settings(database_url=Secret(f"{address}/template")))
         yield address
     finally:
         server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
@@ -100,13 +99,13 @@ def _create(address: str, name: str, template: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def fresh_postgresql(postgresql: str) -> Callable[[], SecretStr]:
+def fresh_postgresql(postgresql: str) -> Callable[[], Secret]:
     """Makes one more migrated, empty PostgreSQL database; its address."""
 
-    def make() -> SecretStr:
+    def make() -> Secret:
         name = f"test{next(_numbers)}"
         _create(postgresql, name, "template")
-        return SecretStr(f"{postgresql}/{name}")
+        return Secret(f"{postgresql}/{name}")
 
     return make
 

@@ -14,7 +14,7 @@ from msgspec import structs
 from torch import nn
 
 import inference
-from infra.settings import Settings
+from infra.settings import read_settings
 from streams.bench.adversarial import cases, command, figures, report, streams, usual
 from streams.bench.adversarial import scenes as places
 from streams.corruptions import CORRUPTIONS
@@ -184,7 +184,7 @@ class Blind(nn.Module):
 
 
 def bench(budget: cases.Budget = cases.BUDGETS["quick"]) -> cases.Bench:
-    return cases.Bench(Blind(), "b" * 64, budget, Settings().shared_data)
+    return cases.Bench(Blind(), "b" * 64, budget, read_settings().shared_data)
 
 
 def scenes(data: str, camera: str, context: Context = Context.URBAN, count: int = 40) -> list[places.Scene]:
@@ -212,7 +212,7 @@ def test_every_attack_and_every_innocent_change_of_the_issue_is_asked_for_on_eve
 
 def test_no_picture_of_the_benchmark_is_one_that_calibration_may_use() -> None:
     assert min(seed for *_, seed in places.STREETS) >= 900
-    settings = Settings()
+    settings = read_settings()
     if not (settings.shared_data / "pennfudan").is_dir():
         pytest.skip(f"no Penn-Fudan in {settings.shared_data}")
     album, square = (make() for make in list(places.cameras(settings.shared_data, 40))[:2])

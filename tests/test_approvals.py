@@ -533,7 +533,7 @@ def command(database: Settings, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
     monkeypatch.setenv("COLUMNS", "250")
     if database.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.reveal())
 
     def run(*words: str) -> Result:
         result = CliRunner().invoke(app, list(words))

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import delete
 from typer.testing import CliRunner, Result
 
@@ -94,12 +95,12 @@ def acts(settings: Settings, sessions: Sessions, *comments: str) -> None:
 @pytest.fixture
 def here(database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A log of a first operator's acts and of twelve entries an hour apart, signed where it stood at two moments."""
-    settings = database.model_copy(update={"person": "operator-1"})
+    settings = replace(database, person="operator-1")
     monkeypatch.setenv("KERBWATCH_HOME", str(settings.home))
     monkeypatch.setenv("KERBWATCH_PERSON", "operator-1")
     monkeypatch.setenv("COLUMNS", "250")
     if settings.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", settings.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", settings.database_url.reveal())
     first_operator(settings, datetime.now(UTC))
     acts(settings, sessions, "seen")
     keep(sessions)
@@ -489,7 +490,7 @@ def test_growth_is_proven_from_a_checkpoint_kept_elsewhere_unless_history_was_re
 def test_before_the_first_checkpoint_the_next_step_is_named(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
     if database.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.reveal())
     assert "audit checkpoint" in command("verify").stdout
     for words in (("prove", "0"), ("export", "--out", str(database.home / "audit.jsonl"))):
         with pytest.raises(Unavailable, match="audit checkpoint"):

@@ -5,13 +5,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from infra import backup
 from infra.backup import Census, back_up, copies
 from infra.db import Sessions, open_database, reading, writing
 from infra.merkle import leaf_hash
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from infra.tables import AuditRow, InboxRow
 from streams.errors import Tampered, Unavailable
 
@@ -79,4 +78,4 @@ def test_a_database_that_is_damaged_or_away_is_told_in_plain_words(tmp_path: Pat
     with pytest.raises((Unavailable, Tampered), match=r"cannot be backed up|damaged"):
         back_up(Settings(home=tmp_path), NOON)
     with pytest.raises(Unavailable, match="cannot be backed up"):
-        back_up(Settings(home=tmp_path, database_url=SecretStr("postgresql://nobody:s3cret@127.0.0.1:9/none")), NOON)
+        back_up(Settings(home=tmp_path, database_url=Secret("postgresql://nobody:s3cret@127.0.0.1:9/none")), NOON)

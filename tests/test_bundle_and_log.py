@@ -70,7 +70,7 @@ def verified(settings: Settings, monkeypatch: pytest.MonkeyPatch, path: Path, *w
     """What `incidents verify` says; our own errors are raised."""
     monkeypatch.setenv("KERBWATCH_HOME", str(settings.home))
     if settings.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", settings.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", settings.database_url.reveal())
     result = CliRunner().invoke(app, ["incidents", "verify", str(path), *words])
     if isinstance(result.exception, KerbwatchError):
         raise result.exception

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from incident_events import NORMAL, SAFE, act, at, signal
 from msgspec.json import decode
+from msgspec.structs import replace
 from sqlalchemy import select
 
 from infra import certificates
@@ -128,7 +129,7 @@ def test_a_false_alarm_and_what_was_due_long_ago_are_reminded_of_no_more(
 def test_deadlines_that_do_not_hold_are_told_as_a_failed_job(database: Settings, sessions: Sessions, tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text("[[deadline]]\n")
-    said = jobs.carry_out("deadlines", Run(database.model_copy(update={"deadlines": own}), sessions, at(0)))
+    said = jobs.carry_out("deadlines", Run(replace(database, deadlines=own), sessions, at(0)))
     assert said.outcome is Outcome.FAILED
     assert "own.toml does not hold" in said.waits
 

@@ -1,5 +1,6 @@
 """The command as people meet it: every command explains itself with an example, and no document names one that does not exist."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from typer.testing import CliRunner
 
 from inference.experiments.cli import app as experiments
 from inference.lifecycle.cli import data
+from infra.db import migrate
 from infra.metrics import Service
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from infra.supervise import environment
 from streams.__main__ import main
 from streams.command_line import app
@@ -88,6 +90,21 @@ def test_help_of_the_whole_command_loads_neither_torch_nor_faust() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 
+def test_a_list_of_incidents_for_programs_loads_nothing_that_it_can_do_without(tmp_path: Path) -> None:
+    migrate(Settings(home=tmp_path))
+    slow = {"torch", "faust", "kafka", "numpy", "rich", "pydantic", "sqlalchemy.dialects.postgresql"}
+    code = f"""
+import atexit, sys
+from streams.__main__ import main
+atexit.register(lambda: print(sorted({slow} & set(sys.modules)), file=sys.stderr))
+sys.argv[1:] = ["incidents", "list", "--json"]
+main()
+"""
+    environment = os.environ | {"KERBWATCH_HOME": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (said.stdout.strip(), said.stderr.strip()) == ("[]", "[]")
+
+
 def test_wrong_settings_are_told_in_plain_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("KERBWATCH_KAFKA_PORT", "99999")
     monkeypatch.setattr("sys.argv", ["kerbwatch", "status"])
@@ -105,16 +122,14 @@ def test_the_demo_never_clears_a_home_that_is_not_its_own(tmp_path: Path) -> Non
 
 
 def test_the_demo_calls_nobody_and_uses_no_broker_or_database_of_a_deployments(tmp_path: Path) -> None:
-    real = Settings.model_validate(
-        {
-            "home": tmp_path,
-            "kafka_host": "kafka.example",
-            "database_url": "postgresql://db.example/kerbwatch",
-            "webhook_url": "https://pager.example/hook",
-            "alertmanager_url": "https://alerts.example",
-            "smtp_host": "mail.example",
-            "grafana_url": "https://grafana.example",
-        }
+    real = Settings(
+        home=tmp_path,
+        kafka_host="kafka.example",
+        database_url=Secret("postgresql://db.example/kerbwatch"),
+        webhook_url=Secret("https://pager.example/hook"),
+        alertmanager_url="https://alerts.example",
+        smtp_host="mail.example",
+        grafana_url="https://grafana.example",
     )
     with demo_home(real, Console(quiet=True)) as settings:
         assert "example" not in "".join(value for name, value in environment(settings).items() if name.startswith("KERBWATCH_"))

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from infra import certificates, kafka
 from infra.certificates import make_certificates, utc_now
 from infra.jars import KAFKA_VERSION
 from infra.metrics import ALL, BY_NAME, Service, port
-from infra.settings import Settings
+from infra.settings import Settings, read_settings
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "infra" / "docker"
@@ -29,12 +30,10 @@ ALERTS: list[dict[str, Any]] = yaml.safe_load((DOCKER / "prometheus" / "alerts.y
 PASSWORDS = {"POSTGRES_PASSWORD": "abc123", "GRAFANA_PASSWORD": "def456"}
 
 
-def as_deployed(**more: object) -> Settings:
+def as_deployed() -> Settings:
     """Settings as the containers read them."""
     found = OURS["infer"]["environment"]
-    given = {name.removeprefix("KERBWATCH_").lower(): value for name, value in found.items()}
-    given["database_url"] = re.sub(r"\$\{[^}]*\}", "abc123", given["database_url"])
-    return Settings.model_validate({**given, **more})
+    return read_settings({**found, "KERBWATCH_DATABASE_URL": re.sub(r"\$\{[^}]*\}", "abc123", found["KERBWATCH_DATABASE_URL"])})
 
 
 def program(name: str) -> str:
@@ -53,7 +52,7 @@ def test_every_process_that_offers_metrics_is_a_service_with_its_own_command() -
 
 @pytest.mark.parametrize("name", OURS)
 def test_variables_of_our_services_are_settings_that_hold(name: str) -> None:
-    known = {f"KERBWATCH_{field.upper()}" for field in Settings.model_fields}
+    known = {f"KERBWATCH_{field.upper()}" for field in Settings.__struct_fields__}
     assert set(OURS[name]["environment"]) <= known
     assert as_deployed().kafka_host in SERVICES
 
@@ -75,7 +74,7 @@ def test_a_process_is_healthy_when_its_own_metrics_answer(service: Service) -> N
 
 
 def test_the_broker_is_the_version_and_has_the_configuration_of_the_local_one(tmp_path: Path) -> None:
-    settings = as_deployed(home=tmp_path)
+    settings = replace(as_deployed(), home=tmp_path)
     make_certificates(settings, utc_now())
     local = _rows(kafka._properties(settings, kafka._place(settings)))
     ours = _rows((DOCKER / "kafka" / "server.properties").read_text(encoding="utf-8"))
@@ -173,7 +172,7 @@ def test_a_read_only_container_writes_to_its_volumes_and_the_drill_s_broker_find
     # The very line that puts jars into the image, tried where they are to be had; as root there, before the user changes.
     (line,) = re.findall(r'^RUN python -c "(.*)"$', dockerfile, re.MULTILINE)
     assert dockerfile.index(f"KERBWATCH_CACHE={cache[0]}") < dockerfile.index(line) < dockerfile.index("USER kerbwatch")
-    (tmp_path / "cache").symlink_to(Settings().cache)
+    (tmp_path / "cache").symlink_to(read_settings().cache)
     environment = {**os.environ, "KERBWATCH_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", line], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -28,7 +28,7 @@ from dashboards.cli import app
 from dashboards.push import push
 from infra import metrics as named
 from infra.metrics import Metrics, Service, serve_metrics
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from responders.rollouts.comparison import Limits
 from streams.errors import BadInput, BrokenContract, Unavailable
 
@@ -331,7 +331,7 @@ def settings(grafana: Grafana) -> Settings:
 
 
 def address(url: str | None, token: str | None) -> Settings:
-    return Settings.model_validate({"grafana_url": url, "grafana_token": token})
+    return Settings(grafana_url=url, grafana_token=None if token is None else Secret(token))
 
 
 def test_a_push_puts_the_golden_dashboards_there_and_a_second_one_replaces_them(grafana: Grafana) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from pydantic import SecretStr
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from infra.db import Sessions, engine_of, migrate, open_database, reading, writing
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from infra.tables import InboxRow, Table, WorkerRow
 from streams.errors import BadInput, BrokenContract, Unavailable
 
@@ -112,7 +111,7 @@ def test_a_reader_does_not_wait_for_a_writer(sessions: Sessions) -> None:
 
 
 def test_only_our_own_errors_come_out_of_an_outage(tmp_path: Path) -> None:
-    settings = Settings(database_url=SecretStr("postgresql://kerb:s3cret@127.0.0.1:9/none"))
+    settings = Settings(database_url=Secret("postgresql://kerb:s3cret@127.0.0.1:9/none"))
     with pytest.raises(Unavailable) as caught:
         migrate(settings)
     assert "s3cret" not in str(caught.value)
@@ -144,7 +143,7 @@ def test_a_database_of_a_newer_kerbwatch_is_left_alone(database: Settings, sessi
 @pytest.mark.parametrize("address", ["mysql://here/x", "no address at all"])
 def test_an_address_that_does_not_hold_is_refused(address: str) -> None:
     with pytest.raises(BadInput, match="KERBWATCH_DATABASE_URL"):
-        engine_of(Settings(database_url=SecretStr(address)))
+        engine_of(Settings(database_url=Secret(address)))
 
 
 def test_one_open_incident_stands_for_a_camera_context_and_kind(sessions: Sessions) -> None:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from detectors import catalogue
-from infra.settings import Settings
+from infra.settings import read_settings
 from streams.command_line import app
 from streams.console.detect import choose, detect, read_column
 from streams.errors import BadInput
@@ -133,7 +133,7 @@ def test_the_run_length_asked_for_is_the_detectors(tmp_path: Path) -> None:
 
 
 def test_a_real_recording_is_judged_and_its_known_failure_found(tmp_path: Path) -> None:
-    path = Settings().shared_data / "drift/nab/data/realKnownCause/nyc_taxi.csv"
+    path = read_settings().shared_data / "drift/nab/data/realKnownCause/nyc_taxi.csv"
     if not path.exists():
         pytest.skip(f"no {path}")
     rows = path.read_text().splitlines()

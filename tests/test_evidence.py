@@ -17,7 +17,7 @@ from infra import checkpoints
 from infra.checkpoints import Checkpoint, evidence_key, read_note, read_public_key, write_note
 from infra.db import Sessions, reading, writing
 from infra.merkle import Tree, leaf_hash, root_of
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from infra.tables import EffectRow
 from responders.engine.store import Store
 from responders.people.access import Deed
@@ -238,7 +238,7 @@ def test_the_key_is_made_once_and_a_wrong_file_is_told(tmp_path: Path) -> None:
 
 def test_secrets_are_masked_and_what_is_missing_is_said(sessions: Sessions, tmp_path: Path) -> None:
     id_ = an_incident(sessions)
-    settings = Settings.model_validate({"home": tmp_path, "grafana_token": "s3cret", "kafka_port": 1})
+    settings = Settings(home=tmp_path, grafana_token=Secret("s3cret"), kafka_port=1)
     bundle = seal_incident(sessions, settings, id_, NOON)
     assert b"s3cret" not in bundle
     found = verify(bundle, read_public_key(checkpoints.public_key_file(settings)))

@@ -10,12 +10,12 @@ import pytest
 from a_run import judged
 from frames import a_frame
 from incident_events import NOON, NORMAL, SAFE, signal
-from pydantic import SecretStr
+from msgspec.structs import replace
 
 from infra.checkpoints import public_key_file, read_public_key
 from infra.clients import producer
 from infra.db import migrate, open_database, writing
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from responders.engine.store import Store
 from responders.playbooks import playbooks
 from responders.proof.evidence import verify
@@ -38,7 +38,7 @@ def test_a_bundle_holds_the_incidents_own_events_by_offset_and_its_pictures_dige
     broker: Settings, fresh_topics: Callable[[Settings], None], tmp_path: Path
 ) -> None:
     fresh_topics(broker)
-    settings = broker.model_copy(update={"database_url": SecretStr(f"sqlite:///{tmp_path}/evidence.db")})
+    settings = replace(broker, database_url=Secret(f"sqlite:///{tmp_path}/evidence.db"))
     migrate(settings)
     sessions = open_database(settings)
     now = datetime.now(UTC)

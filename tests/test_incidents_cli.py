@@ -54,7 +54,7 @@ def command(database: Settings, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setenv("KERBWATCH_PERSON", "operator-1")
     monkeypatch.setenv("COLUMNS", "250")
     if database.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.reveal())
 
     def run(*words: str) -> Result:
         result = CliRunner().invoke(quarantine_app if words[0] == "quarantine" else app, list(words[words[0] == "quarantine" :]))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
 from infra import certificates, cli, kafka, supervise
@@ -68,7 +69,7 @@ def test_keys_are_made_once(own: Settings) -> None:
 
 
 def test_the_doctor_names_what_is_lacking_and_the_next_step(own: Settings, tmp_path: Path) -> None:
-    bare = own.model_copy(update={"cache": tmp_path / "empty"})
+    bare = replace(own, cache=tmp_path / "empty")
     result = run(bare, "doctor", "--json")
     assert result.exit_code == 1
     findings = {finding["need"]: finding for finding in answer(result)["findings"]}
@@ -126,7 +127,7 @@ def test_the_doctor_warns_of_a_disk_that_kafka_s_bounds_do_not_fit_on_and_refuse
     assert short["met"], "a small machine runs all the same"
     assert "10.0 GiB are lacking" in short["warning"]
     assert "`kerbwatch kafka provision`" in short["warning"]
-    assert not said(3 * GIB, own.model_copy(update={"kafka_host": "kafka.example"}))["warning"], "Kafka's disk is elsewhere"
+    assert not said(3 * GIB, replace(own, kafka_host="kafka.example"))["warning"], "Kafka's disk is elsewhere"
     assert not said(REST_BYTES - 1)["met"]
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from kafka import TopicPartition
+from msgspec.structs import replace
 
 from infra import certificates, clients, jars, kafka, processes
 from infra.certificates import utc_now
-from infra.settings import Settings
+from infra.settings import Settings, read_settings
 from streams.errors import BadInput, Tampered, Unavailable
 from streams.topics import AUDIT, Role
 
@@ -23,7 +24,7 @@ from streams.topics import AUDIT, Role
 def own(tmp_path: Path, free_ports: Callable[[int], tuple[int, ...]]) -> Iterator[Settings]:
     """A home of this test alone, without a broker yet."""
     port, controller = free_ports(2)
-    settings = Settings(home=tmp_path / "home", kafka_port=port, kafka_controller_port=controller)
+    settings = replace(read_settings(), home=tmp_path / "home", kafka_port=port, kafka_controller_port=controller)
     yield settings
     kafka.down(settings)
 
@@ -91,7 +92,7 @@ def test_a_taken_port_names_port_setting_and_who_listens(own: Settings) -> None:
 
 def test_a_broker_elsewhere_is_not_started_here(own: Settings) -> None:
     with pytest.raises(BadInput, match="kerbwatch kafka provision"):
-        kafka.up(own.model_copy(update={"kafka_host": "kafka.example"}))
+        kafka.up(replace(own, kafka_host="kafka.example"))
 
 
 def test_offline_without_jars_says_what_is_missing_and_what_to_do(
@@ -102,7 +103,7 @@ def test_offline_without_jars_says_what_is_missing_and_what_to_do(
         monkeypatch.setenv(name.lower(), "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
-    offline = own.model_copy(update={"cache": tmp_path / "empty"})
+    offline = replace(own, cache=tmp_path / "empty")
     with pytest.raises(Unavailable, match=r"\.jar is not in .*empty.* Maven Central .* run `kerbwatch kafka up`, or copy"):
         kafka.up(offline)
     assert f"Fetching {len(jars.pinned())} jars" in capfd.readouterr().err
@@ -110,7 +111,7 @@ def test_offline_without_jars_says_what_is_missing_and_what_to_do(
 
 
 def test_a_cache_that_cannot_be_written_is_told_in_plain_words(own: Settings) -> None:
-    nowhere = own.model_copy(update={"cache": Path("/proc/nowhere")})  # not even root may write there
+    nowhere = replace(own, cache=Path("/proc/nowhere"))  # not even root may write there
     with pytest.raises(Unavailable, match=r"jars cannot be kept in /proc/nowhere/jars \(.+\): .*KERBWATCH_CACHE"):
         kafka.up(nowhere)
 
@@ -127,7 +128,7 @@ def test_a_tampered_jar_is_refused_before_it_runs(own: Settings, tmp_path: Path)
     victim.unlink()
     victim.write_bytes(changed)
     with pytest.raises(Tampered, match=rf"{victim.name} is not the pinned .*delete it"):
-        kafka.up(own.model_copy(update={"cache": cache}))
+        kafka.up(replace(own, cache=cache))
     assert not kafka.status(own).running
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from inference.lifecycle.measuring import detector_of, line, measure_detector, merged
 from inference.measure.miss_rate import Annotation
-from infra.settings import Settings
+from infra.settings import read_settings
 from streams.command_line import app
 from streams.errors import BadInput, Unavailable
 from streams.events import Box
@@ -48,7 +48,7 @@ def test_looks_are_merged_best_first_and_without_repetition() -> None:
 
 
 def test_a_detector_that_is_right_is_measured_so_at_every_size() -> None:
-    shared = Path(Settings().shared_data)
+    shared = Path(read_settings().shared_data)
     truth = shared / "citypersons" / "val_gt.json"
     if not truth.is_file() or not (shared / "pennfudan").is_dir():
         pytest.skip(f"{truth} is not there: set KERBWATCH_SHARED_DATA")

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from inference.measure.files import read
 from inference.measure.miss_rate import EVERYBODY, SETUPS, Annotation, Mode, Rolling, evaluate, match
-from infra.settings import Settings
+from infra.settings import read_settings
 from streams.command_line import app
 from streams.errors import BadInput
 from streams.events import Box
 
-FIXTURE = Settings().shared_data / "eval_fixture"
+FIXTURE = read_settings().shared_data / "eval_fixture"
 CASES = sorted(FIXTURE.glob("cases/*"))
 needs_fixture = pytest.mark.skipif(not CASES, reason=f"{FIXTURE} is not there")
 

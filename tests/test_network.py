@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inference.networks.csp_nano import CspNano, Maps, SameConv, from_bytes, to_bytes
 from inference.networks.targets import ASPECT, Targets, decode, draw, losses, stack
-from infra.settings import Settings
+from infra.settings import read_settings
 from streams.errors import BadInput, BrokenContract
 from streams.sources.base import Person
 
@@ -24,7 +24,7 @@ def person(x1: float, y1: float, x2: float, y2: float, *, ignore: bool = False) 
 
 @pytest.fixture(scope="module")
 def upstream() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    folder = Path(Settings().shared_data) / "csp_vlpd_fixture"
+    folder = Path(read_settings().shared_data) / "csp_vlpd_fixture"
     if not (folder / "expected.json").is_file():
         pytest.skip(f"{folder} is not there: set KERBWATCH_SHARED_DATA")
     with np.load(folder / "maps.npz") as maps:

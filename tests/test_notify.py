@@ -12,13 +12,12 @@ from datetime import datetime, timedelta
 
 import pytest
 from incident_events import NORMAL, SAFE, act, at, signal, status
-from pydantic import SecretStr
 from receivers import Authority, Post, Web, authority, mail_server, web_server
 from sqlalchemy import select
 from typer.testing import CliRunner
 
 from infra.db import Sessions, reading, writing
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from infra.tables import EffectRow, IncidentRow, NotificationRow
 from responders.console.tables import app as incidents
 from responders.engine.effects import carry_out
@@ -317,7 +316,7 @@ def trusted(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def with_webhook(url: str, secret: str = SECRET) -> Settings:
-    return Settings(webhook_url=SecretStr(url), webhook_secret=SecretStr(secret))
+    return Settings(webhook_url=Secret(url), webhook_secret=Secret(secret))
 
 
 def test_a_webhook_is_signed_so_that_its_receiver_can_check_who_when_and_what(web: Web) -> None:
@@ -434,7 +433,7 @@ def with_mail(post: Post, to: str = "oncall@example.org, R4=security@example.org
         smtp_host="localhost",
         smtp_port=post.port,
         smtp_user="kerbwatch",
-        smtp_password=SecretStr(PASSWORD),
+        smtp_password=Secret(PASSWORD),
         mail_from="kerbwatch@example.org",
         mail_to=to,
     )
@@ -515,7 +514,7 @@ def test_every_channel_can_be_set_up_and_one_that_is_not_says_what_it_needs() ->
 def command(database: Settings, web: Web, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
     if database.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.reveal())
     monkeypatch.setenv("KERBWATCH_WEBHOOK_URL", web.url)
     monkeypatch.setenv("KERBWATCH_WEBHOOK_SECRET", SECRET)
     monkeypatch.setenv("COLUMNS", "200")

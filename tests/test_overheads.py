@@ -96,7 +96,7 @@ def test_a_judge_with_two_models_holds_memory_that_the_system_tells(tmp_path: Pa
     model_key(settings)
     models = shipped(registry_of(settings))
     before = resident_mib()
-    assert _resident_mib(tmp_path, (models[Mode.NORMAL], models[Mode.SAFE]), NOON, protected=True) > 0.5 * before > 50
+    assert _resident_mib(settings, (models[Mode.NORMAL], models[Mode.SAFE]), NOON, protected=True) > 0.5 * before > 50
 
 
 def test_another_budget_is_refused_in_plain_words() -> None:

@@ -82,7 +82,7 @@ def shown(database: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
     monkeypatch.setenv("COLUMNS", "500")
     if database.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.reveal())
 
     def run(*words: str) -> str:
         done = CliRunner().invoke(app, words)

@@ -297,10 +297,10 @@ def test_what_is_no_name_is_refused(name: str, town: Town) -> None:
 
 
 def test_the_first_operator_of_a_home_is_its_user_and_nobody_after_that(database: Settings, sessions: Sessions) -> None:
-    settings = database.model_copy(update={"person": "operator-1"})
+    settings = replace(database, person="operator-1")
     now: datetime = at(0)
     assert first_operator(settings, now) == "operator-1"
-    assert first_operator(settings.model_copy(update={"person": "operator-2"}), now) == ""
+    assert first_operator(replace(settings, person="operator-2"), now) == ""
     with reading(sessions) as session:
         [only] = people.listed(session)
     assert (only.name, only.roles, only.second_factor) == ("operator-1", people.FIRST_ROLES, False)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from a_person import Phone
 from click.testing import Result
+from msgspec.structs import replace
 from sqlalchemy import select
 from typer.testing import CliRunner
 
@@ -33,13 +34,13 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def here(database: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    settings = database.model_copy(update={"person": "operator-1"})
+    settings = replace(database, person="operator-1")
     assert first_operator(settings, datetime.now(UTC)) == "operator-1"
     monkeypatch.setenv("KERBWATCH_HOME", str(settings.home))
     monkeypatch.setenv("KERBWATCH_PERSON", "operator-1")
     monkeypatch.setenv("COLUMNS", "250")
     if settings.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", settings.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", settings.database_url.reveal())
     return settings
 
 

@@ -267,7 +267,7 @@ def test_one_discarded_sample_is_gone_and_stays_out(site: Site, command: Command
 
 
 def test_evidence_and_report_of_a_poisoned_batch_name_every_sample_also_one_whose_picture_is_gone(site: Site) -> None:
-    settings, some = site.settings.model_copy(update={"kafka_port": 1}), samples(60)
+    settings, some = msgspec.structs.replace(site.settings, kafka_port=1), samples(60)
     vetted = Vetting(70, some, tuple(msgspec.structs.replace(one, score=min(1.0, one.score)) for one in findings(some)))
     incident = site.bring(vetted)
     first = vetted.refused[59]
@@ -298,7 +298,7 @@ def test_a_held_sample_that_was_touched_is_said_to_be_missing_and_the_others_are
     incident = site.bring(vetted)
     path = site.settings.home / "held" / f"{id_of(vetted.refused[0])}.sealed"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    found = collect(site.sessions, site.settings.model_copy(update={"kafka_port": 1}), incident)
+    found = collect(site.sessions, msgspec.structs.replace(site.settings, kafka_port=1), incident)
     assert len(found.samples) == 19
     assert [path.name[:12] in text for text in found.missing if "held samples" in text] == [True]
 

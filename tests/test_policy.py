@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from inference.lifecycle.rules import DEMONSTRATION, FULL, NAMED, QUICK, GateRules, name_of, weaker
 from inference.provenance.registry import Registry
 from inference.provenance.verdicts import put_verdict
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from streams.errors import BadInput, Tampered
 from streams.events import Context
 from streams.policy import DEMO_MARK, accepted, demonstrate, require_passed
@@ -87,7 +87,7 @@ def test_no_home_becomes_a_demonstration_by_accident(tmp_path: Path, monkeypatch
     shutil.copytree(demo.home / "demonstration", real.home / "demonstration")
     with pytest.raises(Tampered, match="not trusted"):
         accepted(real)
-    assert accepted(demo.model_copy(update={"database_url": "postgresql://elsewhere/kerbwatch"})) == (FULL,)
+    assert accepted(replace(demo, database_url=Secret("postgresql://elsewhere/kerbwatch"))) == (FULL,)
 
 
 def test_a_demonstrations_file_that_was_changed_is_refused(registry: Registry, settings: Settings) -> None:

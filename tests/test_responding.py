@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 from incident_events import NORMAL, SAFE, at, signal
-from pydantic import SecretStr
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from infra.db import migrate, reading
 from infra.metrics import EFFECTS_PENDING, Metrics, Service
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from infra.tables import EffectRow, NotificationRow
 from responders.notify.channels import ChannelName
 from responders.playbooks.playbooks import load
@@ -104,7 +103,7 @@ def test_orders_go_out_and_figures_are_shown_while_paging_fails(responder: Respo
 
 
 def test_a_channel_whose_settings_do_not_hold_is_told_to_prometheus(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, webhook_url=SecretStr("https://hooks.example.org"), webhook_secret=SecretStr("abc"))
+    settings = Settings(home=tmp_path, webhook_url=Secret("https://hooks.example.org"), webhook_secret=Secret("abc"))
     migrate(settings)
     metrics = Metrics(Service.RESPOND)
     Responder(Rim(App(), Service.RESPOND, metrics), settings)  # type: ignore[arg-type]

@@ -125,7 +125,7 @@ def test_the_process_that_goes_on_asks_for_nothing(site: Site, monkeypatch: pyte
     assert started[0][2:] == ["streams", "retrain", "--reason", site.incident_id, "--go-on"]
     monkeypatch.setenv("KERBWATCH_HOME", str(site.settings.home))
     if site.settings.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", site.settings.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", site.settings.database_url.reveal())
     monkeypatch.setattr(os, "nice", lambda _: 0)
     monkeypatch.setattr(retraining, "_run", lambda *_: site.rollout())
     retraining.retrain(reason=site.incident_id, go_on=True)
@@ -185,7 +185,7 @@ def command(site: Site, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setenv("KERBWATCH_HOME", str(site.settings.home))
     monkeypatch.setenv("COLUMNS", "250")
     if site.settings.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", site.settings.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", site.settings.database_url.reveal())
     with writing(site.sessions) as session:
         for name, role in (("mlops-1", Role.MLOPS_ENGINEER), ("devops-1", Role.DEVOPS_ENGINEER)):
             newcomer(session, site.settings, name, [role], at(3))

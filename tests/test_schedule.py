@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from incident_events import NOON, NORMAL, SAFE, act, at, status
 from incident_events import signal as finding
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from inference.lifecycle.findings import Finding, Stage
@@ -430,7 +431,7 @@ class Drills:
 def a_deployment(database: Settings) -> Settings:
     """One that tells people, at a broker elsewhere."""
     told = {"webhook_url": "https://pager.example", "smtp_host": "mail.example", "kafka_host": "broker.example"}
-    return database.model_copy(update={**told, "alertmanager_url": "http://alerts.example", "key_file": Path("mine.key")})
+    return replace(database, **told, alertmanager_url="http://alerts.example", key_file=Path("mine.key"))
 
 
 def test_the_drill_of_the_month_shares_nothing_with_the_deployment_and_is_never_one_of_hours(
@@ -503,7 +504,7 @@ def test_the_command_lists_and_runs_and_tells_people_what_failed(
     monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
     monkeypatch.setattr(os, "nice", lambda _: 0)
     if database.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.reveal())
     ran = CliRunner().invoke(app, ["schedule", "run", "checkpoint", "--json"])
     assert (ran.exit_code, json.loads(ran.stdout)["outcome"]) == (0, "done")
 
@@ -607,7 +608,7 @@ def test_whatever_ends_a_run_is_on_record_and_told_and_the_job_can_be_run_again(
     monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
     monkeypatch.setattr(os, "nice", lambda _: 0)
     if database.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.reveal())
     ended = []
 
     def job(run: Run) -> jobs.Said:

@@ -11,7 +11,7 @@ from inference.attacks.gradient import fgsm
 from inference.measure.quality import measure
 from inference.provenance.registry import Registry, shipped
 from inference.service.serving import EMBEDDING, Served, View, load
-from infra.settings import Settings
+from infra.settings import read_settings
 from streams.errors import BadInput, BrokenContract, Unavailable
 from streams.events import Context, Mode
 from streams.sources.street import Street
@@ -108,7 +108,7 @@ def test_an_attack_on_the_normal_model_deceives_the_safe_one_less(
 
 
 def test_real_footage_shows_people_in_town_and_nearly_none_on_the_highway(normal: Served) -> None:
-    folder = Path(Settings().shared_data) / "contexts"
+    folder = Path(read_settings().shared_data) / "contexts"
     counts = {}
     for name, path in (("town", "urban_vtest_480x360.avi"), ("highway", "highway_solidWhiteRight_960x540.mp4")):
         if not (folder / path).is_file():

@@ -45,7 +45,7 @@ EVERYBODY = {
 def phones(database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> dict[str, Phone]:
     monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
     if database.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.reveal())
     monkeypatch.setattr("os.nice", lambda _by: 0)
     with writing(sessions) as session:
         return {name: newcomer(session, database, name, [role], datetime.now(UTC)) for name, role in EVERYBODY.items()}

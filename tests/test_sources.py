@@ -15,14 +15,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from infra.settings import Settings
+from infra.settings import Settings, read_settings
 from streams.errors import BadInput, KerbwatchError, Unavailable
 from streams.sources.citypersons import CityPersons, read_json, read_mat
 from streams.sources.images import ImageFolder, read_picture
 from streams.sources.open import OPTIONS, Resized, open_source
 from streams.sources.video import LiveVideo, VideoFile
 
-SHARED = Settings().shared_data
+SHARED = read_settings().shared_data
 
 
 def shared(path: str) -> Path:
@@ -51,12 +51,12 @@ def write_mat(path: Path, images: dict[str, NDArray[np.generic]]) -> Path:
 
 def test_the_four_real_frames_come_with_their_people() -> None:
     shared("citypersons_frames")
-    source = open_source("citypersons:?size=640x320", Settings())
+    source = open_source("citypersons:?size=640x320", read_settings())
     shots = list(source)
     assert shots[0].name == "frankfurt_000000_000294"
     assert len(shots) == 4
     assert all(shot.picture.shape == (320, 640, 3) for shot in shots)
-    full = next(iter(open_source("citypersons:", Settings())))
+    full = next(iter(open_source("citypersons:", read_settings())))
     assert full.picture.shape == (1024, 2048, 3)
     assert full.people is not None
     assert shots[0].people is not None

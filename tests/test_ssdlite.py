@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inference.networks.pretrained import _fields, graph_file
 from inference.networks.ssdlite import LEVELS, Pass, SsdLiteDetector, anchors, corners, pretrained_ssdlite
-from infra.settings import Settings
+from infra.settings import read_settings
 from streams.errors import BadInput, Unavailable
 from streams.sources.base import Picture
 
@@ -115,7 +115,7 @@ def test_corners_undo_the_published_coding_of_boxes(seed: int) -> None:
 
 def test_a_person_is_found_in_a_photograph_and_nobody_on_grey(teacher: SsdLiteDetector) -> None:
     assert teacher.detect([np.full((300, 300, 3), 127, np.uint8)], 0.5) == [()]
-    path = Path(Settings().shared_data) / "pennfudan" / "PNGImages" / "FudanPed00001.png"
+    path = Path(read_settings().shared_data) / "pennfudan" / "PNGImages" / "FudanPed00001.png"
     if not path.is_file():
         pytest.skip(f"{path} is not there: set KERBWATCH_SHARED_DATA")
     picture = np.ascontiguousarray(cv2.imread(str(path))[:, :, ::-1])

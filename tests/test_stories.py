@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import select
 
 from infra import kafka, processes, supervise
 from infra.clients import producer
 from infra.db import open_database, reading
 from infra.metrics import Service
-from infra.settings import Settings
+from infra.settings import Settings, read_settings
 from infra.tables import IncidentRow, JudgedFrame, QuarantinedFrame
 from responders.playbooks.playbooks import State
 from streams import codec, stack, topics
@@ -40,7 +41,9 @@ def site(free_ports: Callable[[int], tuple[int, ...]]) -> Iterator[Settings]:
     """A stack of its own that runs and serves; everything is stopped afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="kws-", dir="/tmp"))
     broker, controller = free_ports(2)
-    settings = Settings(home=folder, kafka_port=broker, kafka_controller_port=controller, metrics_port=_four_in_a_row(free_ports))
+    settings = replace(
+        read_settings(), home=folder, kafka_port=broker, kafka_controller_port=controller, metrics_port=_four_in_a_row(free_ports)
+    )
     try:
         yield settings
     finally:

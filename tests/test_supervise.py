@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from msgspec.structs import replace
 
 from infra import processes, supervise
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from streams.errors import BadInput, Unavailable
 
 WORK = "import os, sys, time\nprint('DB', os.environ.get('KERBWATCH_DATABASE_URL'), flush=True)\ntime.sleep(600)\n"
@@ -27,7 +27,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
         (tmp_path / f"{role}.py").write_text(WORK)
     monkeypatch.setattr(supervise, "command", lambda role: [sys.executable, str(tmp_path / f"{role}.py")])
     monkeypatch.setattr(supervise, "_STEADY_S", 1)
-    settings = Settings(home=tmp_path / "a home", database_url=SecretStr("sqlite:///100%.db"))
+    settings = Settings(home=tmp_path / "a home", database_url=Secret("sqlite:///100%.db"))
     yield settings
     supervise.down(settings)
 
@@ -83,7 +83,7 @@ def test_a_process_that_keeps_failing_is_named_with_the_end_of_its_log(settings:
 
 
 def test_secrets_reach_no_file_and_a_long_home_gets_a_short_socket(settings: Settings, tmp_path: Path) -> None:
-    deep = settings.model_copy(update={"home": tmp_path / ("x" * 120)})
+    deep = replace(settings, home=tmp_path / ("x" * 120))
     try:
         assert supervise.up(deep, ("infer",))[0].up
         assert "100%" not in (deep.home / "supervisor" / "supervisord.conf").read_text()

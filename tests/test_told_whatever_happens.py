@@ -6,13 +6,12 @@ from datetime import timedelta
 
 import pytest
 from incident_events import act, at, signal, status
-from pydantic import SecretStr
 from receivers import Authority, Post, Web, authority, mail_server, web_server
 from sqlalchemy import select
 from test_notify import Desk, notice
 
 from infra.db import Sessions, reading
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from infra.tables import EffectRow, IncidentRow
 from responders.engine.incident import Resolution, Verb
 from responders.notify.alertmanager import alertmanager_of
@@ -140,7 +139,7 @@ def mail_settings(post: Post, to: str) -> Settings:
         smtp_host="localhost",
         smtp_port=post.port,
         smtp_user="kerbwatch",
-        smtp_password=SecretStr("of the test's own server"),
+        smtp_password=Secret("of the test's own server"),
         mail_from="kerbwatch@example.org",
         mail_to=to,
     )

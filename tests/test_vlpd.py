@@ -25,7 +25,7 @@ from inference.training import vlpd_recipe
 from inference.training.samples import Sample
 from inference.training.train import Progress
 from inference.training.vlpd_recipe import Recipe, crop, train_vlpd
-from infra.settings import Settings
+from infra.settings import read_settings
 from streams.errors import BadInput, BrokenContract
 from streams.sources.base import Person
 
@@ -87,7 +87,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, T
 
 @pytest.fixture(scope="module")
 def golden() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    folder = Settings().shared_data / "csp_vlpd_fixture"
+    folder = read_settings().shared_data / "csp_vlpd_fixture"
     if not (folder / "expected.json").is_file():
         pytest.skip(f"{folder} is not there: set KERBWATCH_SHARED_DATA")
     with np.load(folder / "maps.npz") as maps:

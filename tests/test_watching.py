@@ -49,7 +49,7 @@ def store(database: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KERBWATCH_HOME", str(database.home))
     monkeypatch.setenv("COLUMNS", "400")
     if database.database_url is not None:
-        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.get_secret_value())
+        monkeypatch.setenv("KERBWATCH_DATABASE_URL", database.database_url.reveal())
     made = Store(sessions, playbooks.load(), worker_lost_s=6, clock_allowance_s=5)
     made.assign(Context.URBAN, NORMAL, SAFE, at(0))
     return made

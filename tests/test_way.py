@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from a_person import newcomer
 from kafka import KafkaConsumer
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from inference.service.backlog import Backlog
@@ -78,7 +79,7 @@ def site(
     """A worker with a network double on the real broker."""
     fresh_topics(broker)
     (first, *_) = free_ports(1)
-    settings = broker.model_copy(update={"metrics_port": first})
+    settings = replace(broker, metrics_port=first)
     role = Role.INFERENCE
     clients = Clients(
         frames=consumer(settings, role, group=app_id(role)),

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import Progress
 
@@ -189,7 +190,7 @@ def overheads(
                 progress.update(task, description=what, completed=done, total=total or None)
 
             found = measure(
-                settings.model_copy(update={"home": Path(folder)}), EFFORTS[budget], now=lambda: datetime.now(UTC), say=say,
+                replace(settings, home=Path(folder)), EFFORTS[budget], now=lambda: datetime.now(UTC), say=say,
                 command=f"kerbwatch experiments overheads --budget {budget}", machine=machine(),
             )  # fmt: skip
         paths = write_overheads(found, out or settings.home / "experiments" / "results")

@@ -94,13 +94,12 @@ def footprints(settings: Settings, normal: str, safe: str, quantised: str, start
     found = []
     for what, models in kinds.items():
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            mib = fresh.submit(_resident_mib, settings.home, models, start, protected=what != "unprotected").result()
+            mib = fresh.submit(_resident_mib, settings, models, start, protected=what != "unprotected").result()
         found.append(Footprint(what=what, models=models, resident_mib=round(mib, 1)))
     return tuple(found)
 
 
-def _resident_mib(home: Path, models: Sequence[str], start: datetime, *, protected: bool) -> float:
-    settings = Settings(home=home)
+def _resident_mib(settings: Settings, models: Sequence[str], start: datetime, *, protected: bool) -> float:
     registry = registry_of(settings)
     frames = list(calm_frames(settings, _FRAMES, start))
     if protected:

@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
 
-from pydantic import SecretStr
-
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from responders.notify.channels import TIMEOUT_S, ChannelName
 from responders.notify.notices import Notice, bundle_id, subject, text
 from streams.errors import BadInput, Unavailable
@@ -39,7 +37,7 @@ class Email:
     host: str
     port: int
     user: str | None
-    password: SecretStr | None
+    password: Secret | None
     sender: str
     recipients: tuple[Recipient, ...]
     name: ChannelName = ChannelName.EMAIL
@@ -55,7 +53,7 @@ class Email:
             with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT_S) as server:
                 server.starttls(context=ssl.create_default_context())
                 if self.user is not None and self.password is not None:
-                    server.login(self.user, self.password.get_secret_value())
+                    server.login(self.user, self.password.reveal())
                 refused = server.send_message(self.mail(notices, to), to_addrs=to)
         except smtplib.SMTPNotSupportedError as error:
             raise Unavailable(f"{where} offers no STARTTLS, or no way to log in: {error}") from None

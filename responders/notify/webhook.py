@@ -54,8 +54,8 @@ def webhook_of(settings: Settings) -> Webhook | None:
     """The webhook of the settings, None without an address. Raises BadInput if the address or the secret does not hold."""
     if settings.webhook_url is None:
         return None
-    url = http.checked(settings.webhook_url.get_secret_value(), "KERBWATCH_WEBHOOK_URL")
-    given = "" if settings.webhook_secret is None else settings.webhook_secret.get_secret_value()
+    url = http.checked(settings.webhook_url.reveal(), "KERBWATCH_WEBHOOK_URL")
+    given = "" if settings.webhook_secret is None else settings.webhook_secret.reveal()
     try:
         secret = base64.b64decode(given.removeprefix(_PREFIX), validate=True)
     except (binascii.Error, ValueError):

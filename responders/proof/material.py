@@ -24,12 +24,11 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
-from pydantic import SecretStr
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from infra.people_tables import ActRow, PersonKeyRow
-from infra.settings import Settings
+from infra.settings import Secret, Settings
 from infra.tables import AssignedRow, IncidentRow, JudgedFrame, QuarantinedFrame, RolloutRow, ServedRow
 from responders.engine import records
 from responders.engine.incident import Incident
@@ -286,8 +285,8 @@ def _acts(session: Session, incident_id: str) -> tuple[SignedAct, ...]:
 
 
 def _settings(settings: Settings) -> dict[str, str]:
-    values = {name: getattr(settings, name) for name in sorted(type(settings).model_fields)}
-    return {name: "***" if isinstance(value, SecretStr) else str(value) for name, value in values.items() if value is not None}
+    values = {name: getattr(settings, name) for name in sorted(settings.__struct_fields__)}
+    return {name: "***" if isinstance(value, Secret) else str(value) for name, value in values.items() if value is not None}
 
 
 def _logs(settings: Settings, begins: datetime, ends: datetime | None) -> tuple[tuple[msgspec.Raw, ...], list[str]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec.structs import replace
 from rich.console import Console
 
 from inference.provenance.registry import registry_of, shipped
@@ -39,7 +40,7 @@ def protection(
     from inference.service import bench as service  # noqa: PLC0415 - needs torch
 
     with tempfile.TemporaryDirectory(prefix="kwb") as folder, progress() as say:
-        settings = read_settings().model_copy(update={"home": Path(folder)})
+        settings = replace(read_settings(), home=Path(folder))
         load, digests = _shipped(settings)
         say("drawing frames")
         arrived = _arrived(settings, service.WARM_UP + frames)
@@ -66,7 +67,7 @@ def sanitise(as_json: Annotated[bool, typer.Option("--json", help="Print JSON fo
     from inference.service import bench as service  # noqa: PLC0415 - needs torch
 
     with tempfile.TemporaryDirectory(prefix="kwb") as folder, progress() as say:
-        settings = read_settings().model_copy(update={"home": Path(folder)})
+        settings = replace(read_settings(), home=Path(folder))
         load, digests = _shipped(settings)
         say("cleaning")
         pictures = [shot.picture for shot in reel(Context.URBAN)] * 2

@@ -122,7 +122,7 @@ def stream(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for 
     """Frames, events and milliseconds through the whole stack, in about four minutes. Example: `kerbwatch bench stream --json`."""
     settings = read_settings()
     with tempfile.TemporaryDirectory(prefix="kwb") as folder, progress() as say:
-        own = settings.model_copy(update={"home": Path(folder), "database_url": None, **_free_ports()})
+        own = replace(settings, home=Path(folder), database_url=None, **_free_ports())
         try:
             figures = measure(own, say)
         finally:

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
@@ -330,7 +331,7 @@ def drill(run: Run) -> Said:
 def _apart(settings: Settings) -> Settings:
     """Settings that share nothing with the deployment but its models' code: another home, broker and ports, and nobody is told."""
     ports = {name: getattr(settings, name) + _PORTS for name in ("kafka_port", "kafka_controller_port", "metrics_port")}
-    return settings.on_its_own(settings.home.resolve() / "drill").model_copy(update=ports)
+    return replace(settings.on_its_own(settings.home.resolve() / "drill"), **ports)
 
 
 def _faults(board: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from msgspec.structs import replace
 from rich.console import Console
 
 from detectors.base import Json, Verdict
@@ -99,7 +100,7 @@ def triage(  # noqa: PLR0917 typer's way to declare options
         for path in folder.glob("*.jsonl"):
             path.unlink()
     with tempfile.TemporaryDirectory(prefix="kwb") as scratch, progress() as say:
-        here = settings.model_copy(update={"home": Path(scratch)})
+        here = replace(settings, home=Path(scratch))
         model_key(here)
         stage = Stage(here, registry_of(here))
         outcomes = list(scored("tuning" if tuning else "test", each, Library(folder, stage), say))
