@@ -27,6 +27,7 @@ PROMETHEUS: dict[str, Any] = yaml.safe_load((DOCKER / "prometheus" / "prometheus
 ALERTS: list[dict[str, Any]] = yaml.safe_load((DOCKER / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))["groups"][0][
     "rules"
 ]
+PICTURES = "${SHARED_DATA:-./var/shared-data}:/srv/shared-data:ro"
 PASSWORDS = {"POSTGRES_PASSWORD": "abc123", "GRAFANA_PASSWORD": "def456"}
 
 
@@ -116,7 +117,7 @@ def test_no_secret_stands_in_the_file_and_each_one_is_asked_for_by_name() -> Non
     for line in text.splitlines():
         if re.search(r"PASSWORD|DATABASE_URL|TOKEN|SECRET", line) and not line.lstrip().startswith("#"):
             assert re.search(r"\$\{[A-Z_]+:\?[^}]+\}", line), line
-    assert set(re.findall(r"\$\{([A-Z_]+)", text)) == set(PASSWORDS)
+    assert set(re.findall(r"\$\{([A-Z_]+)", text)) == {*PASSWORDS, "SHARED_DATA"}
 
 
 def test_everything_that_runs_on_restarts_and_says_when_it_is_healthy() -> None:
@@ -128,7 +129,9 @@ def test_everything_that_runs_on_restarts_and_says_when_it_is_healthy() -> None:
 
 
 def test_every_mounted_file_and_folder_is_in_the_repository() -> None:
-    mounts = [volume.split(":") for service in SERVICES.values() for volume in service.get("volumes", [])]
+    volumes = {volume for service in SERVICES.values() for volume in service.get("volumes", [])}
+    assert PICTURES in volumes
+    mounts = [volume.split(":") for volume in volumes - {PICTURES}]
     for source, *_ in mounts:
         if source.startswith("."):
             assert (ROOT / source).is_dir(), source
@@ -137,6 +140,11 @@ def test_every_mounted_file_and_folder_is_in_the_repository() -> None:
             assert source in COMPOSE["volumes"]
     used = {source for source, *_ in mounts if not source.startswith(".")}
     assert used == set(COMPOSE["volumes"])
+
+
+def test_who_retrains_finds_the_pictures_where_the_settings_say() -> None:
+    assert PICTURES in OURS["keep"]["volumes"]
+    assert f":{as_deployed().shared_data}:ro" in PICTURES
 
 
 def test_grafana_finds_its_data_source_and_our_dashboard() -> None:
@@ -173,9 +181,14 @@ def test_a_read_only_container_writes_to_its_volumes_and_the_drill_s_broker_find
     (line,) = re.findall(r'^RUN python -c "(.*)"$', dockerfile, re.MULTILINE)
     assert dockerfile.index(f"KERBWATCH_CACHE={cache[0]}") < dockerfile.index(line) < dockerfile.index("USER kerbwatch")
     (tmp_path / "cache").symlink_to(read_settings().cache)
-    environment = {**os.environ, "KERBWATCH_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", line], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    def tried(folder: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "KERBWATCH_CACHE": folder}
+        return subprocess.run([sys.executable, "-c", line], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    done = tried(str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
+    assert tried("/proc/nowhere").returncode, "jars would lie elsewhere than where the broker looks"
 
 
 def test_docker_compose_itself_accepts_the_file(tmp_path: Path) -> None:

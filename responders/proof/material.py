@@ -303,6 +303,8 @@ def _logs(settings: Settings, begins: datetime, ends: datetime | None) -> tuple[
                 continue  # supervisor's own words and tracebacks of a dying process carry no time
     found.sort()
     left_out = [f"{len(found) - MOST} of {len(found)} log lines: only the first {MOST} are kept"] if len(found) > MOST else []
+    if not found:
+        left_out = ["log lines: none of these times lie in `logs` here; where processes log elsewhere (containers), keep theirs too"]
     return tuple(msgspec.Raw(line) for _, _, line in found[:MOST]), left_out
 
 
