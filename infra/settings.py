@@ -158,11 +158,19 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         if variable in environment:
             try:
                 given[field.name] = convert(environment[variable], field.type, strict=False, dec_hook=_made)
-            except ValidationError as error:
-                faults.append(f"{variable}: {error}")
+            except ValidationError as error:  # no secret has bounds, so what is quoted here is none
+                faults.append(f"{variable} is {environment[variable]!r}: {_in_words(error)}")
     if faults:
         raise BadInput(f"settings do not hold: {'; '.join(faults)}")
     return Settings(**given)
+
+
+def _in_words(error: ValidationError) -> str:
+    """What is expected, without the names of Python's types."""
+    words = str(error).removesuffix(", got `str`")
+    for name, meant in (("`int`", "a whole number"), ("`float`", "a number"), ("`bool`", "true or false"), ("`str`", "text")):
+        words = words.replace(name, meant)
+    return words
 
 
 def _made(kind: type, text: Any) -> Any:

@@ -50,7 +50,9 @@ from streams.promotion import going_back, vouch
 _TICK_S = 0.5
 _TELL_S = 1.0
 _REST_S = 0.1
-"""Between two batches of signals: in a storm they are larger and a third as many, and leave the machine to those who look at it."""
+"""After a small batch of signals: in a storm they are larger and a third as many, and leave the machine to those who look at it."""
+_SMALL = 64
+"""Signals. A larger batch shows that more wait, and no rest is taken until they are worked off."""
 _SEND_LIMIT_S = 5.0
 """Half an effect's lease (`responders.engine.effects.LEASE`): nobody else takes an effect over while it is being sent."""
 
@@ -105,7 +107,8 @@ class Responder:
             for event in whole:
                 await self._rim.guard("respond", event, accept)
         await self._rim.until_available("respond", topics.SIGNALS.name, self._act)
-        await asyncio.sleep(_REST_S)
+        if len(batch) < _SMALL:
+            await asyncio.sleep(_REST_S)
 
     async def _hear_workers(self, batch: Batch) -> None:
         async def accept(message: Message) -> None:

@@ -27,7 +27,7 @@ PROMETHEUS: dict[str, Any] = yaml.safe_load((DOCKER / "prometheus" / "prometheus
 ALERTS: list[dict[str, Any]] = yaml.safe_load((DOCKER / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))["groups"][0][
     "rules"
 ]
-PICTURES = "${SHARED_DATA:-./var/shared-data}:/srv/shared-data:ro"
+PICTURES = "${KERBWATCH_SHARED_DATA:-pictures}:/srv/shared-data:ro"
 PASSWORDS = {"POSTGRES_PASSWORD": "abc123", "GRAFANA_PASSWORD": "def456"}
 
 
@@ -117,7 +117,7 @@ def test_no_secret_stands_in_the_file_and_each_one_is_asked_for_by_name() -> Non
     for line in text.splitlines():
         if re.search(r"PASSWORD|DATABASE_URL|TOKEN|SECRET", line) and not line.lstrip().startswith("#"):
             assert re.search(r"\$\{[A-Z_]+:\?[^}]+\}", line), line
-    assert set(re.findall(r"\$\{([A-Z_]+)", text)) == {*PASSWORDS, "SHARED_DATA"}
+    assert set(re.findall(r"\$\{([A-Z_]+)", text)) == {*PASSWORDS, "KERBWATCH_SHARED_DATA"}
 
 
 def test_everything_that_runs_on_restarts_and_says_when_it_is_healthy() -> None:
@@ -139,7 +139,7 @@ def test_every_mounted_file_and_folder_is_in_the_repository() -> None:
         else:
             assert source in COMPOSE["volumes"]
     used = {source for source, *_ in mounts if not source.startswith(".")}
-    assert used == set(COMPOSE["volumes"])
+    assert used | {"pictures"} == set(COMPOSE["volumes"])
 
 
 def test_who_retrains_finds_the_pictures_where_the_settings_say() -> None:

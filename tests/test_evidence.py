@@ -243,7 +243,7 @@ def test_secrets_are_masked_and_what_is_missing_is_said(sessions: Sessions, tmp_
     assert b"s3cret" not in bundle
     found = verify(bundle, read_public_key(checkpoints.public_key_file(settings)))
     assert "all events by offset: no certificate" in found.members["missing.json"].decode()
-    assert "log lines: none" in found.members["missing.json"].decode()
+    assert "log lines: no process logs to `logs` here" in found.members["missing.json"].decode()
     assert b'"grafana_token": "***"' in found.members["settings.json"]
 
 

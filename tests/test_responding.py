@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from faust.types import EventT
 from incident_events import NORMAL, SAFE, at, signal
 from sqlalchemy import select
 from structlog.testing import capture_logs
@@ -100,6 +101,28 @@ def test_orders_go_out_and_figures_are_shown_while_paging_fails(responder: Respo
     asyncio.run(responder._tick())
     assert sent(responder) > 0
     assert responder._rim.metrics.registry.get_sample_value("kerbwatch_effects_pending") == 0
+
+
+@pytest.mark.parametrize(("count", "rests"), [(1, True), (63, True), (64, False), (256, False)])
+def test_it_rests_after_a_small_batch_once_all_is_sent_and_never_while_more_wait(
+    responder: Responder, monkeypatch: pytest.MonkeyPatch, count: int, rests: bool
+) -> None:
+    done: list[str] = []
+
+    async def guard(*_: object) -> None:
+        """Nothing that could be read."""
+
+    async def act() -> None:
+        done.append("sent")
+
+    async def sleep(seconds: float) -> None:
+        done.append(f"rested {seconds} s")
+
+    monkeypatch.setattr(responder._rim, "guard", guard)
+    monkeypatch.setattr(responder, "_act", act)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    asyncio.run(responder._hear_signals([cast("EventT[bytes]", None)] * count))
+    assert done == ["sent", *(["rested 0.1 s"] if rests else [])]
 
 
 def test_a_channel_whose_settings_do_not_hold_is_told_to_prometheus(tmp_path: Path) -> None:

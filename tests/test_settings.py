@@ -1,5 +1,6 @@
 """Settings are read from variables, each held to its bounds; secrets in them are shown to nobody."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -50,12 +51,15 @@ def test_each_variable_is_read_as_its_own_type() -> None:
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_its_variable_s_name(name: str, text: str) -> None:
-    with pytest.raises(BadInput, match=f"KERBWATCH_{name}: "):
+    with pytest.raises(BadInput, match=re.escape(f"KERBWATCH_{name} is {text!r}: ")):
         read_settings({f"KERBWATCH_{name}": text})
 
 
 def test_all_faults_are_told_at_once() -> None:
-    with pytest.raises(BadInput, match=r"KERBWATCH_KAFKA_PORT: .*; KERBWATCH_WORKER_BATCH: "):
+    with pytest.raises(
+        BadInput,
+        match=r"KERBWATCH_KAFKA_PORT is 'x': Expected a whole number; KERBWATCH_WORKER_BATCH is '0': Expected a whole number >= 1",
+    ):
         read_settings({"KERBWATCH_WORKER_BATCH": "0", "KERBWATCH_KAFKA_PORT": "x"})
 
 

@@ -107,7 +107,7 @@ class Named(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Material:
-    """Everything about one incident. Times are UTC."""
+    """Everything about one incident. Times are UTC. `missing`: what could not be had; `unlogged`: the same of log lines."""
 
     shown: Shown
     incident: Incident
@@ -119,6 +119,7 @@ class Material:
     logs: tuple[msgspec.Raw, ...]
     acts: tuple[SignedAct, ...]
     missing: tuple[str, ...]
+    unlogged: tuple[str, ...] = ()
     samples: tuple[SampleFact, ...] = ()
 
     @property
@@ -154,8 +155,8 @@ def gather(session: Session, settings: Settings, incident_id: str) -> Material:
         acts=_acts(session, incident_id),
         missing=tuple(missing),
     )
-    logs, left_out = _logs(settings, bare.begins, bare.ends)
-    return replace(bare, logs=logs, missing=(*missing, *left_out))
+    logs, unlogged = _logs(settings, bare.begins, bare.ends)
+    return replace(bare, logs=logs, unlogged=tuple(unlogged))
 
 
 def with_events(material: Material, events: Sequence[Logged], digests: Mapping[str, str], missing: Sequence[str]) -> Material:
@@ -182,7 +183,7 @@ def members(material: Material, trail: Trail, note: bytes) -> dict[str, bytes]:
         "weights.json": _json({"judged": material.judged, "named": material.named}),
         "settings.json": _json(material.settings),
         "logs.jsonl": _lines(material.logs),
-        "missing.json": _json(material.missing),
+        "missing.json": _json((*material.missing, *material.unlogged)),
         ACTS: _lines(material.acts),
         AUDITED: _lines(trail.entries),
         WAITING: b"".join(body + b"\n" for body in trail.waiting),
@@ -292,7 +293,8 @@ def _settings(settings: Settings) -> dict[str, str]:
 def _logs(settings: Settings, begins: datetime, ends: datetime | None) -> tuple[tuple[msgspec.Raw, ...], list[str]]:
     """Lines of our processes within these times, oldest first; they hide secrets themselves (`infra.log`)."""
     found = []
-    for path in sorted((settings.home.resolve() / "logs").glob("*.log*")):
+    files = sorted((settings.home.resolve() / "logs").glob("*.log*"))
+    for path in files:
         for line in _read(path):
             try:
                 said = json.loads(line)
@@ -303,8 +305,8 @@ def _logs(settings: Settings, begins: datetime, ends: datetime | None) -> tuple[
                 continue  # supervisor's own words and tracebacks of a dying process carry no time
     found.sort()
     left_out = [f"{len(found) - MOST} of {len(found)} log lines: only the first {MOST} are kept"] if len(found) > MOST else []
-    if not found:
-        left_out = ["log lines: none of these times lie in `logs` here; where processes log elsewhere (containers), keep theirs too"]
+    if not files:
+        left_out = ["log lines: no process logs to `logs` here; keep those of where they do (containers' logs)"]
     return tuple(msgspec.Raw(line) for _, _, line in found[:MOST]), left_out
 
 

@@ -124,7 +124,7 @@ def demo_home(settings: Settings, console: Console) -> Iterator[Settings]:
         home = home / "demo"
         console.print(f"{settings.home} holds a deployment; the demo lives in {home} (KERBWATCH_HOME for the other commands)")
     apart = settings.on_its_own(home)
-    if any((settings.webhook_url, settings.alertmanager_url, settings.smtp_host)):
+    if any((settings.webhook_url is not None, settings.alertmanager_url, settings.smtp_host)):
         console.print("nobody is told of what happens here: its webhook, Alertmanager and mail are left out")
     with alone(home / ".playing", f"a demo or a drill plays in {home}: wait for it, or give another KERBWATCH_HOME and ports"):
         if (home / policy.DEMO_MARK).exists():
