@@ -19,9 +19,9 @@ SCHEMA_VERSION = 1
 """The newest event layout that this code writes and reads."""
 
 UtcTime = Annotated[datetime, Meta(tz=True)]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """SHA-256, lower-case hex."""
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 """A camera, worker or detector id: safe in file names, topic keys and metric labels."""
 Count = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]

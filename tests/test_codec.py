@@ -83,6 +83,7 @@ def test_fields_of_a_newer_writer_survive_reading_and_writing() -> None:
         (codec.encode(a_signal()).replace(b"evasion", b"weather"), Refusal.BAD_VALUE),
         (codec.encode(a_signal()).replace(b"678901Z", b"678901"), Refusal.BAD_VALUE),
         (codec.encode(a_signal()).replace(b'"gate"', b'"../etc"'), Refusal.BAD_VALUE),
+        (codec.encode(a_signal()).replace(b'"gate"', b'"gate\\n"'), Refusal.BAD_VALUE),
         (codec.encode(a_signal()).replace(b"kerbwatch.signal", b"kerbwatch.frame"), Refusal.BAD_VALUE),
     ],
 )

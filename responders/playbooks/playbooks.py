@@ -60,9 +60,9 @@ class Function(StrEnum):
     RECOVER = "recover"
 
 
-Technique = Annotated[str, Meta(pattern=r"^AML\.T\d{4}(\.\d{3})?$")]
-Mitigation = Annotated[str, Meta(pattern=r"^AML\.M\d{4}$")]
-StepName = Annotated[str, Meta(pattern=r"^[a-z][a-z_]{0,31}$")]
+Technique = Annotated[str, Meta(pattern=r"^AML\.T\d{4}(\.\d{3})?\Z")]
+Mitigation = Annotated[str, Meta(pattern=r"^AML\.M\d{4}\Z")]
+StepName = Annotated[str, Meta(pattern=r"^[a-z][a-z_]{0,31}\Z")]
 Seconds = Annotated[float, Meta(gt=0.0, le=365 * 86_400.0)]
 """Up to a year: no clock reaches further, and infinity is no time at all."""
 
