@@ -12,11 +12,11 @@ from msgspec import Meta, Struct, ValidationError, convert
 from msgspec.structs import fields, replace
 
 from streams.errors import BadInput
+from streams.events import Name
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
-Count = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0, le=365 * 86400)]
+_Some = Annotated[int, Meta(ge=1)]
+_Seconds = Annotated[float, Meta(gt=0, le=365 * 86400)]
 
 _PREFIX = "KERBWATCH_"
 _LOOPBACK = "127.0.0.1"
@@ -57,7 +57,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     kafka_host: str = "localhost"
     kafka_port: Port = 19092
     kafka_controller_port: Port = 19093
-    kafka_heap_mb: Count = 384
+    kafka_heap_mb: _Some = 384
 
     database_url: Secret | None = None
     """SQLAlchemy address; SQLite in `home` if not given."""
@@ -96,34 +96,34 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Tells workers apart; of two that run under one name, the older is put out."""
     responder_id: Name = "responder-1"
     """What a responder is called in the tables; two that run under one name hold their work apart (`responders.engine.runner`)."""
-    worker_batch: Count = 8
+    worker_batch: _Some = 8
     """Most frames read and judged at once, under backlog; one at a time where they come slowly."""
-    backlog_s: Seconds = 60.0
+    backlog_s: _Seconds = 60.0
     """A frame that waited longer is left out and counted, unless it may be evidence."""
     newest_first: bool = False
     """Too far behind, go on with fresh frames rather than with the next oldest."""
-    worker_threads: Count = 2
+    worker_threads: _Some = 2
     device: str = "cpu"
     """cpu or cuda."""
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     """What networks calculate in. float16 is for CUDA; bfloat16 on a CPU is allowed, and slower than float32 there."""
-    score_every: Count = 32
+    score_every: _Some = 32
     """One frame in so many of a calm camera is scored for adversarial input; more of a new one, all while one looks suspicious."""
-    compare_every: Count = 4
+    compare_every: _Some = 4
     """One frame in so many is judged by a candidate too, while one is on its way into service."""
     sanitise_normal: str = ""
     """How pictures are cleaned before the normal model sees them (`inference.service.sanitise.chain`); not at all by default."""
     sanitise_safe: str = "jpeg-75"
     """The same before the safe model."""
-    clock_allowance_s: Seconds = 5.0
+    clock_allowance_s: _Seconds = 5.0
     """How far a camera's clock may run ahead of ours."""
-    status_every_s: Seconds = 1.0
+    status_every_s: _Seconds = 1.0
     """Between two heartbeats of a worker."""
-    worker_lost_s: Seconds = 6.0
+    worker_lost_s: _Seconds = 6.0
     """A worker not heard of for so long is not alive, and nothing is asked of it."""
-    quarantine_days: Count = 180
+    quarantine_days: _Some = 180
     """A frame in quarantine is destroyed when it is so old, unless an open incident of its camera may need it."""
-    records_days: Count = 400
+    records_days: _Some = 400
     """A judged frame's record goes when it is so old, unless an open incident of its camera may need it."""
     deadlines: Path | None = None
     """TOML file of whom an incident may have to be reported to, and within how many hours (`responders/report/deadlines.toml`)."""
@@ -154,7 +154,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings from the environment. Raises BadInput naming each variable that does not hold."""
     given, faults = {}, []
     for field in fields(Settings):
-        variable = f"{_PREFIX}{field.name.upper()}"
+        variable = _variable(field.name)
         if variable in environment:
             try:
                 given[field.name] = convert(environment[variable], field.type, strict=False, dec_hook=_made)
@@ -163,6 +163,24 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     if faults:
         raise BadInput(f"settings do not hold: {'; '.join(faults)}")
     return Settings(**given)
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """What reads as these settings, secrets included, for a process that is to run under them; it may stand elsewhere."""
+    said = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, Secret):
+            value = value.reveal()
+        if isinstance(value, Path):
+            value = value.resolve()
+        if value is not None:
+            said[_variable(field.name)] = str(value)
+    return said
+
+
+def _variable(name: str) -> str:
+    return f"{_PREFIX}{name.upper()}"
 
 
 def _in_words(error: ValidationError) -> str:

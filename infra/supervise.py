@@ -24,7 +24,7 @@ from supervisor.xmlrpc import SupervisorTransport
 from infra import processes
 from infra.files import alone, write_whole
 from infra.metrics import Service
-from infra.settings import Secret, Settings
+from infra.settings import Settings, variables
 from streams.errors import BadInput, Unavailable
 
 ROLES = tuple(Service)
@@ -105,16 +105,7 @@ def environment(settings: Settings) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("KERBWATCH_")}
     # torch's waiting threads sleep: where they spin beside other processes, a gradient takes twenty times as long (0.25 s, 5.6 s)
     inherited.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    ours = {}
-    for name in settings.__struct_fields__:
-        value = getattr(settings, name)
-        if isinstance(value, Secret):
-            value = value.reveal()
-        if isinstance(value, Path):
-            value = value.resolve()  # the processes may stand elsewhere
-        if value is not None:
-            ours[f"KERBWATCH_{name.upper()}"] = str(value)
-    return inherited | ours
+    return inherited | variables(settings)
 
 
 def up(settings: Settings, roles: Sequence[str] = ROLES, patience_s: float = 60.0) -> tuple[ProcessStatus, ...]:

@@ -107,7 +107,7 @@ class IncidentRow(Table):
             "context",
             "kind",
             unique=True,
-            sqlite_where=text("state != 'closed'"),
+            sqlite_where=text("state != 'closed'"),  # on PostgreSQL too, by its migration: to say so here loads that dialect
         ),
     )
 
@@ -319,7 +319,7 @@ class RolloutRow(Table):
             "one_open_rollout",
             "context",
             unique=True,
-            sqlite_where=text("NOT over"),
+            sqlite_where=text("NOT over"),  # and on PostgreSQL, as above
         ),
     )
 

@@ -12,7 +12,7 @@ from test_responding import App
 
 from infra.db import Sessions, migrate
 from infra.metrics import Metrics, Service
-from infra.settings import Settings, read_settings
+from infra.settings import Settings
 from responders.engine.effects import Carried, carry_out
 from responders.engine.runner import claim
 from responders.engine.store import Store
@@ -21,7 +21,6 @@ from responders.notify.deliveries import Delivered, deliver, dispatch
 from responders.notify.notices import Notice
 from responders.playbooks import playbooks
 from streams.app import Rim
-from streams.errors import BadInput
 from streams.events import Context, Event, Phase
 from streams.responding import Responder
 from streams.topics import Topic
@@ -146,8 +145,3 @@ def test_responders_started_twice_in_one_home_hold_their_work_apart(tmp_path: Pa
     names = [responder._runner for responder in [Responder(rim, settings) for rim in rims]]
     assert len(set(names)) == 2
     assert all(name.startswith("responder-1/") for name in names)
-
-
-def test_a_name_that_is_no_file_s_is_refused() -> None:
-    with pytest.raises(BadInput, match="KERBWATCH_RESPONDER_ID"):
-        read_settings({"KERBWATCH_RESPONDER_ID": "../x"})

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from msgspec.structs import fields
+from msgspec.structs import replace
 
-from infra.settings import Secret, Settings, read_settings
+from infra.settings import Secret, Settings, read_settings, variables
 from streams.errors import BadInput
 
 WORD = "s3cret"
@@ -48,6 +48,7 @@ def test_each_variable_is_read_as_its_own_type() -> None:
         ("PRECISION", "float8"),
         ("WORKER_ID", "Worker One"),
         ("RESPONDER_ID", "responder-1\n"),
+        ("RESPONDER_ID", "../x"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_its_variable_s_name(name: str, text: str) -> None:
@@ -63,10 +64,11 @@ def test_all_faults_are_told_at_once() -> None:
         read_settings({"KERBWATCH_WORKER_BATCH": "0", "KERBWATCH_KAFKA_PORT": "x"})
 
 
-def test_what_is_declared_would_hold_as_a_variable_too() -> None:
+def test_settings_are_read_back_from_the_variables_that_say_them() -> None:
     plain = Settings()
-    said = {field.name: getattr(plain, field.name) for field in fields(plain)}
-    assert read_settings({f"KERBWATCH_{name.upper()}": str(value) for name, value in said.items() if value is not None}) == plain
+    paths = {name: getattr(plain, name).resolve() for name in ("home", "cache", "shared_data")}
+    given = replace(plain, **paths, newest_first=True, backlog_s=1e-7, smtp_host="null", webhook_secret=Secret(WORD))
+    assert read_settings(variables(given)) == given
 
 
 def test_a_secret_is_shown_by_nothing_but_its_own_word() -> None:
