@@ -50,7 +50,7 @@ from streams.promotion import going_back, vouch
 _TICK_S = 0.5
 _TELL_S = 1.0
 _REST_S = 0.1
-"""After a small batch of signals: in a storm they are larger and a third as many, and leave the machine to those who look at it."""
+"""After a small batch of signals: in a storm they are larger and fewer, and leave the machine to those who look at it."""
 _SMALL = 64
 """Signals. A larger batch shows that more wait, and no rest is taken until they are worked off."""
 _SEND_LIMIT_S = 5.0
